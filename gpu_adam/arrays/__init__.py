@@ -1,0 +1,9 @@
+"""Arrays of every library behind one small description, without copies and without importing a library that is not there."""
+
+from __future__ import annotations
+
+from .overlap import Occupied
+from .probe import ArrayRef, probe
+from .views import copy_of, to_host, view, zero
+
+__all__ = ["ArrayRef", "Occupied", "copy_of", "probe", "to_host", "view", "zero"]

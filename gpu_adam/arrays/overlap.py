@@ -1,0 +1,81 @@
+"""Whether arrays share memory, from their descriptions alone: addresses are compared, never followed."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from .probe import ArrayRef
+
+_MAX_WORK = 100_000
+"""Candidate solutions that the exact test may look at; past that two arrays count as overlapping."""
+
+
+class Occupied:
+    """The memory of some arrays of one device, to look others up in."""
+
+    def __init__(self, refs: Sequence[ArrayRef]) -> None:
+        order = sorted((k for k, ref in enumerate(refs) if 0 not in ref.shape), key=lambda k: reach(refs[k])[0])
+        self._refs = [refs[k] for k in order]
+        self._indices = order
+        self._starts = [reach(ref)[0] for ref in self._refs]
+        # The furthest end so far tells how far back an overlap is possible at all.
+        self._ends = list(accumulate((reach(ref)[1] for ref in self._refs), max))
+
+    def overlapping(self, ref: ArrayRef) -> Iterator[int]:
+        """The numbers of the arrays that share an element with ``ref``."""
+        start, stop = reach(ref)
+        if start == stop:
+            return
+        for k in range(bisect_left(self._starts, stop) - 1, -1, -1):
+            if self._ends[k] <= start:
+                return
+            if shares_memory(self._refs[k], ref):
+                yield self._indices[k]
+
+    def conflict(self) -> tuple[int, int] | None:
+        """Two of the arrays that share an element, by their numbers, or ``None``."""
+        for k, ref in enumerate(self._refs):
+            stop = reach(ref)[1]
+            for later in range(k + 1, bisect_right(self._starts, stop - 1)):
+                if shares_memory(ref, self._refs[later]):
+                    return self._indices[k], self._indices[later]
+        return None
+
+
+def reach(ref: ArrayRef) -> tuple[int, int]:
+    """The first byte that an array may touch, and the first that it does not."""
+    if 0 in ref.shape:
+        return ref.address, ref.address
+    spans = [stride * (size - 1) for size, stride in zip(ref.shape, ref.strides, strict=True)]
+    itemsize = ref.format.itemsize
+    low = sum(span for span in spans if span < 0)
+    high = sum(span for span in spans if span > 0)
+    return ref.address + low * itemsize, ref.address + (high + 1) * itemsize
+
+
+def shares_memory(a: ArrayRef, b: ArrayRef) -> bool:
+    """Whether two arrays of one device share an element; columns of one matrix do not, though their extents do."""
+    try:
+        return bool(np.shares_memory(_stand_in(a), _stand_in(b), max_work=_MAX_WORK))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _stand_in(ref: ArrayRef) -> np.ndarray[Any, Any]:
+    """A NumPy array of the same addresses, made to be compared and never read."""
+
+    class Stretch:
+        __array_interface__ = {
+            "shape": ref.shape,
+            "strides": tuple(stride * ref.format.itemsize for stride in ref.strides),
+            "typestr": f"|V{ref.format.itemsize}",
+            "data": (ref.address, False),
+            "version": 3,
+        }
+
+    return np.asarray(Stretch())

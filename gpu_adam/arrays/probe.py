@@ -1,0 +1,134 @@
+"""What an array is and where it lies, whatever library it comes from."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ..formats import Format, format_named, format_of
+from ..layout import Device
+from . import dlpack
+
+Family = Literal["numpy", "torch", "cupy", "numba", "foreign"]
+
+
+@dataclass(frozen=True)
+class ArrayRef:
+    """One array, described.
+
+    Attributes:
+        family: The library that views of its memory are made with; ``"foreign"`` for an array known by a protocol only.
+        device: Where it lives.
+        format: Its element type.
+        shape: Its shape.
+        strides: Its strides, in elements.
+        address: Its first element's address in bytes.
+        array: The array itself, which keeps the memory alive.
+    """
+
+    family: Family
+    device: Device
+    format: Format
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    address: int
+    array: Any = field(repr=False, compare=False)
+
+
+def probe(array: Any, *, writable: bool = False) -> ArrayRef:
+    """The description of an array.
+
+    Args:
+        array: A NumPy, CuPy or Numba device array, a torch tensor, or any object with ``__cuda_array_interface__`` or ``__dlpack__``.
+        writable: Whether it must be writable.
+
+    Raises:
+        TypeError: If it is none of these, or its elements are not float64, float32, float16 or bfloat16.
+        ValueError: If it is read-only where it must not be, not aligned to its elements, sparse, or on an unknown device.
+    """
+    found, can_write = _describe(array)
+    if writable and not can_write:
+        raise ValueError("is read-only: the update happens in the caller's memory")
+    if found.address % found.format.itemsize and 0 not in found.shape:
+        raise ValueError(f"starts at address {found.address:#x}, which is no multiple of its element's size")
+    return found
+
+
+def _describe(array: Any) -> tuple[ArrayRef, bool]:
+    if isinstance(array, np.ndarray):
+        return _numpy(array)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return _torch(array, torch)
+    if not isinstance(array, type):
+        if hasattr(array, "__cuda_array_interface__"):
+            return _cuda_array_interface(array)
+        if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
+            found = dlpack.read(array)
+            ref = ArrayRef(
+                "foreign", found.device, found.format, found.shape, found.strides, found.address, array
+            )
+            return ref, found.writable
+    raise TypeError(
+        f"is a {type(array).__module__}.{type(array).__qualname__}: use a NumPy, CuPy or Numba device array, a torch tensor, "
+        "or an object with __cuda_array_interface__ or __dlpack__"
+    )
+
+
+def _numpy(array: np.ndarray[Any, Any]) -> tuple[ArrayRef, bool]:
+    format = format_of(array.dtype)
+    strides = _in_elements(array.strides, format)
+    address = array.__array_interface__["data"][0]
+    return ArrayRef("numpy", Device("cpu"), format, array.shape, strides, address, array), array.flags.writeable
+
+
+def _torch(tensor: Any, torch: Any) -> tuple[ArrayRef, bool]:
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"has layout {tensor.layout}: use a dense tensor")
+    name = str(tensor.dtype).removeprefix("torch.")
+    try:
+        format = format_named(name)
+    except KeyError:
+        raise TypeError(f"dtype {name} is not supported: use one of float64, float32, float16, bfloat16") from None
+    kind = tensor.device.type
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"lives on device {tensor.device}: use the CPU or CUDA")
+    device = Device(kind, tensor.device.index or 0 if kind == "cuda" else 0)
+    return ArrayRef("torch", device, format, tuple(tensor.shape), tensor.stride(), tensor.data_ptr(), tensor), True
+
+
+def _cuda_array_interface(array: Any) -> tuple[ArrayRef, bool]:
+    interface = array.__cuda_array_interface__
+    format = format_of(np.dtype(interface["typestr"]))
+    if interface.get("mask") is not None:
+        raise ValueError("has a mask: use an array without one")
+    shape = tuple(interface["shape"])
+    strides = interface.get("strides")
+    strides = dlpack.row_major(shape) if strides is None else _in_elements(strides, format)
+    address, read_only = interface["data"]
+    module = type(array).__module__.partition(".")[0]
+    family: Family = "cupy" if module == "cupy" else "numba" if module in ("numba", "numba_cuda") else "foreign"
+    device = Device("cuda", _device_of(array, address))
+    return ArrayRef(family, device, format, shape, strides, address, array), not read_only
+
+
+def _device_of(array: Any, address: int) -> int:
+    """The GPU that holds the memory at an address, asked of whichever library is there."""
+    own = getattr(array, "device", None)
+    if isinstance(getattr(own, "id", None), int):
+        return own.id  # type: ignore[union-attr,no-any-return]
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and address:
+        return int(cupy.cuda.runtime.pointerGetAttributes(address).device)
+    from numba import cuda
+
+    return int(cuda.current_context().device.id)
+
+
+def _in_elements(strides: tuple[int, ...], format: Format) -> tuple[int, ...]:
+    if any(stride % format.itemsize for stride in strides):
+        raise ValueError(f"has strides of {strides} bytes, which are no multiples of its element's {format.itemsize}")
+    return tuple(stride // format.itemsize for stride in strides)

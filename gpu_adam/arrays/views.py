@@ -1,0 +1,130 @@
+"""Views of our own memory as arrays of the caller's library, and copies of anybody's arrays to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import BFLOAT16, Format
+from ..layout import Device
+from .probe import Family, probe
+
+
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """Memory that CuPy, Numba, torch and NumPy take up without a copy, and that keeps its owner alive."""
+
+    interface: dict[str, Any]
+    owner: Any
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self.interface
+
+
+class _HostStretch(_Stretch):
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return self.interface
+
+
+def view(
+    family: Family,
+    device: Device,
+    address: int,
+    format: Format,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    owner: Any,
+) -> Any:
+    """An array of the family's library over memory that it does not own; ``strides`` in elements.
+
+    Where the library is unknown the view is NumPy's on the CPU, and CuPy's or else Numba's on a GPU.
+    """
+    # No protocol here names bfloat16, so its words travel as int16 and are renamed on arrival.
+    typestr = "<i2" if format is BFLOAT16 else f"<f{format.itemsize}"
+    interface = {
+        "shape": tuple(shape),
+        "strides": tuple(stride * format.itemsize for stride in strides),
+        "typestr": typestr,
+        "data": (address, False),
+        "version": 3,
+    }
+    if device.kind == "cpu":
+        array: Any = np.asarray(_HostStretch(interface, owner))
+        if family == "torch":
+            import torch
+
+            tensor = torch.from_numpy(array)
+            return tensor.view(torch.bfloat16) if format is BFLOAT16 else tensor
+        return array.view(format.dtype) if format is BFLOAT16 else array
+    return _device_view(family, device, format, _Stretch(interface, owner))
+
+
+def _device_view(family: Family, device: Device, format: Format, stretch: _Stretch) -> Any:
+    if family == "torch":
+        import torch
+
+        tensor = torch.as_tensor(stretch, device=f"cuda:{device.index}")
+        return tensor.view(torch.bfloat16) if format is BFLOAT16 else tensor
+    if family in ("cupy", "foreign"):
+        try:
+            import cupy
+        except ImportError:
+            if family == "cupy":
+                raise
+        else:
+            with cupy.cuda.Device(device.index):
+                array = cupy.asarray(stretch)
+            return array.view(format.dtype) if format is BFLOAT16 else array
+    from numba import cuda
+
+    with cuda.gpus[device.index]:
+        return cuda.as_cuda_array(stretch, sync=False)
+
+
+def copy_of(family: Family, array: Any) -> Any:
+    """A copy of a view made by `view`, of the same strides, on the same device."""
+    if family == "torch":
+        return array.clone()
+    if hasattr(array, "copy_to_host"):
+        from numba import cuda
+
+        fresh = cuda.device_array_like(array)
+        fresh.copy_to_device(array)
+        return fresh
+    return array.copy(order="K")
+
+
+def to_host(array: Any) -> NDArray[Any]:
+    """Anybody's array as a NumPy array, without a copy where it is one already.
+
+    Raises:
+        TypeError: If it is no array of a supported element type.
+        ValueError: If it cannot be read.
+    """
+    if isinstance(array, np.ndarray):
+        return array
+    ref = probe(array)
+    if ref.device.kind == "cpu":
+        found = view("numpy", ref.device, ref.address, ref.format, ref.shape, ref.strides, array)
+        return found  # type: ignore[no-any-return]
+    if ref.family == "torch":
+        return to_host(array.detach().cpu())
+    if hasattr(array, "copy_to_host"):
+        return array.copy_to_host()  # type: ignore[no-any-return]
+    return view("foreign", ref.device, ref.address, ref.format, ref.shape, ref.strides, array).get()  # type: ignore[no-any-return]
+
+
+def zero(array: Any) -> None:
+    """Fill an array with zeros, in place."""
+    if hasattr(array, "zero_"):
+        array.detach().zero_()
+    elif hasattr(array, "fill"):
+        array.fill(0)
+    else:
+        array[...] = 0

@@ -1,0 +1,166 @@
+"""Saving and loading in the layout of PyTorch's Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import copy_of, to_host
+from .hyperparameters import KEYS, Hyperparameters
+from .kernels.rules import RULES
+from .state import Placed
+from .structure import Structure
+
+MOMENTS = RULES["adam"].states
+MAXIMUM = "max_exp_avg_sq"
+
+_TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
+"""Keys that PyTorch's Adam expects in a group, with its defaults; they choose among its implementations and mean nothing here."""
+
+_FLOAT32_INTEGERS = 1 << 24
+"""Up to here float32, in which PyTorch counts steps, holds every integer."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A state dict that has been found to fit.
+
+    Attributes:
+        groups: For each group the hyperparameters to take over.
+        steps: For each parameter its step count.
+        arrays: For each parameter the host arrays of its states by name.
+    """
+
+    groups: list[dict[str, Any]]
+    steps: list[int]
+    arrays: list[dict[str, NDArray[Any]]]
+
+
+def save(
+    groups: Sequence[Mapping[str, Any]],
+    structures: Sequence[Structure],
+    params: Sequence[Placed],
+    steps: NDArray[np.int64],
+) -> dict[str, Any]:
+    """The state of these parameters; every array a copy."""
+    state = {}
+    for placed in params:
+        t = int(steps[placed.index])
+        if t:
+            names = [name for name in (*MOMENTS, MAXIMUM, "master") if placed.state.has(name)]
+            if not groups[placed.group]["amsgrad"] and MAXIMUM in names:
+                names.remove(MAXIMUM)
+            arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
+            state[placed.index] = {"step": _step_of(t, placed), **arrays}
+    saved = []
+    start = 0
+    for group, structure in zip(groups, structures, strict=True):
+        stop = start + len(structure.names)
+        names = {"param_names": list(structure.names)} if structure.named else {}
+        rest = {key: value for key, value in group.items() if key != "params"}
+        saved.append({**rest, **_TORCH_ONLY, **names, "params": list(range(start, stop))})
+        start = stop
+    return {"state": state, "param_groups": saved}
+
+
+def _step_of(t: int, placed: Placed) -> Any:
+    if placed.ref.family != "torch":
+        return t
+    import torch
+
+    return torch.tensor(t, dtype=torch.float32 if t <= _FLOAT32_INTEGERS else torch.float64)
+
+
+def check(
+    saved: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    structures: Sequence[Structure],
+    params: Sequence[Placed],
+) -> Loaded:
+    """Everything that is needed from a state dict, converted to the host.
+
+    Raises:
+        TypeError: If it is no state dict.
+        ValueError: If it belongs to other groups, names or shapes, or a key is missing.
+    """
+    if not isinstance(saved, Mapping) or "state" not in saved or "param_groups" not in saved:
+        raise TypeError("state_dict must be a dict with 'state' and 'param_groups'")
+    theirs = saved["param_groups"]
+    sizes, own_sizes = [len(group["params"]) for group in theirs], [len(group["params"]) for group in groups]
+    if sizes != own_sizes:
+        raise ValueError(f"state_dict has groups of {sizes} parameters, this optimizer of {own_sizes}")
+    new_groups = []
+    keys: list[Any] = []
+    for number, (group, own, structure) in enumerate(zip(theirs, groups, structures, strict=True)):
+        names = group.get("param_names")
+        if names is not None and structure.named and list(names) != list(structure.names):
+            raise ValueError(f"group {number} of state_dict names {list(names)}, this optimizer {list(structure.names)}")
+        new = {key: group.get(key, own[key]) for key in KEYS}
+        Hyperparameters.of_group(new, f"group {number} of state_dict")
+        new_groups.append(new)
+        keys.extend(group["params"])
+    unknown = set(saved["state"]) - set(keys)
+    if unknown:
+        raise ValueError(f"state_dict has states of parameters {sorted(unknown, key=repr)}, which are in none of its groups")
+    steps, arrays = [], []
+    for placed, key in zip(params, keys, strict=True):
+        entry = saved["state"].get(key)
+        if entry is None:
+            steps.append(0)
+            arrays.append({})
+            continue
+        wanted = (*MOMENTS, *((MAXIMUM,) if new_groups[placed.group]["amsgrad"] else ()))
+        missing = [name for name in ("step", *wanted) if name not in entry]
+        if missing:
+            raise ValueError(f"state_dict's state of {placed.label} lacks {missing}")
+        steps.append(_count(entry["step"], placed.label))
+        optional = ("master",) if placed.master and "master" in entry else ()
+        arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
+    return Loaded(new_groups, steps, arrays)
+
+
+def _count(step: Any, label: str) -> int:
+    try:
+        number = float(step)
+    except (TypeError, ValueError):
+        raise ValueError(f"state_dict's step of {label} is {step!r}: must be a whole number, at least 0") from None
+    if not number.is_integer() or number < 0:
+        raise ValueError(f"state_dict's step of {label} is {step!r}: must be a whole number, at least 0")
+    return int(step)
+
+
+def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
+    try:
+        host = to_host(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"state_dict's {name} of {placed.label} {error}") from None
+    if host.shape != placed.ref.shape:
+        raise ValueError(f"state_dict's {name} of {placed.label} has shape {host.shape}: must be {placed.ref.shape}")
+    if host.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
+        raise ValueError(f"state_dict's {name} of {placed.label} has dtype {host.dtype}: must be a float format")
+    return host
+
+
+def apply(
+    loaded: Loaded, groups: Sequence[dict[str, Any]], params: Sequence[Placed], steps: NDArray[np.int64]
+) -> None:
+    """Write what was checked into the optimizer."""
+    for group, new in zip(groups, loaded.groups, strict=True):
+        group.update(new)
+    steps[:] = loaded.steps
+    for placed, arrays in zip(params, loaded.arrays, strict=True):
+        placed.state.ensure(arrays)
+        for name, value in arrays.items():
+            placed.write(name, value)
+        if not arrays:
+            # Never stepped there: whatever state there is here goes back to zero.
+            for name in (*MOMENTS, MAXIMUM):
+                if placed.state.has(name):
+                    placed.write(name, np.zeros(placed.ref.shape, placed.ref.format.working.dtype))
+        if placed.master and "master" not in arrays:
+            # A state saved without master weights: the parameter itself is the best there is.
+            placed.write("master", to_host(placed.ref.array))

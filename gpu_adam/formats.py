@@ -1,0 +1,75 @@
+"""The floating-point formats that parameters and gradients come in, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+
+@dataclass(frozen=True)
+class Format:
+    """One floating-point format.
+
+    Attributes:
+        name: NumPy's and PyTorch's name of it, such as ``"float32"``.
+        itemsize: Bytes of one element.
+        cuda: The name of its storage type in the CUDA C++ kernels.
+    """
+
+    name: str
+    itemsize: int
+    cuda: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """The NumPy dtype; bfloat16's comes from ``ml_dtypes``, imported only when it is asked for."""
+        if self.name == "bfloat16":
+            import ml_dtypes
+
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(self.name)
+
+    @property
+    def working(self) -> Format:
+        """The format that the arithmetic runs in: float32 for 32 bits or fewer, float64 for float64."""
+        return FLOAT64 if self is FLOAT64 else FLOAT32
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Formats are compared by identity, so a copy or an unpickled one must be the same object.
+        return format_named, (self.name,)
+
+
+FLOAT64 = Format("float64", 8, "double")
+FLOAT32 = Format("float32", 4, "float")
+FLOAT16 = Format("float16", 2, "float16")
+BFLOAT16 = Format("bfloat16", 2, "bfloat16")
+FORMATS = (FLOAT64, FLOAT32, FLOAT16, BFLOAT16)
+_BY_NAME = {format.name: format for format in FORMATS}
+
+
+def format_named(name: str) -> Format:
+    """The format called ``name``; ``KeyError`` for any other."""
+    return _BY_NAME[name]
+
+
+def format_of(dtype: DTypeLike) -> Format:
+    """The format of a NumPy dtype.
+
+    Raises:
+        TypeError: For any dtype other than float64, float32, float16 and bfloat16, the other byte order included.
+    """
+    dtype = np.dtype(dtype)
+    found = _BY_NAME.get(dtype.name)
+    if found is None or not dtype.isnative:
+        spelled = dtype.name if dtype.isnative else f"{dtype.name} in the other byte order"
+        raise TypeError(f"dtype {spelled} is not supported: use one of {', '.join(_BY_NAME)}")
+    return found

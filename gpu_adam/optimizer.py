@@ -1,0 +1,466 @@
+"""`GpuAdam`: parameters in, one `step` after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import is_, itemgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checkpoint
+from .arrays import ArrayRef, Occupied, probe, to_host, zero
+from .engines import Engine, engine_named, gpu_engine
+from .gradients import Gradients
+from .hyperparameters import FLAGS, KEYS, Hyperparameters, LearningRate, number
+from .layout import MAX_DIMS, Device, Extent, overlaps_itself, pack, walk
+from .plan import Plan
+from .schedule import Schedule
+from .state import BucketState, Placed, state_strides
+from .structure import Structure, read_structure
+
+
+class GpuAdam:
+    r"""Adam (Kingma and Ba, 2014), with AMSGrad and AdamW as options, on GPUs and CPUs with the same bits.
+
+    Step :math:`t` moves a parameter :math:`\theta` with gradient :math:`g` by
+
+    .. math::
+        m &= \beta_1 m + (1-\beta_1) g, \qquad v = \beta_2 v + (1-\beta_2) g^2 \\
+        \theta &= \theta - \alpha \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
+
+    in the caller's own memory, in float32 for parameters of 32 bits or fewer and in float64 for float64, each operation rounded as the
+    README's section on arithmetic says. With ``eps=0`` an element whose gradients were all zero becomes 0/0, which is NaN.
+
+    Args:
+        params: A list of arrays, a dict of them by name, a list of ``(name, array)``, or a list of groups: dicts with ``"params"`` and any of
+            the hyperparameters below. Arrays are NumPy's, CuPy's, Numba's device arrays, torch tensors, or anything writable with
+            ``__cuda_array_interface__`` or ``__dlpack__``; float64, float32, float16 or bfloat16; of any shape and strides.
+        lr: The learning rate α, at least 0; or a function of the step number t = 1, 2, …; or a 0-dimensional array.
+        betas: β1 and β2, in [0, 1).
+        eps: ε, at least 0.
+        weight_decay: At least 0; L2 decay, which is added to the gradient.
+        decoupled_weight_decay: Whether decay shrinks the parameter by ``lr * weight_decay`` instead (AdamW).
+        amsgrad: Whether to divide by the largest second moment so far (Reddi, Kale and Kumar, 2018).
+        maximize: Whether to follow the gradient upwards.
+        bias_correction: Whether to divide by :math:`1-\beta^t`.
+        eps_hat: Whether ``eps`` is the paper's ε̂ (end of its section 2): α√(1-β2^t)/(1-β1^t) · m/(√v + ε̂).
+        engine: ``"cpu"``, ``"cupy"``, ``"numba"``, or ``"auto"``: chosen for each device by where the arrays live and what is installed.
+        pack: Whether to copy the parameters into flat buckets. `params` and `grads` are then views into them, and a step looks nothing up.
+            A torch tensor's own memory becomes its place in the bucket; of other libraries use the arrays in `params` from then on.
+        master_weights: Whether 16-bit parameters keep a float32 copy that the arithmetic runs on; ``None`` means yes.
+
+    Raises:
+        TypeError: For an array or a value of a kind that is not supported.
+        ValueError: For a number out of its range, and for parameters that are read-only, come twice, or overlap in memory.
+        EngineUnavailable: If the engine cannot run here.
+
+    Example:
+        >>> import numpy as np
+        >>> from gpu_adam import GpuAdam
+        >>> w = np.zeros((2, 3), np.float32)
+        >>> opt = GpuAdam({"w": w}, lr=0.1)
+        >>> for _ in range(200):
+        ...     opt.step({"w": w - 1})         # the gradient of (w - 1)²/2
+        >>> bool(abs(w - 1).max() < 0.01)
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: LearningRate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decoupled_weight_decay: bool = False,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        bias_correction: bool = True,
+        eps_hat: bool = False,
+        engine: str = "auto",
+        pack: bool = False,
+        master_weights: bool | None = None,
+    ) -> None:
+        if engine not in ("auto", "cpu", "cupy", "numba"):
+            raise ValueError(f"engine={engine!r}: use 'auto', 'cpu', 'cupy' or 'numba'")
+        self.defaults: dict[str, Any] = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "bias_correction": bias_correction,
+            "eps_hat": eps_hat,
+        }
+        Hyperparameters.of_group(self.defaults, "the defaults")
+        self._engine_name = engine
+        self._pack = pack
+        self._master_weights = True if master_weights is None else bool(master_weights)
+        self.param_groups: list[dict[str, Any]] = []
+        self._structures: list[Structure] = []
+        self._params: list[Placed] = []
+        self._grouped = _is_groups(params)
+        self._steps: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._bound: list[Any] = []
+        self._states: list[BucketState] = []
+        self._add([dict(group) for group in params] if self._grouped else [{"params": params}])
+
+    # Groups.
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add parameters, whose own step count starts at 0.
+
+        Args:
+            group: ``"params"`` as in the constructor, and any hyperparameters that differ from the constructor's.
+
+        Raises:
+            TypeError, ValueError: As in the constructor; nothing has changed then.
+        """
+        self._add([dict(group)])
+        self._grouped = True
+
+    def _add(self, groups: list[dict[str, Any]]) -> None:
+        structures, added, refs = [], [], []
+        for number, group in enumerate(groups, start=len(self.param_groups)):
+            where = f"group {number}"
+            if "params" not in group:
+                raise ValueError(f"{where} has no 'params'")
+            unknown = sorted(set(group) - {"params", "name", *KEYS})
+            if unknown:
+                raise ValueError(f"{where} has unknown keys {unknown}: use {', '.join(('params', *KEYS))}")
+            structure, leaves = read_structure(group["params"], f"params of {where}")
+            filled = {**group, "params": leaves, **{key: group.get(key, self.defaults[key]) for key in KEYS}}
+            Hyperparameters.of_group(filled, where)
+            structures.append(structure)
+            added.append(filled)
+            for name, leaf in zip(structure.names, leaves, strict=True):
+                label = f"parameter {name!r}" if structure.named else f"parameter {name} of {where}"
+                refs.append((number, label, _param_ref(leaf, label)))
+        self._check_apart([(placed.label, placed.ref) for placed in self._params] + [entry[1:] for entry in refs])
+        engines = {ref.device: self._engine_for(ref.device, label) for _, label, ref in refs}
+        base = len(self._params)
+        extents = [self._extent(base + k, label, ref) for k, (_, label, ref) in enumerate(refs)]
+        states = [BucketState(bucket, engines[bucket.device]) for bucket in pack(extents, aligned=self._pack)]
+        placed = []
+        for state in states:
+            state.ensure((*(("param", "grad") if self._pack else ()), *(("master",) if state.bucket.master else ())))
+            for segment in state.bucket.segments:
+                placed.append(Placed(segment.index, *refs[segment.index - base], state, segment))
+        placed.sort(key=lambda one: one.index)
+        # Nothing has changed up to here, and nothing can be refused from here on.
+        for one in placed:
+            if one.master:
+                one.write("master", to_host(one.ref.array))
+            if self._pack:
+                one.move_into_bucket()
+        for number, group in enumerate(added, start=len(self.param_groups)):
+            group["params"] = [one.ref.array for one in placed if one.group == number]
+        self.param_groups.extend(added)
+        self._structures.extend(structures)
+        self._params.extend(placed)
+        self._states.extend(states)
+        self._steps = np.concatenate((self._steps, np.zeros(len(placed), np.int64)))
+        self._bound = [*self._bound, *(one.bind_gradient() if self._pack else None for one in placed)]
+        self._torch = [one for one in self._params if one.ref.family == "torch"]
+        self._gradients = Gradients(self._params)
+        self._schedule: Schedule | None = None
+        self._seen: Sequence[Any] | None = None
+        self._keys: list[tuple[Any, ...]] = []
+        self._hyper: list[Hyperparameters] = []
+
+    @staticmethod
+    def _check_apart(refs: Sequence[tuple[str, ArrayRef]]) -> None:
+        devices: dict[Device, list[tuple[str, ArrayRef]]] = {}
+        for label, ref in refs:
+            devices.setdefault(ref.device, []).append((label, ref))
+        for members in devices.values():
+            conflict = Occupied([ref for _, ref in members]).conflict()
+            if conflict is not None:
+                (first, a), (second, b) = (members[k] for k in sorted(conflict))
+                same = (a.address, a.shape, a.strides) == (b.address, b.shape, b.strides)
+                what = "are the same array" if same else "overlap in memory"
+                raise ValueError(f"{first} and {second} {what}: each element may be updated once a step")
+
+    def _extent(self, index: int, label: str, ref: ArrayRef) -> Extent:
+        if self._pack and ref.family == "foreign":
+            raise TypeError(f"{label} is a {type(ref.array).__name__}: pack=True works with NumPy, CuPy, Numba and torch arrays")
+        dims = len(walk(ref.shape, ref.strides, ref.strides).shape)
+        if dims > MAX_DIMS:
+            raise ValueError(f"{label} needs {dims} strided dimensions: at most {MAX_DIMS} are supported")
+        master = self._master_weights and ref.format.itemsize == 2
+        return Extent(index, ref.device, ref.format, ref.shape, ref.strides, ref.address, master)
+
+    def _engine_for(self, device: Device, label: str) -> Engine:
+        if self._engine_name == "auto":
+            return engine_named("cpu") if device.kind == "cpu" else gpu_engine()
+        engine = engine_named(self._engine_name)
+        if engine.kind != device.kind:
+            raise ValueError(
+                f"{label} lives on {device}, where engine={self._engine_name!r} does not work: "
+                "move the array, or use engine='auto'"
+            )
+        return engine
+
+    # Stepping.
+
+    def step(self, grads: Any = None) -> None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            grads: The gradients, in the structure in which the parameters were given, ``None`` for a parameter that is to be left alone,
+                its step count too. Each has its parameter's shape and device, and any of the four formats and any strides. By
+                default the bound ones: `grads`, and for torch tensors their ``.grad``.
+
+        Raises:
+            TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense. Nothing has changed
+                then: no parameter, no state, no step count.
+        """
+        self._read_hyperparameters()
+        self._follow_memory()
+        arrays = self._bound_arrays() if grads is None else self._flatten(grads)
+        if arrays is not self._seen:
+            self._seen = None
+            reshaped, moved = self._gradients.update(arrays)
+            if reshaped or (moved and not self._rebind(arrays, moved)):
+                self._schedule = None
+            if arrays is self._bound:
+                self._seen = arrays
+        schedule = self._scheduled()
+        schedule.prepare(self._steps, self._hyper)
+        schedule.run()
+        self._steps[schedule.active] += 1
+
+    def _rebind(self, arrays: Sequence[Any], moved: Sequence[int]) -> bool:
+        # Gradients that have come back into the buckets deserve the flat kernel again.
+        home = self._pack and arrays is self._bound
+        return not home and self._schedule is not None and self._schedule.rebind(moved)
+
+    def _scheduled(self) -> Schedule:
+        if self._schedule is None:
+            self._schedule = Schedule(self._params, self._gradients, self._steps, self._hyper)
+        return self._schedule
+
+    def _read_hyperparameters(self) -> None:
+        """Take up what was edited in `param_groups`."""
+        keys = [_group_key(group, f"group {number}") for number, group in enumerate(self.param_groups)]
+        if keys == self._keys:
+            return
+        hyper = [
+            Hyperparameters.of_group(group, f"group {number}") for number, group in enumerate(self.param_groups)
+        ]
+        if [h.rule for h in hyper] != [h.rule for h in self._hyper]:
+            self._schedule = None
+        self._keys, self._hyper = keys, hyper
+
+    def _follow_memory(self) -> None:
+        """Take up memory that was swapped under a torch tensor (``p.data = …``)."""
+        for placed in self._torch:
+            if placed.ref.array.data_ptr() != placed.ref.address:
+                ref = _param_ref(placed.ref.array, placed.label)
+                if (ref.shape, ref.format, ref.device) != (placed.ref.shape, placed.ref.format, placed.ref.device):
+                    raise ValueError(
+                        f"{placed.label} was {placed.ref.format} {placed.ref.shape} on {placed.ref.device} and is now "
+                        f"{ref.format} {ref.shape} on {ref.device}: make a new optimizer and load this one's state_dict()"
+                    )
+                if state_strides(ref) != state_strides(placed.ref):
+                    raise ValueError(f"{placed.label} now lies in memory in another order: make a new optimizer")
+                placed.ref = ref
+                self._gradients, self._schedule, self._seen = Gradients(self._params), None, None
+
+    # Gradients.
+
+    def _bound_arrays(self) -> Sequence[Any]:
+        if not self._torch:
+            return self._bound
+        arrays = [
+            placed.ref.array.grad if placed.ref.family == "torch" else bound
+            for placed, bound in zip(self._params, self._bound, strict=True)
+        ]
+        # The buckets' own views, untouched, count as one object, so that nothing is looked up tensor by tensor.
+        return self._bound if all(map(is_, arrays, self._bound)) else arrays
+
+    def _flatten(self, grads: Any) -> list[Any]:
+        if not self._grouped:
+            return self._structures[0].flatten(grads, "grads")
+        leaves = list(grads) if not isinstance(grads, Mapping) else grads
+        if isinstance(leaves, list) and len(leaves) == len(self._structures) and any(map(_is_tree, leaves)):
+            parts = zip(self._structures, leaves, strict=True)
+            return [
+                leaf
+                for number, (structure, tree) in enumerate(parts)
+                for leaf in structure.flatten(tree, f"grads of group {number}")
+            ]
+        everything = Structure(
+            "pairs" if all(s.named for s in self._structures) else "list",
+            tuple(name for structure in self._structures for name in structure.names),
+        )
+        return everything.flatten(leaves, "grads")
+
+    def _build(self, leaves: Sequence[Any]) -> Any:
+        built = []
+        start = 0
+        for structure in self._structures:
+            built.append(structure.build(leaves[start : start + len(structure.names)]))
+            start += len(structure.names)
+        return built if self._grouped else built[0]
+
+    @property
+    def params(self) -> Any:
+        """The arrays that are updated, in the structure in which they were given; with groups, a list of these."""
+        return self._build([placed.ref.array for placed in self._params])
+
+    @property
+    def grads(self) -> Any:
+        """The bound gradients, in the structure of `params`: with ``pack=True`` views of the buckets, for torch tensors their ``.grad``.
+
+        Assign arrays of the same structure to bind them: `step` without an argument then uses them, and looks at them only once. With
+        ``pack=True`` there is nothing to assign: write into the views.
+        """
+        return self._build(self._bound_arrays())
+
+    @grads.setter
+    def grads(self, grads: Any) -> None:
+        arrays = self._flatten(grads)
+        if self._pack:
+            raise ValueError("pack=True binds its own gradients: write into opt.grads, or call step(grads)")
+        if any(placed.ref.family == "torch" for placed in self._params):
+            raise ValueError("torch tensors bind their own gradients: set .grad, or call step(grads)")
+        self._gradients.check(arrays)
+        self._bound, self._seen = arrays, None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the bound gradients.
+
+        With ``pack=True`` and for arrays that were bound they are filled with zeros.
+
+        Args:
+            set_to_none: Whether a torch tensor's ``.grad`` becomes ``None``, as in PyTorch, and is not filled with zeros.
+        """
+        if self._pack:
+            for state in self._states:
+                zero(state.flat_view("grad", self._like(state)))
+            for placed, bound in zip(self._params, self._bound, strict=True):
+                if placed.ref.family == "torch":
+                    placed.ref.array.grad = bound
+            return
+        for placed, bound in zip(self._params, self._bound, strict=True):
+            if placed.ref.family == "torch" and set_to_none:
+                placed.ref.array.grad = None
+            else:
+                gradient = placed.ref.array.grad if placed.ref.family == "torch" else bound
+                if gradient is not None:
+                    zero(gradient)
+
+    def _like(self, state: BucketState) -> ArrayRef:
+        return self._params[state.bucket.segments[0].index].ref
+
+    # Looking at it.
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule of the last step, or of the next one where none was yet: buckets, launches, bytes moved; printable.
+
+        Before the first step the gradients are taken to be like the parameters.
+        """
+        if self._schedule is not None:
+            return self._schedule.plan
+        self._read_hyperparameters()
+        like = Gradients(self._params)
+        like.update([placed.ref.array for placed in self._params])
+        return Schedule(self._params, like, self._steps, self._hyper).plan
+
+    def __repr__(self) -> str:
+        groups = "".join(
+            f"\n  group {number}: {len(group['params'])} parameters, "
+            + ", ".join(f"{key}={group[key]!r}" for key in KEYS)
+            for number, group in enumerate(self.param_groups)
+        )
+        engines = ", ".join(sorted({state.engine.name for state in self._states})) or self._engine_name
+        return f"{type(self).__name__}(engine={engines}, pack={self._pack}){groups}"
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state, in the layout of PyTorch's Adam.
+
+        Returns:
+            ``{"state": {i: {"step", "exp_avg", "exp_avg_sq"[, "max_exp_avg_sq"][, "master"]}}, "param_groups": [...]}``: arrays of the parameters'
+            shapes and libraries, on their devices, in the working format; parameters that were never stepped are absent, as in PyTorch.
+        """
+        return checkpoint.save(self.param_groups, self._structures, self._params, self._steps)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up a state, saved by `state_dict` or by ``torch.optim.Adam``; the next step is then the same to the bit.
+
+        Args:
+            state_dict: As `state_dict` returns it, its arrays of any library and on any device; it is not modified.
+
+        Raises:
+            TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then.
+        """
+        loaded = checkpoint.check(state_dict, self.param_groups, self._structures, self._params)
+        checkpoint.apply(loaded, self.param_groups, self._params, self._steps)
+        self._keys, self._schedule, self._seen = [], None, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "groups": [
+                {**group, "params": structure.build(group["params"])}
+                for group, structure in zip(self.param_groups, self._structures, strict=True)
+            ],
+            "grouped": self._grouped,
+            "defaults": self.defaults,
+            "options": {"engine": self._engine_name, "pack": self._pack, "master_weights": self._master_weights},
+            "state_dict": self.state_dict(),
+            "bound": list(self._bound),
+        }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__init__(saved["groups"], **saved["defaults"], **saved["options"])  # type: ignore[misc]
+        self._grouped = saved["grouped"]
+        self.load_state_dict(saved["state_dict"])
+        if self._pack:
+            for placed, value in zip(self._params, saved["bound"], strict=True):
+                placed.write("grad", to_host(value))
+        else:
+            self._bound = saved["bound"]
+
+
+def _is_groups(params: Any) -> bool:
+    return isinstance(params, (list, tuple)) and bool(params) and all(isinstance(group, Mapping) for group in params)
+
+
+def _is_tree(leaf: Any) -> bool:
+    return isinstance(leaf, (list, Mapping)) or (isinstance(leaf, tuple) and not hasattr(leaf, "shape"))
+
+
+_others = itemgetter("eps", "weight_decay", *FLAGS)
+
+
+def _group_key(group: Mapping[str, Any], where: str) -> tuple[Any, ...]:
+    """What is compared from step to step: the values themselves, also of arrays and lists that are edited in place."""
+    try:
+        lr, betas = group["lr"], group["betas"]
+        if type(lr) is not float and not callable(lr):
+            lr = number(lr, "lr", where)
+        if type(betas) is not tuple and isinstance(betas, Sequence):
+            betas = tuple(betas)
+        return (lr, betas, *_others(group))
+    except KeyError as error:
+        raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
+
+
+def _param_ref(array: Any, label: str) -> ArrayRef:
+    try:
+        ref = probe(array, writable=True)
+    except (TypeError, ValueError, BufferError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{label} {error}") from None
+    if overlaps_itself(ref.shape, ref.strides):
+        raise ValueError(f"{label} has shape {ref.shape} and strides {ref.strides}, so that elements share memory: copy it")
+    return ref

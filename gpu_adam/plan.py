@@ -1,0 +1,314 @@
+"""From places to launches: what a step runs, as values that can be printed, compared and tested without a GPU.
+
+A launch is one kernel call. The *flat* family updates one stretch of a bucket that holds the parameters themselves; the
+*multi-tensor* family updates any number of tensors through a table of pointers and chunks; the *strided* family does the same for
+tensors whose elements, or whose gradient's, do not lie one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .formats import FLOAT32, Format
+from .layout import MAX_DIMS, VECTOR_BYTES, Bucket, Device, Walk
+
+Family = Literal["flat", "multi_tensor", "strided"]
+
+MAX_STATES = 3
+"""State arrays that a rule may keep for each parameter."""
+
+ROLES = ("param", "grad", "state0", "state1", "state2", "master")
+"""The streams of a kernel, in the order of a table's pointer rows."""
+
+ROW_WORDS = 16
+"""Numbers in one row of coefficients: four that all rules share, and the rule's own."""
+
+WALK_WORDS = 1 + 3 * MAX_DIMS
+"""Words that describe one strided walk in a table: its dimensions, then sizes, parameter strides and gradient strides."""
+
+
+@dataclass(frozen=True)
+class Specialization:
+    """What a kernel is compiled for: all that changes the bytes it moves, and nothing that a uniform branch can decide.
+
+    Attributes:
+        family: How the elements are found.
+        rule: The update rule's name, such as ``"adam"`` or ``"adam_amsgrad"``.
+        states: How many state arrays the rule keeps.
+        param: The parameter's format.
+        grad: The gradient's format.
+        master: Whether the arithmetic reads and writes a float32 master copy, the parameter being only written.
+    """
+
+    family: Family
+    rule: str
+    states: int
+    param: Format
+    grad: Format
+    master: bool
+
+    @property
+    def working(self) -> Format:
+        """The format of the arithmetic, of the states and of the coefficients."""
+        return self.param.working
+
+    @property
+    def lanes(self) -> int:
+        """Elements that a thread handles together: as many as 16 bytes of the narrowest stream hold."""
+        return VECTOR_BYTES // min(self.param.itemsize, self.grad.itemsize, self.working.itemsize)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read for one element."""
+        param = self.working.itemsize if self.master else self.param.itemsize
+        return param + self.grad.itemsize + self.states * self.working.itemsize
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written for one element."""
+        master = self.working.itemsize if self.master else 0
+        return self.param.itemsize + master + self.states * self.working.itemsize
+
+    @property
+    def name(self) -> str:
+        """A name that is a legal identifier and says all of the above."""
+        master = "_master" if self.master else ""
+        return f"{self.rule}_{self.family}_{self.param}_{self.grad}{master}"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Launch geometry as data.
+
+    Attributes:
+        threads: Threads in a block.
+        vectors: Vectors that a thread of the flat family loads before it computes with the first.
+        waves: Chunks that each multiprocessor should find, so that the last wave's idle part is small.
+        min_chunk: The fewest elements of a chunk, a power of two.
+        max_chunk: The most elements of a chunk, a power of two.
+    """
+
+    threads: int = 256
+    vectors: int = 1
+    waves: int = 8
+    min_chunk: int = 1024
+    max_chunk: int = 65_536
+
+    def chunk(self, elements: int, processors: int) -> int:
+        """Elements of a chunk for this much work: a power of two within the bounds, enough chunks to fill every processor.
+
+        >>> Policy().chunk(1_000_000, 132)
+        1024
+        >>> Policy().chunk(1 << 30, 132)
+        65536
+        """
+        wanted = -(-elements // (processors * self.waves))
+        power = 1 << max(wanted - 1, 0).bit_length()
+        # Rounding up may leave processors without work where rounding down does not.
+        if -(-elements // power) < processors:
+            power //= 2
+        return min(max(power, self.min_chunk), self.max_chunk)
+
+
+GPU_POLICY = Policy()
+CPU_POLICY = Policy(threads=1, vectors=1 << 18, waves=4, min_chunk=4096, max_chunk=1 << 20)
+"""A CPU thread streams long stretches best: short ones cost calls, and only the balance between threads bounds them above."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stretch of elements to update: a tensor, or with ``flat`` a stretch of a bucket.
+
+    Attributes:
+        index: The parameter's number; for a flat stretch, that of its first parameter.
+        label: What to call it in print.
+        size: The number of elements.
+        phase: Elements by which the first lies beyond a multiple of the vector (see ``layout.Segment``).
+        walk: The strides of the journey.
+        row: The row of coefficients that belongs to it.
+        flat: Whether it is a stretch of a bucket.
+        param, grad, master: Formats, and whether there is a master copy.
+        rule, states: The rule and how many states it keeps.
+        pointers: For each of ``ROLES`` the address of the first element, 0 where there is none.
+    """
+
+    index: int
+    label: str
+    size: int
+    phase: int
+    walk: Walk
+    row: int
+    flat: bool
+    param: Format
+    grad: Format
+    master: bool
+    rule: str
+    states: int
+    pointers: tuple[int, ...]
+
+    @property
+    def specialization(self) -> Specialization:
+        """The kernel that it needs."""
+        family: Family = "flat" if self.flat else "multi_tensor" if self.walk.contiguous else "strided"
+        return Specialization(family, self.rule, self.states, self.param, self.grad, self.master)
+
+
+class Table:
+    """The multi-tensor families' table: one int64 array, the same for all engines, with views that name its parts.
+
+    For ``S`` segments and ``C`` chunks, in words: ``6·S`` pointers, one row for each of ``ROLES``; ``S`` begins; ``S`` ends; ``S``
+    coefficient rows; ``C`` chunk segments; ``C`` chunk starts; and for the strided family ``S`` walks of ``WALK_WORDS``.
+
+    Indices count from the last vector boundary at or before the segment's first element: an element ``i`` in ``[begin, end)`` of
+    a stream lies at ``pointer + i·itemsize``, and a chunk covers ``[start, start + chunk) ∩ [begin, end)``.
+    """
+
+    def __init__(self, segments: int, chunks: int, *, strided: bool) -> None:
+        self.segments = segments
+        self.chunks = chunks
+        words = (len(ROLES) + 3) * segments + 2 * chunks
+        self.words: NDArray[np.int64] = np.zeros(words + (WALK_WORDS * segments if strided else 0), np.int64)
+        self.pointers = self.words[: len(ROLES) * segments].reshape(len(ROLES), segments)
+        self.begins, self.ends, self.rows = self.words[len(ROLES) * segments : words - 2 * chunks].reshape(3, segments)
+        self.chunk_segments, self.chunk_starts = self.words[words - 2 * chunks : words].reshape(2, chunks)
+        self.walks = self.words[words:].reshape(-1, WALK_WORDS)
+
+    def pointer_words(self, role: int) -> slice:
+        """Where in ``words`` the pointers of one role lie."""
+        return slice(role * self.segments, (role + 1) * self.segments)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call.
+
+    Attributes:
+        specialization: Which kernel.
+        device: Where.
+        grid: Blocks.
+        block: Threads a block.
+        chunk: Elements that a block handles.
+        elements: Elements that are updated.
+        tasks: What is updated, in the table's order; one task for the flat family.
+        table: The multi-tensor families' table; ``None`` for the flat family.
+    """
+
+    specialization: Specialization
+    device: Device
+    grid: int
+    block: int
+    chunk: int
+    elements: int
+    tasks: tuple[Task, ...] = field(repr=False)
+    table: Table | None = field(repr=False, compare=False)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that the launch reads, tables not counted."""
+        return self.elements * self.specialization.bytes_read
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes that the launch writes."""
+        return self.elements * self.specialization.bytes_written
+
+    def __str__(self) -> str:
+        s = self.specialization
+        what = f"{len(self.tasks):,} tensors" if self.table is not None else self.tasks[0].label
+        return (
+            f"{s.name} on {self.device}: {what}, {self.elements:,} elements, grid {self.grid:,} x {self.block}, "
+            f"chunk {self.chunk:,}, reads {self.bytes_read:,} B, writes {self.bytes_written:,} B"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All launches of a step, and the buckets that hold the state."""
+
+    buckets: tuple[Bucket, ...]
+    launches: tuple[Launch, ...]
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that a step reads and writes."""
+        return sum(launch.bytes_read + launch.bytes_written for launch in self.launches)
+
+    @property
+    def elements(self) -> int:
+        """Elements that a step updates."""
+        return sum(launch.elements for launch in self.launches)
+
+    def __str__(self) -> str:
+        each = f" ({self.bytes_moved / self.elements:.1f} a parameter)" if self.elements else ""
+        lines = [
+            f"step: {len(self.launches)} launches, {self.elements:,} elements, {self.bytes_moved:,} bytes{each}",
+            *(f"  {bucket}" for bucket in self.buckets),
+            *(f"  {launch}" for launch in self.launches),
+        ]
+        return "\n".join(lines)
+
+
+def schedule(tasks: Sequence[Task], device: Device, processors: int, policy: Policy) -> tuple[Launch, ...]:
+    """The launches for these tasks on one device: one for each stretch of a bucket, one for each kernel that tensors need.
+
+    Args:
+        tasks: What is to be updated; empty tasks are left out.
+        device: Where.
+        processors: The device's multiprocessors (or CPU threads).
+        policy: The launch geometry.
+    """
+    tasks = [task for task in tasks if task.size]
+    kinds: dict[Specialization, list[Task]] = {}
+    launches = []
+    for task in tasks:
+        if task.flat:
+            launches.append(_flat_launch(task, device, policy))
+        else:
+            kinds.setdefault(task.specialization, []).append(task)
+    work = sum(task.size for members in kinds.values() for task in members)
+    chunk = policy.chunk(work, processors)
+    launches.extend(_multi_tensor_launch(kind, members, device, policy, chunk) for kind, members in kinds.items())
+    return tuple(launches)
+
+
+def _flat_launch(task: Task, device: Device, policy: Policy) -> Launch:
+    kind = task.specialization
+    chunk = policy.threads * policy.vectors * kind.lanes
+    return Launch(kind, device, -(-task.size // chunk), policy.threads, chunk, task.size, (task,), None)
+
+
+def _multi_tensor_launch(
+    kind: Specialization, tasks: Sequence[Task], device: Device, policy: Policy, chunk: int
+) -> Launch:
+    sizes = np.array([task.size for task in tasks], np.int64)
+    strided = kind.family == "strided"
+    phases = np.array([0 if strided else task.phase for task in tasks], np.int64)
+    counts = -(-(phases + sizes) // chunk)
+    table = Table(len(tasks), int(counts.sum()), strided=strided)
+    table.begins[:] = phases
+    table.ends[:] = phases + sizes
+    table.rows[:] = [task.row for task in tasks]
+    table.pointers[:] = np.array([task.pointers for task in tasks], np.int64).T
+    for role, itemsize in enumerate(stream_sizes(kind)):
+        # A role that the kernel does not touch stays 0; the others count from the vector boundary before the first element.
+        table.pointers[role] -= phases * itemsize * (table.pointers[role] != 0)
+    table.chunk_segments[:] = np.repeat(np.arange(len(tasks)), counts)
+    firsts = np.repeat(np.cumsum(counts) - counts, counts)
+    table.chunk_starts[:] = (np.arange(table.chunks) - firsts) * chunk
+    for words, task in zip(table.walks, tasks, strict=False):
+        dims = len(task.walk.shape)
+        words[0] = dims
+        for k, numbers in enumerate((task.walk.shape, task.walk.param, task.walk.grad)):
+            words[1 + k * MAX_DIMS : 1 + k * MAX_DIMS + dims] = numbers
+    return Launch(kind, device, table.chunks, policy.threads, chunk, int(sizes.sum()), tuple(tasks), table)
+
+
+def stream_sizes(kind: Specialization) -> tuple[int, ...]:
+    """Bytes of one element of each of ``ROLES``."""
+    working = kind.working.itemsize
+    return (kind.param.itemsize, kind.grad.itemsize, *(working,) * MAX_STATES, FLOAT32.itemsize)

@@ -1,0 +1,216 @@
+"""From parameters, gradients and step counts to a plan, its programs on their devices, and the coefficients of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engines import Program
+from .formats import Format
+from .gradients import Gradients
+from .hyperparameters import Hyperparameters
+from .kernels.rules import RULES
+from .layout import ALIGNMENT, Device, Walk, walk
+from .plan import MAX_STATES, ROLES, ROW_WORDS, Launch, Plan, Table, Task, schedule
+from .state import Placed
+
+_GRAD = ROLES.index("grad")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Parameters that share a row of coefficients: of one group, one working format and one step count.
+
+    Attributes:
+        group: The group's number.
+        working: The working format.
+        row: The row among those of its working format.
+        first: One of its parameters, whose step count is that of all.
+    """
+
+    group: int
+    working: Format
+    row: int
+    first: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a parameter's gradient pointer stands."""
+
+    shard: int
+    launch: int
+    table: Table
+    segment: int
+
+
+class Schedule:
+    """What a step runs while no gradient comes or goes or changes its format or strides."""
+
+    def __init__(
+        self,
+        params: Sequence[Placed],
+        gradients: Gradients,
+        steps: NDArray[np.int64],
+        hyperparameters: Sequence[Hyperparameters],
+    ) -> None:
+        active = [placed for placed, shape in zip(params, gradients.shapes, strict=True) if shape is not None]
+        self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
+        self._cohorts: dict[tuple[int, Format, int], Cohort] = {}
+        self._gradients = gradients
+        counts: dict[Format, int] = {}
+        tasks: dict[Device, list[Task]] = {}
+        for placed in active:
+            working = placed.ref.format.working
+            key = (placed.group, working, int(steps[placed.index]))
+            if key not in self._cohorts:
+                row = counts.get(working, 0)
+                counts[working] = row + 1
+                self._cohorts[key] = Cohort(placed.group, working, row, placed.index)
+            task = self._task(placed, hyperparameters[placed.group].rule, self._cohorts[key].row)
+            tasks.setdefault(placed.ref.device, []).append(task)
+        self._rows = {
+            working.name: np.zeros((count, ROW_WORDS), working.dtype) for working, count in counts.items()
+        }
+        by_index = {placed.index: placed for placed in active}
+        launches: list[Launch] = []
+        self._shards: list[_Shard] = []
+        self._places: dict[int, _Place] = {}
+        for device, members in tasks.items():
+            engine = by_index[members[0].index].state.engine
+            own = schedule(_merge_packed(members, by_index), device, engine.processors(device), engine.policy)
+            torch = any(by_index[task.index].ref.family == "torch" for task in members)
+            self._shards.append(_Shard(device, engine.load(own, device), torch))
+            launches.extend(own)
+            for number, launch in enumerate(own):
+                if launch.table is not None:
+                    for segment, task in enumerate(launch.tasks):
+                        self._places[task.index] = _Place(len(self._shards) - 1, number, launch.table, segment)
+        buckets = dict.fromkeys(placed.state.bucket for placed in params)
+        self.plan = Plan(tuple(buckets), tuple(launches))
+
+    def _task(self, placed: Placed, rule: str, row: int) -> Task:
+        ref, state, place = placed.ref, placed.state, placed.segment.start
+        names = RULES[rule].states
+        state.ensure(names)
+        shape = self._gradients.shapes[placed.index]
+        assert shape is not None
+        format, strides = shape
+        pointers = (
+            ref.address,
+            self._gradients.address(placed.index),
+            *(state.address(name, place) for name in names),
+            *(0,) * (MAX_STATES - len(names)),
+            state.address("master", place),
+        )
+        return Task(
+            index=placed.index,
+            label=placed.label,
+            size=placed.segment.size,
+            phase=placed.segment.phase,
+            walk=walk(ref.shape, ref.strides, strides),
+            row=row,
+            flat=False,
+            param=ref.format,
+            grad=format,
+            master=placed.master,
+            rule=rule,
+            states=len(names),
+            pointers=pointers,
+        )
+
+    def rebind(self, moved: Sequence[int]) -> bool:
+        """Take up the new addresses of these parameters' gradients.
+
+        Returns:
+            Whether it could: a gradient that has left its bucket needs another schedule.
+        """
+        touched: dict[tuple[int, int], _Place] = {}
+        for index in moved:
+            place = self._places.get(index)
+            if place is None:
+                return False
+            offset = int(place.table.begins[place.segment]) * self._gradients.itemsize(index)
+            place.table.pointers[_GRAD, place.segment] = self._gradients.address(index) - offset
+            touched[place.shard, place.launch] = place
+        for shard, launch in touched:
+            self._shards[shard].program.rebind(launch, _GRAD, self._shards[shard].stream())
+        return True
+
+    def prepare(self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters]) -> None:
+        """Compute the coefficients of the next step.
+
+        Raises:
+            TypeError, ValueError: If a learning rate given as a function returns what is none; nothing has changed then.
+        """
+        for cohort in self._cohorts.values():
+            hyper = hyperparameters[cohort.group]
+            t = int(steps[cohort.first]) + 1
+            lr = hyper.lr_at(t, f"group {cohort.group}")
+            self._rows[cohort.working.name][cohort.row] = hyper.row(t, lr, cohort.working)
+
+    def run(self) -> None:
+        """Launch, on each device's current stream."""
+        for shard in self._shards:
+            shard.program.run(self._rows, shard.stream())
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One device's part of a step."""
+
+    device: Device
+    program: Program
+    torch: bool
+
+    def stream(self) -> int | None:
+        """The stream to run on: torch's current one for torch's tensors, else the engine's own choice."""
+        if not self.torch or self.device.kind == "cpu":
+            return None
+        import torch
+
+        return int(torch.cuda.current_stream(self.device.index).cuda_stream)
+
+
+def _merge_packed(tasks: Sequence[Task], params: Mapping[int, Placed]) -> list[Task]:
+    """The tasks, those that follow each other in a bucket of parameters and gradients made one flat stretch.
+
+    Only where every bucket's row of coefficients becomes a single stretch; where gaps would make more, the tensors stay as they
+    are and share one multi-tensor launch.
+    """
+    apart: list[Task] = []
+    runs: list[list[Task]] = []
+    for task in tasks:
+        placed = params[task.index]
+        if task.size == 0 or not _in_bucket(task, placed):
+            apart.append(task)
+        elif runs and _continues(runs[-1][-1], task, params):
+            runs[-1].append(task)
+        else:
+            runs.append([task])
+    stretches = {(id(params[run[0].index].state), run[0].row) for run in runs}
+    if len(runs) > len(stretches):
+        return list(tasks)
+    return [*apart, *(_flat(run, params) for run in runs)]
+
+
+def _in_bucket(task: Task, placed: Placed) -> bool:
+    state, start = placed.state, placed.segment.start
+    bound = (state.address("param", start), state.address("grad", start))
+    return state.has("param") and task.pointers[:2] == bound and task.grad is task.param and task.walk.contiguous
+
+
+def _continues(last: Task, task: Task, params: Mapping[int, Placed]) -> bool:
+    before, after = params[last.index], params[task.index]
+    end = before.segment.offset + -(-before.segment.size // ALIGNMENT) * ALIGNMENT
+    return before.state is after.state and last.row == task.row and end == after.segment.offset
+
+
+def _flat(run: Sequence[Task], params: Mapping[int, Placed]) -> Task:
+    first, last = run[0], run[-1]
+    size = params[last.index].segment.start + last.size - params[first.index].segment.start
+    label = f"{len(run):,} packed tensors"
+    return replace(first, label=label, size=size, walk=Walk((size,), (1,), (1,)), flat=True)

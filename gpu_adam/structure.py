@@ -1,0 +1,98 @@
+"""The shapes in which parameters and gradients are handed over: a list, a dict, named pairs, or groups of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How one group's parameters were given.
+
+    Attributes:
+        kind: ``"list"``, ``"dict"`` or ``"pairs"`` (of name and array).
+        names: The parameters' names, for a list their numbers.
+    """
+
+    kind: Literal["list", "dict", "pairs"]
+    names: tuple[Any, ...]
+
+    @property
+    def named(self) -> bool:
+        """Whether the caller gave names."""
+        return self.kind != "list"
+
+    def build(self, leaves: Sequence[Any]) -> Any:
+        """The leaves in this structure."""
+        if self.kind == "dict":
+            return dict(zip(self.names, leaves, strict=True))
+        if self.kind == "pairs":
+            return list(zip(self.names, leaves, strict=True))
+        return list(leaves)
+
+    def flatten(self, tree: Any, what: str) -> list[Any]:
+        """The leaves of a tree of this structure, in order; named structures may be given as a plain list too.
+
+        Raises:
+            TypeError: If ``tree`` has no order or is no collection.
+            ValueError: If a name is missing or unknown, or the number of leaves is another.
+        """
+        if isinstance(tree, Mapping):
+            if not self.named:
+                raise TypeError(f"{what} is a dict, but the parameters were given as a list: give a list")
+            missing = [name for name in self.names if name not in tree]
+            unknown = [name for name in tree if name not in self.names]
+            if missing or unknown:
+                raise ValueError(f"{what} lacks {missing} and has unknown {unknown}: use None to leave a parameter alone")
+            return [tree[name] for name in self.names]
+        leaves = ordered(tree, what)
+        if len(leaves) != len(self.names):
+            raise ValueError(f"{what} has {len(leaves)} entries for {len(self.names)} parameters")
+        if self.named and leaves and all(_is_pair(leaf) for leaf in leaves):
+            return self.flatten(dict(leaves), what)
+        return leaves
+
+
+def read_structure(tree: Any, what: str) -> tuple[Structure, list[Any]]:
+    """The structure of one group's parameters and its leaves.
+
+    Raises:
+        TypeError: If the parameters are a single array, have no order (a set), or are no collection.
+        ValueError: If a name comes twice.
+    """
+    if isinstance(tree, Mapping):
+        return Structure("dict", tuple(tree)), list(tree.values())
+    leaves = ordered(tree, what)
+    if leaves and all(_is_pair(leaf) for leaf in leaves):
+        names = tuple(name for name, _ in leaves)
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            raise ValueError(f"{what} names {twice} more than once")
+        return Structure("pairs", names), [leaf for _, leaf in leaves]
+    return Structure("list", tuple(range(len(leaves)))), leaves
+
+
+def ordered(tree: Any, what: str) -> list[Any]:
+    """A list of what an ordered collection, or an iterator such as ``model.parameters()``, holds."""
+    if isinstance(tree, Set):
+        raise TypeError(f"{what} is a set, which has no order: give a list or a dict")
+    if hasattr(tree, "shape") or isinstance(tree, (str, bytes)) or not isinstance(tree, Iterable):
+        raise TypeError(f"{what} is a {type(tree).__name__}: give a list or a dict of arrays")
+    return list(tree)
+
+
+def _is_pair(leaf: Any) -> bool:
+    return isinstance(leaf, tuple) and len(leaf) == 2 and isinstance(leaf[0], str)
+
+
+def map_leaves(structures: Sequence[Structure], leaves: Sequence[Any], build: Callable[[list[Any]], Any]) -> Any:
+    """Each structure's share of the leaves built, and the list of these handed to ``build``."""
+    built = []
+    start = 0
+    for structure in structures:
+        stop = start + len(structure.names)
+        built.append(structure.build(leaves[start:stop]))
+        start = stop
+    return build(built)

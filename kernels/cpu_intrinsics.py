@@ -1,0 +1,112 @@
+"""What Numba's CPU target lacks: a fused multiply-add, arrays over addresses, and the 16-bit formats.
+
+Each is a few LLVM instructions, which the vectoriser sees through, unlike a call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+_WORD = ir.IntType(16)
+_BITS = ir.IntType(32)
+_FLOAT = ir.FloatType()
+
+
+class NoAliasCompiler(CompilerBase):  # type: ignore[misc]
+    """Numba's pipeline with array arguments declared not to overlap, which the optimizer has checked.
+
+    Without it the vectoriser compares every pair of streams at run time, and gives up at five streams.
+    """
+
+    def define_pipelines(self) -> list[Any]:
+        """The ordinary pipeline, the flag set."""
+        self.state.flags.noalias = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
+    """``a*b + c``, rounded once."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.fma(*args)
+
+    # Mixed formats are refused rather than promoted: a float64 that slips in would change the bits.
+    return (a(a, a, a), codegen) if a == b == c else None
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def array_at(typingctx, address, size, dtype):  # type: ignore[no-untyped-def]
+    """A one-dimensional array of ``size`` elements of ``dtype`` at an address."""
+    array_type = types.Array(dtype.dtype, 1, "C")
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        element = context.get_data_type(array_type.dtype)
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(element))
+        array = make_array(array_type)(context, builder)
+        populate_array(
+            array,
+            data=builder.inttoptr(args[0], element.as_pointer()),
+            shape=[args[1]],
+            strides=[itemsize],
+            itemsize=itemsize,
+            meminfo=None,
+        )
+        return array._getvalue()
+
+    return array_type(address, types.intp, dtype), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def widen_float16(typingctx, word):  # type: ignore[no-untyped-def]
+    """The float32 of a float16's 16 bits, exactly."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), _FLOAT)
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def round_float16(typingctx, value):  # type: ignore[no-untyped-def]
+    """The 16 bits of the float16 nearest to a float32, ties to even."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), _WORD)
+
+    return types.uint16(types.float32), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def widen_bfloat16(typingctx, word):  # type: ignore[no-untyped-def]
+    """The float32 of a bfloat16's 16 bits, exactly: they are its upper half."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(builder.shl(builder.zext(args[0], _BITS), _BITS(16)), _FLOAT)
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def round_bfloat16(typingctx, value):  # type: ignore[no-untyped-def]
+    """The 16 bits of the bfloat16 nearest to a float32, ties to even; a NaN stays one.
+
+    Adding 0x7fff, and 1 more where the kept half is odd, carries into the kept half exactly when rounding up is due, and past the
+    largest number into infinity. A NaN could be carried into infinity or zero, so it is cut and made quiet instead.
+    """
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        bits = builder.bitcast(args[0], _BITS)
+        odd = builder.and_(builder.lshr(bits, _BITS(16)), _BITS(1))
+        rounded = builder.lshr(builder.add(bits, builder.add(odd, _BITS(0x7FFF))), _BITS(16))
+        quiet = builder.or_(builder.lshr(bits, _BITS(16)), _BITS(0x40))
+        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
+        return builder.trunc(builder.select(is_nan, quiet, rounded), _WORD)
+
+    return types.uint16(types.float32), codegen
