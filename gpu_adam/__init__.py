@@ -5,7 +5,7 @@
 >>> p = np.array([1.0, -2.0], np.float32)
 >>> opt = GpuAdam([p], lr=0.1)
 >>> opt.step([np.array([0.5, -0.5], np.float32)])
->>> p
+>>> p.round(6)
 array([ 0.9, -1.9], dtype=float32)
 """
 

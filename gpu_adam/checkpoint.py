@@ -60,9 +60,9 @@ def save(
     start = 0
     for group, structure in zip(groups, structures, strict=True):
         stop = start + len(structure.names)
-        names = {"param_names": list(structure.names)} if structure.named else {}
+        labels = {"param_names": list(structure.names)} if structure.named else {}
         rest = {key: value for key, value in group.items() if key != "params"}
-        saved.append({**rest, **_TORCH_ONLY, **names, "params": list(range(start, stop))})
+        saved.append({**rest, **_TORCH_ONLY, **labels, "params": list(range(start, stop))})
         start = stop
     return {"state": state, "param_groups": saved}
 
@@ -98,15 +98,20 @@ def check(
     for number, (group, own, structure) in enumerate(zip(theirs, groups, structures, strict=True)):
         names = group.get("param_names")
         if names is not None and structure.named and list(names) != list(structure.names):
-            raise ValueError(f"group {number} of state_dict names {list(names)}, this optimizer {list(structure.names)}")
+            raise ValueError(
+                f"group {number} of state_dict names {list(names)}, this optimizer {list(structure.names)}"
+            )
         new = {key: group.get(key, own[key]) for key in KEYS}
         Hyperparameters.of_group(new, f"group {number} of state_dict")
         new_groups.append(new)
         keys.extend(group["params"])
     unknown = set(saved["state"]) - set(keys)
     if unknown:
-        raise ValueError(f"state_dict has states of parameters {sorted(unknown, key=repr)}, which are in none of its groups")
-    steps, arrays = [], []
+        raise ValueError(
+            f"state_dict has states of parameters {sorted(unknown, key=repr)}, which are in none of its groups"
+        )
+    steps: list[int] = []
+    arrays: list[dict[str, NDArray[Any]]] = []
     for placed, key in zip(params, keys, strict=True):
         entry = saved["state"].get(key)
         if entry is None:
@@ -145,9 +150,7 @@ def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
     return host
 
 
-def apply(
-    loaded: Loaded, groups: Sequence[dict[str, Any]], params: Sequence[Placed], steps: NDArray[np.int64]
-) -> None:
+def apply(loaded: Loaded, groups: Sequence[dict[str, Any]], params: Sequence[Placed], steps: NDArray[np.int64]) -> None:
     """Write what was checked into the optimizer."""
     for group, new in zip(groups, loaded.groups, strict=True):
         group.update(new)

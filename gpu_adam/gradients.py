@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter, methodcaller
 from typing import Any
 
-from .arrays import ArrayRef, Occupied, probe
+from .arrays import ArrayRef, Occupied, probe, reach
 from .formats import Format
 from .layout import Device
 from .state import Placed
@@ -15,16 +16,32 @@ Shape = tuple[Format, tuple[int, ...]]
 """What a plan depends on: the gradient's format and strides."""
 
 
+# How the libraries whose arrays come anew every step tell an array's strides and its address, in a fraction of what a probe costs.
+_STRIDES: dict[str, Callable[[Any], Any]] = {
+    "numpy": attrgetter("strides"),
+    "cupy": attrgetter("strides"),
+    "torch": methodcaller("stride"),
+}
+_ADDRESS: dict[str, Callable[[Any], int]] = {
+    "numpy": lambda array: array.__array_interface__["data"][0],
+    "cupy": attrgetter("data.ptr"),
+    "torch": methodcaller("data_ptr"),
+}
+
+
 class _Slot:
     """The last gradient seen for one parameter."""
 
-    __slots__ = ("address", "shape", "torch", "weak")
+    __slots__ = ("_kind", "_traits", "_weak", "address", "family", "reach", "shape")
 
     def __init__(self) -> None:
-        self.weak: weakref.ref[Any] | None = None
-        self.torch = False
         self.address = 0
+        self.family = ""
+        self.reach = (0, 0)
         self.shape: Shape | None = None
+        self._weak: weakref.ref[Any] | None = None
+        self._kind: type | None = None
+        self._traits: tuple[Any, ...] = ()
 
     def holds(self, array: Any) -> bool:
         """Whether this is the array that was seen last, where it was.
@@ -32,17 +49,38 @@ class _Slot:
         Only a weak reference is kept: a strong one would keep a gradient alive that the caller has let go, for a whole backward pass.
         Identity suffices, but for torch, where a tensor's memory can be swapped under it.
         """
-        weak = self.weak
-        return weak is not None and weak() is array and (not self.torch or array.data_ptr() == self.address)
+        held = None if self._weak is None else self._weak()
+        if held is None or held is not array:
+            return False
+        return self.family != "torch" or bool(held.data_ptr() == self.address)
+
+    def moved_to(self, array: Any) -> int | None:
+        """The address of an array that differs from the last one in nothing else; ``None`` if it may differ in more."""
+        if type(array) is not self._kind or self._traits != _traits(self.family, array):
+            return None
+        return _ADDRESS[self.family](array)
+
+    def move(self, array: Any, address: int) -> None:
+        """Remember an array that differs from the last one in its address alone."""
+        try:
+            self._weak = weakref.ref(array)
+        except TypeError:
+            self._weak = None
+        self.address = address
 
     def take(self, array: Any, ref: ArrayRef) -> None:
-        try:
-            self.weak = weakref.ref(array)
-        except TypeError:
-            self.weak = None
-        self.torch = ref.family == "torch"
-        self.address = ref.address
+        """Remember any array, without keeping it alive."""
+        self.family = ref.family
         self.shape = (ref.format, ref.strides)
+        start, stop = reach(ref)
+        self.reach = (start - ref.address, stop - ref.address)
+        fast = ref.family in _STRIDES
+        self._kind, self._traits = (type(array), _traits(ref.family, array)) if fast else (None, ())
+        self.move(array, ref.address)
+
+
+def _traits(family: str, array: Any) -> tuple[Any, ...]:
+    return array.dtype, array.shape, array.device, _STRIDES[family](array)
 
 
 class Gradients:
@@ -86,25 +124,33 @@ class Gradients:
                 memory without being that very array. Nothing has changed then.
         """
         fresh: list[tuple[int, Any, ArrayRef]] = []
+        addressed: list[tuple[int, Any, int]] = []
         gone = []
         for index, (slot, array) in enumerate(zip(self._slots, arrays, strict=True)):
             if array is None:
                 if slot.shape is not None:
                     gone.append(index)
             elif not slot.holds(array):
-                fresh.append((index, array, self._check(self._params[index], array)))
+                address = slot.moved_to(array)
+                if address is not None and self._is_clear(index, address):
+                    addressed.append((index, array, address))
+                else:
+                    fresh.append((index, array, self._check(self._params[index], array)))
         reshaped = bool(gone)
         moved = []
         for index in gone:
             self._slots[index] = _Slot()
+        for index, array, address in addressed:
+            if address != self._slots[index].address:
+                moved.append(index)
+            self._slots[index].move(array, address)
         for index, array, ref in fresh:
             slot = self._slots[index]
-            before = slot.shape, slot.address
-            slot.take(array, ref)
-            if slot.shape != before[0]:
+            if slot.shape != (ref.format, ref.strides):
                 reshaped = True
-            elif slot.address != before[1]:
+            elif slot.address != ref.address:
                 moved.append(index)
+            slot.take(array, ref)
         return reshaped, moved
 
     def check(self, arrays: Sequence[Any]) -> None:
@@ -112,6 +158,12 @@ class Gradients:
         for placed, array in zip(self._params, arrays, strict=True):
             if array is not None:
                 self._check(placed, array)
+
+    def _is_clear(self, index: int, address: int) -> bool:
+        """Whether a gradient like the last one fits at an address, judged by its extent; if not, it takes a closer look."""
+        shape, (low, high) = self._slots[index].shape, self._slots[index].reach
+        aligned = shape is not None and address % shape[0].itemsize == 0
+        return aligned and self._occupied[self._params[index].ref.device].is_clear(address + low, address + high)
 
     def _check(self, placed: Placed, array: Any) -> ArrayRef:
         what = f"the gradient of {placed.label}"
@@ -123,18 +175,9 @@ class Gradients:
             raise ValueError(f"{what} has shape {ref.shape}: must be {placed.ref.shape}")
         if ref.device != placed.ref.device:
             raise ValueError(f"{what} lives on {ref.device}: must be on {placed.ref.device}, where the parameter is")
-        self._check_overlap(what, placed, ref)
-        return ref
-
-    def _check_overlap(self, what: str, own: Placed, ref: ArrayRef) -> None:
-        occupied = self._occupied.get(ref.device)
-        for index in occupied.overlapping(ref) if occupied is not None else ():
+        for index in self._occupied[ref.device].overlapping(ref):
             other = self._on_device[ref.device][index]
             # The gradient of x*x/2 is x itself: each element is read before it is written.
-            itself = other is own and (ref.address, ref.strides, ref.format) == (
-                own.ref.address,
-                own.ref.strides,
-                own.ref.format,
-            )
-            if not itself:
+            if other is not placed or not ref.same_elements(placed.ref):
                 raise ValueError(f"{what} overlaps the memory of {other.label}, which the step changes while it reads")
+        return ref

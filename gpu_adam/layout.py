@@ -61,7 +61,7 @@ class Walk:
 def visiting_order(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     """The dimensions of size other than 1, by decreasing magnitude of stride (in elements), ties in their own order.
 
-    >>> visiting_order((2, 3), (1, 2))     # Fortran order: the second dimension is the outer one
+    >>> visiting_order((2, 3), (1, 2))  # Fortran order: the second dimension is the outer one
     (1, 0)
     """
     return tuple(sorted((d for d, n in enumerate(shape) if n != 1), key=lambda d: -abs(strides[d])))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import checkpoint
 from .arrays import ArrayRef, Occupied, probe, to_host, zero
-from .engines import Engine, engine_named, gpu_engine
+from .engines import ENGINES, Engine, engine_named, gpu_engine
 from .gradients import Gradients
 from .hyperparameters import FLAGS, KEYS, Hyperparameters, LearningRate, number
 from .layout import MAX_DIMS, Device, Extent, overlaps_itself, pack, walk
@@ -30,13 +30,14 @@ class GpuAdam:
         m &= \beta_1 m + (1-\beta_1) g, \qquad v = \beta_2 v + (1-\beta_2) g^2 \\
         \theta &= \theta - \alpha \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
 
-    in the caller's own memory, in float32 for parameters of 32 bits or fewer and in float64 for float64, each operation rounded as the
-    README's section on arithmetic says. With ``eps=0`` an element whose gradients were all zero becomes 0/0, which is NaN.
+    in the caller's own memory, in float32 for parameters of 32 bits or fewer and in float64 for float64, each operation rounded as
+    `gpu_adam.kernels.adam` states. With ``eps=0`` an element whose gradients were all zero becomes 0/0, which is NaN.
 
     Args:
-        params: A list of arrays, a dict of them by name, a list of ``(name, array)``, or a list of groups: dicts with ``"params"`` and any of
-            the hyperparameters below. Arrays are NumPy's, CuPy's, Numba's device arrays, torch tensors, or anything writable with
-            ``__cuda_array_interface__`` or ``__dlpack__``; float64, float32, float16 or bfloat16; of any shape and strides.
+        params: A list of arrays, a dict of them by name, a list of ``(name, array)``, or a list of groups: dicts with
+            ``"params"`` and any of the hyperparameters below. Arrays are NumPy's, CuPy's, Numba's device arrays, torch tensors,
+            or anything writable with ``__cuda_array_interface__`` or ``__dlpack__``; float64, float32, float16 or bfloat16; of
+            any shape and strides.
         lr: The learning rate α, at least 0; or a function of the step number t = 1, 2, …; or a 0-dimensional array.
         betas: β1 and β2, in [0, 1).
         eps: ε, at least 0.
@@ -46,9 +47,10 @@ class GpuAdam:
         maximize: Whether to follow the gradient upwards.
         bias_correction: Whether to divide by :math:`1-\beta^t`.
         eps_hat: Whether ``eps`` is the paper's ε̂ (end of its section 2): α√(1-β2^t)/(1-β1^t) · m/(√v + ε̂).
-        engine: ``"cpu"``, ``"cupy"``, ``"numba"``, or ``"auto"``: chosen for each device by where the arrays live and what is installed.
-        pack: Whether to copy the parameters into flat buckets. `params` and `grads` are then views into them, and a step looks nothing up.
-            A torch tensor's own memory becomes its place in the bucket; of other libraries use the arrays in `params` from then on.
+        engine: ``"cpu"``, ``"cupy"``, ``"numba"``, or ``"auto"``: for each device by where the arrays live and what is installed.
+        pack: Whether to copy the parameters into flat buckets. `params` and `grads` are then views into them, and a step looks
+            nothing up. A torch tensor's own memory becomes its place in the bucket; of other libraries use the arrays in
+            `params` from then on.
         master_weights: Whether 16-bit parameters keep a float32 copy that the arithmetic runs on; ``None`` means yes.
 
     Raises:
@@ -62,7 +64,7 @@ class GpuAdam:
         >>> w = np.zeros((2, 3), np.float32)
         >>> opt = GpuAdam({"w": w}, lr=0.1)
         >>> for _ in range(200):
-        ...     opt.step({"w": w - 1})         # the gradient of (w - 1)²/2
+        ...     opt.step({"w": w - 1})  # the gradient of (w - 1)²/2
         >>> bool(abs(w - 1).max() < 0.01)
         True
     """
@@ -84,8 +86,8 @@ class GpuAdam:
         pack: bool = False,
         master_weights: bool | None = None,
     ) -> None:
-        if engine not in ("auto", "cpu", "cupy", "numba"):
-            raise ValueError(f"engine={engine!r}: use 'auto', 'cpu', 'cupy' or 'numba'")
+        if engine not in ("auto", *ENGINES):
+            raise ValueError(f"engine={engine!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
         self.defaults: dict[str, Any] = {
             "lr": lr,
             "betas": betas,
@@ -125,9 +127,11 @@ class GpuAdam:
         self._grouped = True
 
     def _add(self, groups: list[dict[str, Any]]) -> None:
-        structures, added, refs = [], [], []
-        for number, group in enumerate(groups, start=len(self.param_groups)):
-            where = f"group {number}"
+        structures: list[Structure] = []
+        added: list[dict[str, Any]] = []
+        refs: list[tuple[int, str, ArrayRef]] = []
+        for index, group in enumerate(groups, start=len(self.param_groups)):
+            where = f"group {index}"
             if "params" not in group:
                 raise ValueError(f"{where} has no 'params'")
             unknown = sorted(set(group) - {"params", "name", *KEYS})
@@ -140,7 +144,7 @@ class GpuAdam:
             added.append(filled)
             for name, leaf in zip(structure.names, leaves, strict=True):
                 label = f"parameter {name!r}" if structure.named else f"parameter {name} of {where}"
-                refs.append((number, label, _param_ref(leaf, label)))
+                refs.append((index, label, _param_ref(leaf, label)))
         self._check_apart([(placed.label, placed.ref) for placed in self._params] + [entry[1:] for entry in refs])
         engines = {ref.device: self._engine_for(ref.device, label) for _, label, ref in refs}
         base = len(self._params)
@@ -158,20 +162,26 @@ class GpuAdam:
                 one.write("master", to_host(one.ref.array))
             if self._pack:
                 one.move_into_bucket()
-        for number, group in enumerate(added, start=len(self.param_groups)):
-            group["params"] = [one.ref.array for one in placed if one.group == number]
+        for index, group in enumerate(added, start=len(self.param_groups)):
+            group["params"] = [one.ref.array for one in placed if one.group == index]
         self.param_groups.extend(added)
         self._structures.extend(structures)
         self._params.extend(placed)
         self._states.extend(states)
         self._steps = np.concatenate((self._steps, np.zeros(len(placed), np.int64)))
         self._bound = [*self._bound, *(one.bind_gradient() if self._pack else None for one in placed)]
-        self._torch = [one for one in self._params if one.ref.family == "torch"]
+        self._rest()
+
+    def _rest(self) -> None:
+        """Forget everything that follows from the parameters and is found again at the next step."""
         self._gradients = Gradients(self._params)
         self._schedule: Schedule | None = None
         self._seen: Sequence[Any] | None = None
         self._keys: list[tuple[Any, ...]] = []
         self._hyper: list[Hyperparameters] = []
+        self._torch = [one for one in self._params if one.ref.family == "torch"]
+        self._addresses = [one.ref.array.data_ptr for one in self._torch]
+        self._last_addresses = [one.ref.address for one in self._torch]
 
     @staticmethod
     def _check_apart(refs: Sequence[tuple[str, ArrayRef]]) -> None:
@@ -182,13 +192,14 @@ class GpuAdam:
             conflict = Occupied([ref for _, ref in members]).conflict()
             if conflict is not None:
                 (first, a), (second, b) = (members[k] for k in sorted(conflict))
-                same = (a.address, a.shape, a.strides) == (b.address, b.shape, b.strides)
-                what = "are the same array" if same else "overlap in memory"
+                what = "are the same array" if a.same_elements(b) else "overlap in memory"
                 raise ValueError(f"{first} and {second} {what}: each element may be updated once a step")
 
     def _extent(self, index: int, label: str, ref: ArrayRef) -> Extent:
         if self._pack and ref.family == "foreign":
-            raise TypeError(f"{label} is a {type(ref.array).__name__}: pack=True works with NumPy, CuPy, Numba and torch arrays")
+            raise TypeError(
+                f"{label} is a {type(ref.array).__name__}: pack=True works with NumPy, CuPy, Numba and torch arrays"
+            )
         dims = len(walk(ref.shape, ref.strides, ref.strides).shape)
         if dims > MAX_DIMS:
             raise ValueError(f"{label} needs {dims} strided dimensions: at most {MAX_DIMS} are supported")
@@ -212,13 +223,13 @@ class GpuAdam:
         """Update every parameter that has a gradient.
 
         Args:
-            grads: The gradients, in the structure in which the parameters were given, ``None`` for a parameter that is to be left alone,
-                its step count too. Each has its parameter's shape and device, and any of the four formats and any strides. By
-                default the bound ones: `grads`, and for torch tensors their ``.grad``.
+            grads: The gradients, in the structure in which the parameters were given, ``None`` for a parameter that is to be
+                left alone, its step count too. Each has its parameter's shape and device, any of the four formats and any
+                strides. By default the bound ones: `grads`, and for torch tensors their ``.grad``.
 
         Raises:
-            TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense. Nothing has changed
-                then: no parameter, no state, no step count.
+            TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.
+                Nothing has changed then: no parameter, no state, no step count.
         """
         self._read_hyperparameters()
         self._follow_memory()
@@ -250,37 +261,41 @@ class GpuAdam:
         keys = [_group_key(group, f"group {number}") for number, group in enumerate(self.param_groups)]
         if keys == self._keys:
             return
-        hyper = [
-            Hyperparameters.of_group(group, f"group {number}") for number, group in enumerate(self.param_groups)
-        ]
+        hyper = [Hyperparameters.of_group(group, f"group {number}") for number, group in enumerate(self.param_groups)]
         if [h.rule for h in hyper] != [h.rule for h in self._hyper]:
             self._schedule = None
         self._keys, self._hyper = keys, hyper
 
     def _follow_memory(self) -> None:
-        """Take up memory that was swapped under a torch tensor (``p.data = …``)."""
-        for placed in self._torch:
-            if placed.ref.array.data_ptr() != placed.ref.address:
-                ref = _param_ref(placed.ref.array, placed.label)
-                if (ref.shape, ref.format, ref.device) != (placed.ref.shape, placed.ref.format, placed.ref.device):
-                    raise ValueError(
-                        f"{placed.label} was {placed.ref.format} {placed.ref.shape} on {placed.ref.device} and is now "
-                        f"{ref.format} {ref.shape} on {ref.device}: make a new optimizer and load this one's state_dict()"
-                    )
-                if state_strides(ref) != state_strides(placed.ref):
-                    raise ValueError(f"{placed.label} now lies in memory in another order: make a new optimizer")
-                placed.ref = ref
-                self._gradients, self._schedule, self._seen = Gradients(self._params), None, None
+        """Take up memory that was swapped under torch tensors (``p.data = …``)."""
+        if [address() for address in self._addresses] == self._last_addresses:
+            return
+        swapped = [(placed, _param_ref(placed.ref.array, placed.label)) for placed in self._torch]
+        for placed, ref in swapped:
+            old = placed.ref
+            if (ref.shape, ref.format, ref.device) != (old.shape, old.format, old.device):
+                raise ValueError(
+                    f"{placed.label} was {old.format} {old.shape} on {old.device} and is now {ref.format} {ref.shape} "
+                    f"on {ref.device}: make a new optimizer and load this one's state_dict()"
+                )
+            if state_strides(ref) != state_strides(old):
+                raise ValueError(f"{placed.label} now lies in memory in another order: make a new optimizer")
+        for placed, ref in swapped:
+            placed.ref = ref
+        self._rest()
 
     # Gradients.
 
     def _bound_arrays(self) -> Sequence[Any]:
         if not self._torch:
             return self._bound
-        arrays = [
-            placed.ref.array.grad if placed.ref.family == "torch" else bound
-            for placed, bound in zip(self._params, self._bound, strict=True)
-        ]
+        if len(self._torch) == len(self._params):
+            arrays = [placed.ref.array.grad for placed in self._torch]
+        else:
+            arrays = [
+                placed.ref.array.grad if placed.ref.family == "torch" else bound
+                for placed, bound in zip(self._params, self._bound, strict=True)
+            ]
         # The buckets' own views, untouched, count as one object, so that nothing is looked up tensor by tensor.
         return self._bound if all(map(is_, arrays, self._bound)) else arrays
 
@@ -389,8 +404,9 @@ class GpuAdam:
         """A copy of the state, in the layout of PyTorch's Adam.
 
         Returns:
-            ``{"state": {i: {"step", "exp_avg", "exp_avg_sq"[, "max_exp_avg_sq"][, "master"]}}, "param_groups": [...]}``: arrays of the parameters'
-            shapes and libraries, on their devices, in the working format; parameters that were never stepped are absent, as in PyTorch.
+            ``{"state": {i: {"step": t, "exp_avg": m, "exp_avg_sq": v}}, "param_groups": [...]}``, with ``"max_exp_avg_sq"`` and
+            ``"master"`` where they are kept. The arrays have the parameters' shapes, libraries and devices, and the working
+            format. Parameters that were never stepped are absent, as in PyTorch.
         """
         return checkpoint.save(self.param_groups, self._structures, self._params, self._steps)
 
@@ -405,7 +421,7 @@ class GpuAdam:
         """
         loaded = checkpoint.check(state_dict, self.param_groups, self._structures, self._params)
         checkpoint.apply(loaded, self.param_groups, self._params, self._steps)
-        self._keys, self._schedule, self._seen = [], None, None
+        self._rest()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -462,5 +478,7 @@ def _param_ref(array: Any, label: str) -> ArrayRef:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{label} {error}") from None
     if overlaps_itself(ref.shape, ref.strides):
-        raise ValueError(f"{label} has shape {ref.shape} and strides {ref.strides}, so that elements share memory: copy it")
+        raise ValueError(
+            f"{label} has shape {ref.shape} and strides {ref.strides}, so that elements share memory: copy it"
+        )
     return ref

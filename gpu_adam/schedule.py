@@ -72,9 +72,7 @@ class Schedule:
                 self._cohorts[key] = Cohort(placed.group, working, row, placed.index)
             task = self._task(placed, hyperparameters[placed.group].rule, self._cohorts[key].row)
             tasks.setdefault(placed.ref.device, []).append(task)
-        self._rows = {
-            working.name: np.zeros((count, ROW_WORDS), working.dtype) for working, count in counts.items()
-        }
+        self._rows = {working.name: np.zeros((count, ROW_WORDS), working.dtype) for working, count in counts.items()}
         by_index = {placed.index: placed for placed in active}
         launches: list[Launch] = []
         self._shards: list[_Shard] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,7 +45,9 @@ class Structure:
             missing = [name for name in self.names if name not in tree]
             unknown = [name for name in tree if name not in self.names]
             if missing or unknown:
-                raise ValueError(f"{what} lacks {missing} and has unknown {unknown}: use None to leave a parameter alone")
+                raise ValueError(
+                    f"{what} lacks {missing} and has unknown {unknown}: use None to leave a parameter alone"
+                )
             return [tree[name] for name in self.names]
         leaves = ordered(tree, what)
         if len(leaves) != len(self.names):
@@ -85,14 +87,3 @@ def ordered(tree: Any, what: str) -> list[Any]:
 
 def _is_pair(leaf: Any) -> bool:
     return isinstance(leaf, tuple) and len(leaf) == 2 and isinstance(leaf[0], str)
-
-
-def map_leaves(structures: Sequence[Structure], leaves: Sequence[Any], build: Callable[[list[Any]], Any]) -> Any:
-    """Each structure's share of the leaves built, and the list of these handed to ``build``."""
-    built = []
-    start = 0
-    for structure in structures:
-        stop = start + len(structure.names)
-        built.append(structure.build(leaves[start:stop]))
-        start = stop
-    return build(built)

@@ -26,7 +26,7 @@ A = 9
 def adam(fma: Callable[..., Any], sqrt: Callable[..., Any], amsgrad: bool = False) -> Callable[..., Any]:
     """The scalar function of Adam: ``s0`` and ``s1`` are the moments, ``s2`` with ``amsgrad`` the largest second moment so far."""
 
-    def update(p, g, s0, s1, s2, c):  # type: ignore[no-untyped-def]
+    def update(p, g, s0, s1, s2, c):
         m = fma(c[W1], g, fma(-c[W1], s0, s0))
         v = fma(c[W2] * g, g, fma(-c[W2], s1, s1))
         x = v

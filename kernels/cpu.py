@@ -41,13 +41,13 @@ _NROLES, _MAX_DIMS, _WALK_WORDS = len(ROLES), MAX_DIMS, WALK_WORDS
 _STORAGE = {"float64": np.float64, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
 
 
-@numba.njit  # type: ignore[untyped-decorator]
-def _to_float32(x):  # type: ignore[no-untyped-def]
+@numba.njit
+def _to_float32(x):
     return np.float32(x)
 
 
-@numba.njit  # type: ignore[untyped-decorator]
-def _to_float64(x):  # type: ignore[no-untyped-def]
+@numba.njit
+def _to_float64(x):
     return np.float64(x)
 
 
@@ -56,19 +56,19 @@ def _loader(format: Format, working: Format) -> Callable[..., Any]:
     convert = {"float32": _to_float32, "float64": _to_float64}[working.name]
     widen = {"float16": widen_float16, "bfloat16": widen_bfloat16}.get(format.name)
     if widen is None:
-        return convert  # type: ignore[no-any-return]
+        return convert
 
-    @_inner  # type: ignore[untyped-decorator]
-    def load(word):  # type: ignore[no-untyped-def]
+    @_inner
+    def load(word):
         return convert(widen(word))
 
-    return load  # type: ignore[no-any-return]
+    return load
 
 
 def _storer(format: Format) -> Callable[..., Any]:
     """From the working format to the stored element, rounded once."""
     rounders = {"float64": _to_float64, "float32": _to_float32, "float16": round_float16, "bfloat16": round_bfloat16}
-    return rounders[format.name]  # type: ignore[no-any-return]
+    return rounders[format.name]
 
 
 def make_kernel(kind: Specialization) -> Any:
@@ -92,8 +92,8 @@ def _make_element(kind: Specialization) -> Any:
     store_param = _storer(kind.param)
     states, master = kind.states, kind.master
 
-    @_inner  # type: ignore[untyped-decorator]
-    def element(p, g, s0, s1, s2, w, i, j, k, c):  # type: ignore[no-untyped-def]
+    @_inner
+    def element(p, g, s0, s1, s2, w, i, j, k, c):
         theta = w[k] if master else load_param(p[i])
         theta, gradient = before(theta, load_grad(g[j]), c)
         # A state that the rule lacks is handed some number of the right type; the compiler drops it.
@@ -114,8 +114,8 @@ def _make_element(kind: Specialization) -> Any:
     return element
 
 
-@_inner  # type: ignore[untyped-decorator]
-def _coefficients(row):  # type: ignore[no-untyped-def]
+@_inner
+def _coefficients(row):
     """A row as a tuple: registers, which no store through a stream can be thought to change."""
     return (
         row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7],
@@ -130,13 +130,13 @@ def _make_span(kind: Specialization, element: Any) -> Any:
     param, grad, working = _STORAGE[kind.param.name], _STORAGE[kind.grad.name], _STORAGE[kind.working.name]
     param_bytes, grad_bytes, working_bytes = kind.param.itemsize, kind.grad.itemsize, kind.working.itemsize
 
-    @_loop  # type: ignore[untyped-decorator]
-    def loop(p, g, s0, s1, s2, w, c):  # type: ignore[no-untyped-def]
+    @_loop
+    def loop(p, g, s0, s1, s2, w, c):
         for i in range(p.size):
             element(p, g, s0, s1, s2, w, i, i, i, c)
 
-    @_inner  # type: ignore[untyped-decorator]
-    def span(p, g, s0, s1, s2, w, begin, end, row):  # type: ignore[no-untyped-def]
+    @_inner
+    def span(p, g, s0, s1, s2, w, begin, end, row):
         n = end - begin
         loop(
             array_at(p + begin * param_bytes, n, param),
@@ -152,16 +152,16 @@ def _make_span(kind: Specialization, element: Any) -> Any:
 
 
 def _make_flat(kind: Specialization, span: Any) -> Any:
-    @_outer  # type: ignore[untyped-decorator]
-    def flat(p, g, s0, s1, s2, w, begin, end, row):  # type: ignore[no-untyped-def]
+    @_outer
+    def flat(p, g, s0, s1, s2, w, begin, end, row):
         span(p, g, s0, s1, s2, w, begin, end, row)
 
     return flat
 
 
 def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
-    @_outer  # type: ignore[untyped-decorator]
-    def multi_tensor(words, segments, chunks, chunk, first, last, rows):  # type: ignore[no-untyped-def]
+    @_outer
+    def multi_tensor(words, segments, chunks, chunk, first, last, rows):
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
         for at in range(chunk_segments + first, chunk_segments + last):
@@ -189,16 +189,16 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
     param, grad, working = _STORAGE[kind.param.name], _STORAGE[kind.grad.name], _STORAGE[kind.working.name]
     param_bytes, grad_bytes = kind.param.itemsize, kind.grad.itemsize
 
-    @_inner  # type: ignore[untyped-decorator]
-    def run(p, g, s0, s1, s2, w, begin, end, p_step, g_step, c):  # type: ignore[no-untyped-def]
+    @_inner
+    def run(p, g, s0, s1, s2, w, begin, end, p_step, g_step, c):
         # Addresses, not indices: an offset may be negative, and Numba would count a negative index from the end.
         for k in range(begin, end):
             element(array_at(p, 1, param), array_at(g, 1, grad), s0, s1, s2, w, 0, 0, k, c)
             p += p_step
             g += g_step
 
-    @_outer  # type: ignore[untyped-decorator]
-    def strided(words, segments, chunks, chunk, first, last, rows):  # type: ignore[no-untyped-def]
+    @_outer
+    def strided(words, segments, chunks, chunk, first, last, rows):
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
         walks = chunk_segments + 2 * chunks

@@ -18,7 +18,7 @@ _BITS = ir.IntType(32)
 _FLOAT = ir.FloatType()
 
 
-class NoAliasCompiler(CompilerBase):  # type: ignore[misc]
+class NoAliasCompiler(CompilerBase):
     """Numba's pipeline with array arguments declared not to overlap, which the optimizer has checked.
 
     Without it the vectoriser compares every pair of streams at run time, and gives up at five streams.
@@ -30,23 +30,23 @@ class NoAliasCompiler(CompilerBase):  # type: ignore[misc]
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
+@intrinsic
+def fma(typingctx, a, b, c):
     """``a*b + c``, rounded once."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return builder.fma(*args)
 
     # Mixed formats are refused rather than promoted: a float64 that slips in would change the bits.
     return (a(a, a, a), codegen) if a == b == c else None
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def array_at(typingctx, address, size, dtype):  # type: ignore[no-untyped-def]
+@intrinsic
+def array_at(typingctx, address, size, dtype):
     """A one-dimensional array of ``size`` elements of ``dtype`` at an address."""
     array_type = types.Array(dtype.dtype, 1, "C")
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         element = context.get_data_type(array_type.dtype)
         itemsize = context.get_constant(types.intp, context.get_abi_sizeof(element))
         array = make_array(array_type)(context, builder)
@@ -63,45 +63,45 @@ def array_at(typingctx, address, size, dtype):  # type: ignore[no-untyped-def]
     return array_type(address, types.intp, dtype), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def widen_float16(typingctx, word):  # type: ignore[no-untyped-def]
+@intrinsic
+def widen_float16(typingctx, word):
     """The float32 of a float16's 16 bits, exactly."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return builder.fpext(builder.bitcast(args[0], ir.HalfType()), _FLOAT)
 
     return types.float32(types.uint16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def round_float16(typingctx, value):  # type: ignore[no-untyped-def]
+@intrinsic
+def round_float16(typingctx, value):
     """The 16 bits of the float16 nearest to a float32, ties to even."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), _WORD)
 
     return types.uint16(types.float32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def widen_bfloat16(typingctx, word):  # type: ignore[no-untyped-def]
+@intrinsic
+def widen_bfloat16(typingctx, word):
     """The float32 of a bfloat16's 16 bits, exactly: they are its upper half."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         return builder.bitcast(builder.shl(builder.zext(args[0], _BITS), _BITS(16)), _FLOAT)
 
     return types.float32(types.uint16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def round_bfloat16(typingctx, value):  # type: ignore[no-untyped-def]
+@intrinsic
+def round_bfloat16(typingctx, value):
     """The 16 bits of the bfloat16 nearest to a float32, ties to even; a NaN stays one.
 
     Adding 0x7fff, and 1 more where the kept half is odd, carries into the kept half exactly when rounding up is due, and past the
     largest number into infinity. A NaN could be carried into infinity or zero, so it is cut and made quiet instead.
     """
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         bits = builder.bitcast(args[0], _BITS)
         odd = builder.and_(builder.lshr(bits, _BITS(16)), _BITS(1))
         rounded = builder.lshr(builder.add(bits, builder.add(odd, _BITS(0x7FFF))), _BITS(16))

@@ -59,7 +59,7 @@ RULES = {
 def decay(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:
     """What comes before every rule: scale the gradient, then weight decay of either kind."""
 
-    def scale_and_decay(p, g, c):  # type: ignore[no-untyped-def]
+    def scale_and_decay(p, g, c):
         g = c[SCALE] * g
         if c[L2]:
             g = fma(c[WEIGHT_DECAY], p, g)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .overlap import Occupied
+from .overlap import Occupied, reach
 from .probe import ArrayRef, probe
 from .views import copy_of, to_host, view, zero
 
-__all__ = ["ArrayRef", "Occupied", "copy_of", "probe", "to_host", "view", "zero"]
+__all__ = ["ArrayRef", "Occupied", "copy_of", "probe", "reach", "to_host", "view", "zero"]

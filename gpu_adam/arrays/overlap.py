@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .probe import ArrayRef
+from .views import HostStretch
 
 _MAX_WORK = 100_000
 """Candidate solutions that the exact test may look at; past that two arrays count as overlapping."""
@@ -25,6 +26,11 @@ class Occupied:
         self._starts = [reach(ref)[0] for ref in self._refs]
         # The furthest end so far tells how far back an overlap is possible at all.
         self._ends = list(accumulate((reach(ref)[1] for ref in self._refs), max))
+
+    def is_clear(self, start: int, stop: int) -> bool:
+        """Whether no array reaches into the bytes from ``start`` to ``stop``; ``False`` may be a false alarm."""
+        k = bisect_left(self._starts, stop)
+        return k == 0 or self._ends[k - 1] <= start
 
     def overlapping(self, ref: ArrayRef) -> Iterator[int]:
         """The numbers of the arrays that share an element with ``ref``."""
@@ -61,21 +67,18 @@ def reach(ref: ArrayRef) -> tuple[int, int]:
 def shares_memory(a: ArrayRef, b: ArrayRef) -> bool:
     """Whether two arrays of one device share an element; columns of one matrix do not, though their extents do."""
     try:
-        return bool(np.shares_memory(_stand_in(a), _stand_in(b), max_work=_MAX_WORK))
+        return bool(np.shares_memory(_stand_in(a), _stand_in(b), max_work=_MAX_WORK))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
 
 def _stand_in(ref: ArrayRef) -> np.ndarray[Any, Any]:
     """A NumPy array of the same addresses, made to be compared and never read."""
-
-    class Stretch:
-        __array_interface__ = {
-            "shape": ref.shape,
-            "strides": tuple(stride * ref.format.itemsize for stride in ref.strides),
-            "typestr": f"|V{ref.format.itemsize}",
-            "data": (ref.address, False),
-            "version": 3,
-        }
-
-    return np.asarray(Stretch())
+    interface = {
+        "shape": ref.shape,
+        "strides": tuple(stride * ref.format.itemsize for stride in ref.strides),
+        "typestr": f"|V{ref.format.itemsize}",
+        "data": (ref.address, False),
+        "version": 3,
+    }
+    return np.asarray(HostStretch(interface, None))

@@ -37,6 +37,11 @@ class ArrayRef:
     address: int
     array: Any = field(repr=False, compare=False)
 
+    def same_elements(self, other: ArrayRef) -> bool:
+        """Whether both describe the same elements in the same order."""
+        mine = (self.device, self.format, self.address, self.shape, self.strides)
+        return mine == (other.device, other.format, other.address, other.shape, other.strides)
+
 
 def probe(array: Any, *, writable: bool = False) -> ArrayRef:
     """The description of an array.
@@ -68,9 +73,7 @@ def _describe(array: Any) -> tuple[ArrayRef, bool]:
             return _cuda_array_interface(array)
         if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
             found = dlpack.read(array)
-            ref = ArrayRef(
-                "foreign", found.device, found.format, found.shape, found.strides, found.address, array
-            )
+            ref = ArrayRef("foreign", found.device, found.format, found.shape, found.strides, found.address, array)
             return ref, found.writable
     raise TypeError(
         f"is a {type(array).__module__}.{type(array).__qualname__}: use a NumPy, CuPy or Numba device array, a torch tensor, "

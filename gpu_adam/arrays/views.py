@@ -23,12 +23,16 @@ class _Stretch:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The GPU libraries' protocol."""
         return self.interface
 
 
-class _HostStretch(_Stretch):
+class HostStretch(_Stretch):
+    """The same in host memory."""
+
     @property
     def __array_interface__(self) -> dict[str, Any]:
+        """NumPy's protocol."""
         return self.interface
 
 
@@ -55,7 +59,7 @@ def view(
         "version": 3,
     }
     if device.kind == "cpu":
-        array: Any = np.asarray(_HostStretch(interface, owner))
+        array: Any = np.asarray(HostStretch(interface, owner))
         if family == "torch":
             import torch
 

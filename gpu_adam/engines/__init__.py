@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from ..layout import Device
 from ..plan import Launch, Policy
+
+ENGINES = ("cpu", "cupy", "numba")
 
 Coefficients = Mapping[str, NDArray[Any]]
 """For each working format's name an array of rows of ``ROW_WORDS`` numbers, which the engine copies before it returns."""
@@ -87,15 +90,11 @@ def engine_named(name: str) -> Engine:
         ValueError: For another name.
         EngineUnavailable: If it cannot run here; the message names the remedy.
     """
-    if name == "cpu":
-        from .cpu import engine
-    elif name == "cupy":
-        from .cupy import engine
-    elif name == "numba":
-        from .numba import engine
-    else:
-        raise ValueError(f"engine={name!r}: use 'auto', 'cpu', 'cupy' or 'numba'")
-    return engine()
+    if name not in ENGINES:
+        raise ValueError(f"engine={name!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
+    # Imported by name and late: an engine imports its libraries, which take seconds or are not there.
+    engine: Engine = import_module(f".{name}", __name__).engine()
+    return engine
 
 
 def gpu_engine() -> Engine:
@@ -105,7 +104,7 @@ def gpu_engine() -> Engine:
         EngineUnavailable: If neither can; the message says why for each.
     """
     reasons = []
-    for name in ("cupy", "numba"):
+    for name in ENGINES[1:]:
         try:
             return engine_named(name)
         except EngineUnavailable as error:

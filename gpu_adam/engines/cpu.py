@@ -96,7 +96,7 @@ class _Call:
             # Cuts at multiples of 1,024 elements keep each thread's stretch on cache lines of its own.
             cuts = [task.size * k // count // 1024 * 1024 for k in range(count)] + [task.size]
             self._row: int | slice = task.row
-            self._parts = [(*task.pointers, cuts[k], cuts[k + 1]) for k in range(count)]
+            self._parts: list[tuple[Any, ...]] = [(*task.pointers, cuts[k], cuts[k + 1]) for k in range(count)]
         else:
             table = launch.table
             segments = table.chunk_segments
