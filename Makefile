@@ -1,0 +1,131 @@
+# Every target sets up what it needs, on a machine that has Python 3.10 or newer with venv, and make. `make help` lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+# 12 or 13 to take that CUDA generation's packages, none for no GPU packages; by default what `family` below finds.
+CUDA ?= auto
+# Processes that share the tests. Two, because each brings threads of its own.
+WORKERS ?= 2
+# Handed on to the program: make train ARGS="--epochs 3"
+ARGS ?=
+
+BIN = $(abspath $(VENV))/bin
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/.set-up
+SOURCES := pyproject.toml setup.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help train test lint format bench doctor clean distclean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
+	@echo 'ARGS="..." is handed on; CUDA=12, 13 or none overrules the choice of GPU packages; PYTHON= and VENV= say where.'
+
+# ---- The CUDA generation: what was asked for, else what the environment holds, else what the driver can run -------------------------
+# CUDA 12 needs driver 525 and CUDA 13 driver 580. Only one of the two fits into an environment (pyproject.toml says why), so all
+# targets agree on it.
+
+ifneq (,$(filter train test bench doctor,$(MAKECMDGOALS)))
+installed := $(patsubst cupy_cuda%x,%,$(firstword $(subst -, ,$(notdir $(firstword \
+  $(wildcard $(VENV)/lib/python*/site-packages/cupy_cuda1[23]x-*.dist-info))))))
+ifneq ($(CUDA),auto)
+family := $(CUDA)
+else ifneq ($(installed),)
+family := $(installed)
+else
+driver := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9][0-9]*\).*/\1/p')
+family := $(if $(driver),$(shell [ $(driver) -ge 580 ] && echo 13 || { [ $(driver) -ge 525 ] && echo 12; }))
+ifneq ($(driver),)
+ifeq ($(family),)
+$(warning NVIDIA driver $(driver) is older than CUDA 12 needs (525): no GPU packages are installed, and the CPU engine is used)
+endif
+endif
+endif
+ifeq ($(filter-out none,$(family)),)
+family := none
+else ifeq ($(filter 12 13,$(family)),)
+$(error CUDA=$(family): use 12, 13, none or auto)
+endif
+# The tests compile the kernels on every machine, GPU or not, unless told not to.
+test_family := $(if $(filter autonone,$(CUDA)$(family)),13,$(family))
+endif
+gpu_extra = $(if $(filter 12 13,$(1)),$(comma)cuda$(1))
+comma := ,
+
+# ---- Setting up: one stamp for each set of packages, renewed when the lists of packages change --------------------------------------
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gpu_adam needs Python 3.10 or newer and this is " + sys.version.split()[0] + ": make PYTHON=...")'
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "Python's venv is incomplete: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+
+# $(call install,extras,CUDA generation,extras where these cannot be had)
+define install
+	@echo "Setting up $(VENV) for [$(1)]; the first time takes some minutes"
+	@mkdir -p $(STAMPS)
+	$(if $(filter 12,$(2)),@$(call drop,13))
+	$(if $(filter 13,$(2)),@$(call drop,12))
+	$(PY) -m pip install --disable-pip-version-check -e '.[$(1)]'$(if $(3), || { \
+	  echo "There is no torch here that stands beside CUDA $(2): going on without it." >&2; \
+	  $(PY) -m pip install --disable-pip-version-check -e '.[$(3)]'; })
+	@touch $@
+endef
+drop = rm -f $(STAMPS)/*-cuda$(1); $(PY) -m pip uninstall --quiet --yes cupy-cuda$(1)x 2>/dev/null
+
+$(STAMPS)/train-cuda%: $(SOURCES) | $(PY)
+	$(call install,train$(call gpu_extra,$*),$*)
+
+$(STAMPS)/test-cuda%: $(SOURCES) | $(PY)
+	$(call install,test$(call gpu_extra,$*),$*,$(if $(filter 12,$*),proof$(comma)cuda12))
+
+$(STAMPS)/bench-cuda%: $(SOURCES) | $(PY)
+	$(call install,bench$(call gpu_extra,$*),$*,$(if $(filter 12,$*),train$(comma)cuda12))
+
+$(STAMPS)/lint: $(SOURCES) | $(PY)
+	$(call install,lint)
+
+# ---- The targets ------------------------------------------------------------------------------------------------------------------
+
+train: $(STAMPS)/train-cuda$(family)  ## train a small network on handwritten digits, on the GPU if there is one
+	$(PY) -m gpu_adam train $(ARGS)
+
+# torch is an oracle here and needs one thread; more would take turns with the other workers' on the same cores.
+test: $(STAMPS)/test-cuda$(test_family)  ## run every test; those that need a GPU are skipped where there is none
+	@command -v g++ >/dev/null || echo "g++ was not found: the tests that run the CUDA C++ on the CPU are skipped"
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10 $(ARGS)
+
+bench: $(STAMPS)/bench-cuda$(family)  ## measure the engines against PyTorch, NumPy and a plain copy
+	$(PY) -m benchmarks $(ARGS)
+
+doctor: $(STAMPS)/train-cuda$(family)  ## say which engines can run here, and what the others lack
+	$(PY) -m gpu_adam doctor $(ARGS)
+
+PYTHON_CODE := gpu_adam kernels tests benchmarks setup.py
+CPP_CODE = $(shell find kernels tests benchmarks -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp')
+# mypy sees the package as it is installed, the kernels inside it.
+TYPES := build/types
+
+lint: $(STAMPS)/lint  ## check format, style and types
+	@rm -rf $(TYPES) && mkdir -p $(TYPES)/gpu_adam
+	@ln -s $(CURDIR)/gpu_adam/* $(CURDIR)/kernels $(TYPES)/gpu_adam/
+	@failed=; \
+	check() { echo "$$*"; "$$@" || failed="$$failed $$(basename $$1)"; }; \
+	check $(BIN)/ruff format --check $(PYTHON_CODE); \
+	check $(BIN)/ruff check $(PYTHON_CODE); \
+	check $(BIN)/clang-format --dry-run -Werror $(CPP_CODE); \
+	cd $(TYPES) && check $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p gpu_adam; \
+	[ -z "$$failed" ] || { echo "lint failed:$$failed" >&2; exit 1; }
+
+format: $(STAMPS)/lint  ## rewrite the files as lint wants them
+	$(BIN)/ruff check --fix --exit-zero $(PYTHON_CODE)
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/clang-format -i $(CPP_CODE)
+
+clean:  ## remove builds and caches; the environment stays
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find gpu_adam kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## remove the environment as well
+	rm -rf $(VENV)
