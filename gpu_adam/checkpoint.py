@@ -21,6 +21,9 @@ MAXIMUM = "max_exp_avg_sq"
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 """Keys that PyTorch's Adam expects in a group, with its defaults; they choose among its implementations and mean nothing here."""
 
+_MOST_STEPS = 1 << 53
+"""Step counts stay below, so that a count that travelled as float64 is exact."""
+
 _FLOAT32_INTEGERS = 1 << 24
 """Up to here float32, in which PyTorch counts steps, holds every integer."""
 
@@ -90,6 +93,12 @@ def check(
     if not isinstance(saved, Mapping) or "state" not in saved or "param_groups" not in saved:
         raise TypeError("state_dict must be a dict with 'state' and 'param_groups'")
     theirs = saved["param_groups"]
+    listed = isinstance(theirs, Sequence) and isinstance(saved["state"], Mapping)
+    if not listed or not all(isinstance(group, Mapping) for group in theirs):
+        raise TypeError("state_dict must have a dict as 'state' and a list of dicts as 'param_groups'")
+    for number, group in enumerate(theirs):
+        if not isinstance(group.get("params"), (list, tuple)):
+            raise ValueError(f"group {number} of state_dict has params={group.get('params')!r}: must be a list of their keys")
     sizes, own_sizes = [len(group["params"]) for group in theirs], [len(group["params"]) for group in groups]
     if sizes != own_sizes:
         raise ValueError(f"state_dict has groups of {sizes} parameters, this optimizer of {own_sizes}")
@@ -105,6 +114,8 @@ def check(
         Hyperparameters.of_group(new, f"group {number} of state_dict")
         new_groups.append(new)
         keys.extend(group["params"])
+    if any(not isinstance(key, (int, str)) for key in keys) or len(set(keys)) < len(keys):
+        raise ValueError(f"state_dict's groups have the params {keys}: must be a number or name for each, all different")
     unknown = set(saved["state"]) - set(keys)
     if unknown:
         raise ValueError(
@@ -118,6 +129,8 @@ def check(
             steps.append(0)
             arrays.append({})
             continue
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"state_dict's state of {placed.label} is a {type(entry).__name__}: must be a dict")
         wanted = (*MOMENTS, *((MAXIMUM,) if new_groups[placed.group]["amsgrad"] else ()))
         missing = [name for name in ("step", *wanted) if name not in entry]
         if missing:
@@ -130,12 +143,13 @@ def check(
 
 def _count(step: Any, label: str) -> int:
     try:
-        number = float(step)
-    except (TypeError, ValueError):
-        raise ValueError(f"state_dict's step of {label} is {step!r}: must be a whole number, at least 0") from None
-    if not number.is_integer() or number < 0:
-        raise ValueError(f"state_dict's step of {label} is {step!r}: must be a whole number, at least 0")
-    return int(step)
+        count = int(step)
+        whole = not isinstance(step, str) and 0 <= count == float(step) and count < _MOST_STEPS
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"state_dict's step of {label} is {step!r}: must be a whole number from 0 to {_MOST_STEPS - 1}")
+    return count
 
 
 def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:

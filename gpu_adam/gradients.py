@@ -16,11 +16,18 @@ Shape = tuple[Format, tuple[int, ...]]
 """What a plan depends on: the gradient's format and strides."""
 
 
+def _torch_strides(tensor: Any) -> Any:
+    try:
+        return tensor.stride(), tensor.is_neg()
+    except RuntimeError:  # a sparse tensor has none
+        return None
+
+
 # How the libraries whose arrays come anew every step tell an array's strides and its address, in a fraction of what a probe costs.
 _STRIDES: dict[str, Callable[[Any], Any]] = {
     "numpy": attrgetter("strides"),
     "cupy": attrgetter("strides"),
-    "torch": methodcaller("stride"),
+    "torch": _torch_strides,
 }
 _ADDRESS: dict[str, Callable[[Any], int]] = {
     "numpy": lambda array: array.__array_interface__["data"][0],
@@ -162,15 +169,16 @@ class Gradients:
     def _is_clear(self, index: int, address: int) -> bool:
         """Whether a gradient like the last one fits at an address, judged by its extent; if not, it takes a closer look."""
         shape, (low, high) = self._slots[index].shape, self._slots[index].reach
-        aligned = shape is not None and address % shape[0].itemsize == 0
-        return aligned and self._occupied[self._params[index].ref.device].is_clear(address + low, address + high)
+        usable = shape is not None and address != 0 and address % shape[0].itemsize == 0
+        return usable and self._occupied[self._params[index].ref.device].is_clear(address + low, address + high)
 
     def _check(self, placed: Placed, array: Any) -> ArrayRef:
         what = f"the gradient of {placed.label}"
         try:
             ref = probe(array)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{what} {error}") from None
+        except (TypeError, ValueError, BufferError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{what} {error}") from None
         if ref.shape != placed.ref.shape:
             raise ValueError(f"{what} has shape {ref.shape}: must be {placed.ref.shape}")
         if ref.device != placed.ref.device:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf, isfinite, sqrt
 from numbers import Real
@@ -64,10 +65,8 @@ class Hyperparameters:
         lr = group["lr"]
         if not callable(lr):
             lr = number(lr, "lr", where)
-        betas = group["betas"]
-        if isinstance(betas, (str, bytes)) or not hasattr(betas, "__len__") or len(betas) != 2:
-            raise ValueError(f"betas={betas!r} of {where}: must be two numbers in [0, 1)")
-        beta1, beta2 = (number(beta, f"betas[{k}]", where, below=1.0) for k, beta in enumerate(betas))
+        pair = two_betas(group["betas"], where)
+        beta1, beta2 = (number(beta, f"betas[{k}]", where, below=1.0) for k, beta in enumerate(pair))
         for flag in FLAGS:
             if not isinstance(group[flag], (bool, np.bool_)):
                 raise TypeError(f"{flag}={group[flag]!r} of {where}: must be True or False")
@@ -138,6 +137,19 @@ def power(base: float, exponent: int) -> float:
     return result
 
 
+def two_betas(betas: Any, where: str) -> tuple[Any, Any]:
+    """The two entries of a pair in any ordered form: a tuple, a list, an array.
+
+    Raises:
+        ValueError: If it is none of these or has another length.
+    """
+    if not isinstance(betas, (str, bytes, Mapping, Set)) and getattr(betas, "shape", (2,)) == (2,):
+        with suppress(TypeError, ValueError):
+            first, second = betas
+            return first, second
+    raise ValueError(f"betas={betas!r} of {where}: must be two numbers in [0, 1)")
+
+
 def number(value: Any, name: str, where: str, *, below: float = inf) -> float:
     """``value`` as a float in ``[0, below)``.
 
@@ -153,9 +165,15 @@ def number(value: Any, name: str, where: str, *, below: float = inf) -> float:
             raise TypeError(f"{name}={value!r} of {where}: must be a number")
         if tuple(shape):
             raise ValueError(f"{name} of {where} has shape {tuple(shape)}: must be a number or a 0-dimensional array")
-        if getattr(getattr(value, "dtype", None), "kind", "f") not in "iuf":
+        dtype = str(getattr(value, "dtype", ""))
+        if "bool" in dtype or "complex" in dtype:
             raise TypeError(f"{name}={value!r} of {where}: must be a real number")
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={value!r} of {where}: must be a real number") from None
     if not (0.0 <= result < below and isfinite(result)):
         bound = f"[0, {below:g})" if below < inf else "[0, ∞) and finite"
         raise ValueError(f"{name}={result!r} of {where}: must be in {bound}")

@@ -13,12 +13,12 @@ from . import checkpoint
 from .arrays import ArrayRef, Occupied, probe, to_host, zero
 from .engines import ENGINES, Engine, engine_named, gpu_engine
 from .gradients import Gradients
-from .hyperparameters import FLAGS, KEYS, Hyperparameters, LearningRate, number
+from .hyperparameters import FLAGS, KEYS, Hyperparameters, LearningRate, number, two_betas
 from .layout import MAX_DIMS, Device, Extent, overlaps_itself, pack, walk
 from .plan import Plan
 from .schedule import Schedule
 from .state import BucketState, Placed, state_strides
-from .structure import Structure, read_structure
+from .structure import Structure, is_pair, ordered, read_structure
 
 
 class GpuAdam:
@@ -231,8 +231,8 @@ class GpuAdam:
             TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.
                 Nothing has changed then: no parameter, no state, no step count.
         """
-        self._read_hyperparameters()
         self._follow_memory()
+        self._read_hyperparameters()
         arrays = self._bound_arrays() if grads is None else self._flatten(grads)
         if arrays is not self._seen:
             self._seen = None
@@ -280,6 +280,8 @@ class GpuAdam:
                 )
             if state_strides(ref) != state_strides(old):
                 raise ValueError(f"{placed.label} now lies in memory in another order: make a new optimizer")
+        fresh = {placed.index: ref for placed, ref in swapped}
+        self._check_apart([(placed.label, fresh.get(placed.index, placed.ref)) for placed in self._params])
         for placed, ref in swapped:
             placed.ref = ref
         self._rest()
@@ -302,7 +304,7 @@ class GpuAdam:
     def _flatten(self, grads: Any) -> list[Any]:
         if not self._grouped:
             return self._structures[0].flatten(grads, "grads")
-        leaves = list(grads) if not isinstance(grads, Mapping) else grads
+        leaves = grads if isinstance(grads, Mapping) else ordered(grads, "grads")
         if isinstance(leaves, list) and len(leaves) == len(self._structures) and any(map(_is_tree, leaves)):
             parts = zip(self._structures, leaves, strict=True)
             return [
@@ -310,11 +312,9 @@ class GpuAdam:
                 for number, (structure, tree) in enumerate(parts)
                 for leaf in structure.flatten(tree, f"grads of group {number}")
             ]
-        everything = Structure(
-            "pairs" if all(s.named for s in self._structures) else "list",
-            tuple(name for structure in self._structures for name in structure.names),
-        )
-        return everything.flatten(leaves, "grads")
+        names = tuple(name for structure in self._structures for name in structure.names)
+        named = all(structure.named for structure in self._structures) and len(set(names)) == len(names)
+        return Structure("pairs" if named else "list", names).flatten(leaves, "grads")
 
     def _build(self, leaves: Sequence[Any]) -> Any:
         built = []
@@ -380,13 +380,14 @@ class GpuAdam:
     def plan(self) -> Plan:
         """The schedule of the last step, or of the next one where none was yet: buckets, launches, bytes moved; printable.
 
-        Before the first step the gradients are taken to be like the parameters.
+        Before the first step gradients that are not bound are taken to be like their parameters.
         """
         if self._schedule is not None:
             return self._schedule.plan
         self._read_hyperparameters()
         like = Gradients(self._params)
-        like.update([placed.ref.array for placed in self._params])
+        pairs = zip(self._params, self._bound, strict=True)
+        like.update([placed.ref.array if bound is None else bound for placed, bound in pairs])
         return Schedule(self._params, like, self._steps, self._hyper).plan
 
     def __repr__(self) -> str:
@@ -452,21 +453,21 @@ def _is_groups(params: Any) -> bool:
 
 
 def _is_tree(leaf: Any) -> bool:
-    return isinstance(leaf, (list, Mapping)) or (isinstance(leaf, tuple) and not hasattr(leaf, "shape"))
+    return isinstance(leaf, (list, tuple, Mapping)) and not is_pair(leaf)
 
 
-_others = itemgetter("eps", "weight_decay", *FLAGS)
+_others = itemgetter(*FLAGS)
+_NUMBERS = ("lr", "eps", "weight_decay", "betas[0]", "betas[1]")
 
 
 def _group_key(group: Mapping[str, Any], where: str) -> tuple[Any, ...]:
     """What is compared from step to step: the values themselves, also of arrays and lists that are edited in place."""
     try:
-        lr, betas = group["lr"], group["betas"]
-        if type(lr) is not float and not callable(lr):
-            lr = number(lr, "lr", where)
-        if type(betas) is not tuple and isinstance(betas, Sequence):
-            betas = tuple(betas)
-        return (lr, betas, *_others(group))
+        values = [group["lr"], group["eps"], group["weight_decay"], *two_betas(group["betas"], where)]
+        for k, value in enumerate(values):
+            if type(value) is not float and not (k == 0 and callable(value)):
+                values[k] = number(value, _NUMBERS[k], where)
+        return (*values, *_others(group))
     except KeyError as error:
         raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
 

@@ -43,8 +43,8 @@ class Structure:
             if not self.named:
                 raise TypeError(f"{what} is a dict, but the parameters were given as a list: give a list")
             missing = [name for name in self.names if name not in tree]
-            unknown = [name for name in tree if name not in self.names]
-            if missing or unknown:
+            if missing or len(tree) != len(self.names):
+                unknown = sorted(set(tree) - set(self.names), key=repr)
                 raise ValueError(
                     f"{what} lacks {missing} and has unknown {unknown}: use None to leave a parameter alone"
                 )
@@ -52,7 +52,7 @@ class Structure:
         leaves = ordered(tree, what)
         if len(leaves) != len(self.names):
             raise ValueError(f"{what} has {len(leaves)} entries for {len(self.names)} parameters")
-        if self.named and leaves and all(_is_pair(leaf) for leaf in leaves):
+        if self.named and leaves and all(is_pair(leaf) for leaf in leaves):
             return self.flatten(dict(leaves), what)
         return leaves
 
@@ -67,7 +67,7 @@ def read_structure(tree: Any, what: str) -> tuple[Structure, list[Any]]:
     if isinstance(tree, Mapping):
         return Structure("dict", tuple(tree)), list(tree.values())
     leaves = ordered(tree, what)
-    if leaves and all(_is_pair(leaf) for leaf in leaves):
+    if leaves and all(is_pair(leaf) for leaf in leaves):
         names = tuple(name for name, _ in leaves)
         twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if twice:
@@ -85,5 +85,6 @@ def ordered(tree: Any, what: str) -> list[Any]:
     return list(tree)
 
 
-def _is_pair(leaf: Any) -> bool:
+def is_pair(leaf: Any) -> bool:
+    """Whether it is a name with an array."""
     return isinstance(leaf, tuple) and len(leaf) == 2 and isinstance(leaf[0], str)

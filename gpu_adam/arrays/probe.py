@@ -57,7 +57,11 @@ def probe(array: Any, *, writable: bool = False) -> ArrayRef:
     found, can_write = _describe(array)
     if writable and not can_write:
         raise ValueError("is read-only: the update happens in the caller's memory")
-    if found.address % found.format.itemsize and 0 not in found.shape:
+    if 0 in found.shape:
+        return found
+    if not found.address:
+        raise ValueError("has no memory: it was freed, or its library keeps it elsewhere")
+    if found.address % found.format.itemsize:
         raise ValueError(f"starts at address {found.address:#x}, which is no multiple of its element's size")
     return found
 
@@ -91,6 +95,8 @@ def _numpy(array: np.ndarray[Any, Any]) -> tuple[ArrayRef, bool]:
 def _torch(tensor: Any, torch: Any) -> tuple[ArrayRef, bool]:
     if tensor.layout is not torch.strided:
         raise ValueError(f"has layout {tensor.layout}: use a dense tensor")
+    if tensor.is_neg():
+        raise ValueError("is a lazy negation of what lies in memory: use its resolve_neg()")
     name = str(tensor.dtype).removeprefix("torch.")
     try:
         format = format_named(name)
@@ -124,11 +130,14 @@ def _device_of(array: Any, address: int) -> int:
     if isinstance(getattr(own, "id", None), int):
         return own.id  # type: ignore[union-attr,no-any-return]
     cupy = sys.modules.get("cupy")
-    if cupy is not None and address:
-        return int(cupy.cuda.runtime.pointerGetAttributes(address).device)
-    from numba import cuda
+    try:
+        if cupy is not None and address:
+            return int(cupy.cuda.runtime.pointerGetAttributes(address).device)
+        from numba import cuda
 
-    return int(cuda.current_context().device.id)
+        return int(cuda.current_context().device.id)
+    except (RuntimeError, ImportError) as error:
+        raise ValueError(f"lives on a GPU, and no GPU can be asked about it: {error}") from None
 
 
 def _in_elements(strides: tuple[int, ...], format: Format) -> tuple[int, ...]:
