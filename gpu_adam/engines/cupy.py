@@ -1,0 +1,168 @@
+"""The CuPy engine: the CUDA C++ kernels, in CuPy's memory and on CuPy's current stream.
+
+CuPy serves as the binding to CUDA's runtime and driver. It compiles nothing here (see `gpu_adam.engines.nvrtc`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..plan import Launch
+from . import EngineUnavailable, nvrtc
+from .gpu import Call, GpuEngine
+from .staging import Event
+
+
+@cache
+def engine() -> CupyEngine:
+    """The CuPy engine.
+
+    Raises:
+        EngineUnavailable: If it cannot run here; the message says why and names the remedy.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"CuPy cannot be imported ({error}): pip install gpu_adam[cuda12] or gpu_adam[cuda13], by the CUDA version of your driver"
+        ) from error
+    if cupy.cuda.runtime.is_hip:
+        raise EngineUnavailable(
+            "this CuPy is built for AMD's ROCm, the kernels for CUDA: install cupy-cuda12x or cupy-cuda13x"
+        )
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise EngineUnavailable(
+            f"CuPy {cupy.__version__} finds no usable NVIDIA driver ({error}): install or update the driver, or use engine='cpu'"
+        ) from error
+    if not count:
+        raise EngineUnavailable("CuPy finds no NVIDIA GPU (is CUDA_VISIBLE_DEVICES empty?): use engine='cpu'")
+    nvrtc.version()
+    return CupyEngine(CupyBinding(cupy))
+
+
+class CupyEngine(GpuEngine["CupyBinding"]):
+    """Works in the memory of NVIDIA GPUs; see `gpu_adam.engines.Engine`."""
+
+    name = "cupy"
+
+    def compiled(self, launch: Launch, vectors: int, capability: int) -> tuple[str, bytes]:
+        """The symbol and the machine code of a launch's kernel."""
+        code = nvrtc.compile_kernel(nvrtc.Instance(launch.specialization, launch.block, vectors), capability)
+        return code.symbol, code.binary
+
+
+@dataclass(frozen=True)
+class CupyEvent:
+    """See `gpu_adam.engines.staging.Event`."""
+
+    runtime: Any
+    event: Any
+
+    def record(self, stream: int) -> None:
+        """Mark this place in the stream."""
+        self.runtime.eventRecord(self.event.ptr, stream)
+
+    def synchronize(self) -> None:
+        """Have the host wait until the place is reached."""
+        self.runtime.eventSynchronize(self.event.ptr)
+
+    def hold(self, stream: int) -> None:
+        """Have what follows in ``stream`` wait until the place is reached."""
+        self.runtime.streamWaitEvent(stream, self.event.ptr)
+
+
+class CupyBinding:
+    """CUDA as CuPy offers it, every call checked; see `gpu_adam.engines.gpu.Binding`."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._cuda = cupy.cuda
+        self._runtime = cupy.cuda.runtime
+        self._driver = cupy.cuda.driver
+        self._free_pool = cupy.get_default_memory_pool().free_all_blocks
+
+    @contextmanager
+    def on(self, device: int) -> Iterator[None]:
+        """Make a device current for a while."""
+        before = self._runtime.getDevice()
+        if before == device:
+            yield
+            return
+        self._runtime.setDevice(device)
+        try:
+            yield
+        finally:
+            self._runtime.setDevice(before)
+
+    def processors(self, device: int) -> int:
+        """Multiprocessors of a device."""
+        return int(self._runtime.deviceGetAttribute(self._runtime.cudaDevAttrMultiProcessorCount, device))
+
+    def capability(self, device: int) -> int:
+        """Ten times the compute capability of a device."""
+        return int(self._cuda.Device(device).compute_capability)
+
+    def stream(self, stream: int | None) -> int:
+        """The handle of the stream to work on: CuPy's current one unless another is given."""
+        return self._cuda.get_current_stream().ptr if stream is None else stream
+
+    def refuse_capture(self, stream: int) -> None:
+        """Raise if the stream is being captured: a graph would repeat this step's coefficients for ever."""
+        if self._runtime.streamIsCapturing(stream):
+            raise RuntimeError(
+                "step() cannot be captured in a CUDA graph: the graph would repeat this step's coefficients for ever"
+            )
+
+    def allocate(self, nbytes: int) -> tuple[int, Any]:
+        """New zeroed memory on the current device: its address, and what keeps it alive."""
+        # Not from CuPy's pool, which gives freed memory out again in the order of the stream that it was taken on, while a kernel on
+        # another stream may still be using it; cudaFree waits for that.
+        nbytes = max(nbytes, 1)
+        try:
+            memory = self._cuda.Memory(nbytes)
+        except self._cuda.memory.OutOfMemoryError:
+            self._free_pool()
+            memory = self._cuda.Memory(nbytes)
+        self._runtime.memset(memory.ptr, 0, nbytes)
+        # The caller's stream need not wait for the default stream that the zeros are written on.
+        self._runtime.streamSynchronize(0)
+        return memory.ptr, memory
+
+    def exchange(self, to: int, source: int, nbytes: int, stream: int | None) -> None:
+        """Copy between host and device in the order of the stream, and wait for it."""
+        stream = self.stream(stream)
+        self._runtime.memcpyAsync(to, source, nbytes, self._runtime.memcpyDefault, stream)
+        self._runtime.streamSynchronize(stream)
+
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        """Page-locked host memory; the array keeps it alive."""
+        # Not from CuPy's pool either, for the same reason.
+        memory = self._cuda.PinnedMemoryPointer(self._cuda.PinnedMemory(nbytes), 0)
+        return np.frombuffer(memory, np.uint8, nbytes)
+
+    def event(self) -> Event:
+        """A new event."""
+        return CupyEvent(self._runtime, self._cuda.Event(disable_timing=True))
+
+    def copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
+        """Queue a copy from page-locked host memory to the device."""
+        self._runtime.memcpyAsync(to, source, nbytes, self._runtime.memcpyHostToDevice, stream)
+
+    def function(self, binary: bytes, symbol: str) -> Any:
+        """A kernel of a binary, loaded on the current device; it keeps its module alive."""
+        module = self._cuda.function.Module()
+        module.load(binary)
+        return module.get_function(symbol)
+
+    def launch(self, call: Call, stream: int) -> None:
+        """Queue a kernel call."""
+        # CuPy's own Function.__call__ converts every argument again in every call.
+        self._driver.launchKernel(call.function.ptr, call.grid, 1, 1, call.block, 1, 1, 0, stream, call.parameters, 0)

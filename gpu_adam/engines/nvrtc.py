@@ -1,0 +1,263 @@
+"""From a specialization to machine code: NVRTC with our own options, and a cache on disk.
+
+NVRTC is called through ``cuda.bindings`` and not through CuPy, which appends ``-ftz=true`` to every compilation: subnormals would be
+flushed to zero, and the bits would no longer be the CPU's. It needs neither a GPU nor a driver nor a CUDA toolkit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Any
+
+from .. import cache as disk
+from ..plan import Specialization
+from . import EngineUnavailable
+
+OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=false")
+"""What the arithmetic needs: subnormals kept, division and square root rounded correctly, nothing contracted."""
+
+SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "multi_tensor.cu"}
+"""The file that holds each family's kernel."""
+
+RULES = {"adam": "gpu_adam::Adam<false>", "adam_amsgrad": "gpu_adam::Adam<true>"}
+"""Each rule's type in CUDA C++."""
+
+_C_TYPES = {"float64": "double", "float32": "float", "float16": "gpu_adam::float16", "bfloat16": "gpu_adam::bfloat16"}
+
+
+class CompileError(RuntimeError):
+    """NVRTC refused a kernel; the message carries the compiler's log."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One kernel to compile: a specialization and the geometry that is compiled in.
+
+    Attributes:
+        specialization: What it is compiled for.
+        threads: Threads in a block.
+        vectors: Vectors that a thread loads before it computes with the first.
+    """
+
+    specialization: Specialization
+    threads: int
+    vectors: int
+
+    @property
+    def source(self) -> str:
+        """The file that holds the kernel."""
+        return SOURCES[self.specialization.family]
+
+    @property
+    def expression(self) -> str:
+        """The kernel's name in C++, template arguments and all: naming it to NVRTC instantiates it.
+
+        >>> from gpu_adam.formats import BFLOAT16, FLOAT32
+        >>> Instance(Specialization("flat", "adam", 2, BFLOAT16, FLOAT32, True), 256, 1).expression
+        'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, 1, 256>'
+        """
+        s = self.specialization
+        arguments = (
+            RULES[s.rule],
+            _C_TYPES[s.param.name],
+            _C_TYPES[s.grad.name],
+            "true" if s.master else "false",
+            str(self.vectors),
+            str(self.threads),
+        )
+        return f"gpu_adam::{s.family}<{', '.join(arguments)}>"
+
+
+@dataclass(frozen=True)
+class Code:
+    """A compiled kernel.
+
+    Attributes:
+        symbol: Its name in the binary.
+        target: ``"sm_90"`` for machine code, ``"compute_90"`` for PTX.
+        binary: The binary.
+    """
+
+    symbol: str
+    target: str
+    binary: bytes
+
+
+def target(capability: int, supported: Sequence[int]) -> str:
+    """The architecture to compile for: the device's own, else PTX of the newest that the compiler knows and the device can run.
+
+    Args:
+        capability: Ten times the device's compute capability, such as 90.
+        supported: The architectures that the compiler knows.
+
+    >>> target(90, [75, 80, 90])
+    'sm_90'
+    >>> target(121, [75, 80, 90, 120])
+    'compute_120'
+
+    Raises:
+        EngineUnavailable: If the compiler knows none that the device can run.
+    """
+    if capability in supported:
+        return f"sm_{capability}"
+    older = [known for known in supported if known < capability]
+    if not older:
+        raise EngineUnavailable(
+            f"NVRTC {'.'.join(map(str, version()))} compiles for compute capability {min(supported) / 10} and up, "
+            f"the GPU has {capability / 10}: install an older NVRTC"
+        )
+    return f"compute_{max(older)}"
+
+
+def compile_kernel(kernel: Instance, capability: int) -> Code:
+    """The machine code of a kernel for a device, from memory, from the cache folder, or compiled now and kept in both.
+
+    Args:
+        kernel: What to compile.
+        capability: Ten times the device's compute capability, such as 90.
+
+    Raises:
+        CompileError: If NVRTC refuses it; the message carries the compiler's log.
+        EngineUnavailable: If there is no NVRTC, or none that knows the device.
+    """
+    return _compiled(kernel, target(capability, supported_architectures()))
+
+
+@cache
+def _compiled(kernel: Instance, architecture: str) -> Code:
+    name = f"{kernel.specialization.name}-{key(kernel, architecture)}.{'ptx' if architecture[0] == 'c' else 'cubin'}"
+    entry = disk.read(name)
+    if entry is not None:
+        head, _, binary = entry.partition(b"\n")
+        return Code(json.loads(head)["symbol"], architecture, binary)
+    symbols, binary = build(kernel.source, [kernel.expression], architecture)
+    disk.write(name, json.dumps({"symbol": symbols[0]}).encode() + b"\n" + binary)
+    return Code(symbols[0], architecture, binary)
+
+
+def key(kernel: Instance, architecture: str) -> str:
+    """What a cache entry goes by: a digest of all that the machine code depends on."""
+    parts = [kernel.expression, kernel.source, architecture, *OPTIONS, *map(str, version())]
+    for name, text in sorted(sources().items()):
+        parts += [name, text]
+    digest = sha256()
+    for part in parts:
+        # With their lengths, so that no two lists of parts run together into the same text.
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()[:32]
+
+
+def build(source: str, expressions: Iterable[str], architecture: str) -> tuple[list[str], bytes]:
+    """Compile a file of ``kernels/`` with these instantiations, past every cache.
+
+    Returns:
+        The symbol of each expression, and the binary: machine code for ``sm_*``, PTX for ``compute_*``.
+    """
+    nvrtc = _nvrtc()
+    expressions = list(expressions)
+    texts = sources()
+    headers = {name: text.encode() for name, text in texts.items() if name.endswith(".cuh")}
+    # The headers are handed over with the source: what was digested is what is compiled, and the package may lie in a zip file.
+    program = _check(
+        nvrtc.nvrtcCreateProgram(
+            texts[source].encode(), source.encode(), len(headers), [*headers.values()], [n.encode() for n in headers]
+        )
+    )
+    try:
+        for expression in expressions:
+            _check(nvrtc.nvrtcAddNameExpression(program, expression.encode()))
+        options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={architecture}")]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+            names = ", ".join(expressions)
+            raise CompileError(
+                f"NVRTC {'.'.join(map(str, version()))} could not compile {source} for {architecture} ({names}): "
+                f"{status.name}\n{log.decode(errors='replace').rstrip(chr(0))}"
+            )
+        symbols = [
+            _check(nvrtc.nvrtcGetLoweredName(program, expression.encode())).decode() for expression in expressions
+        ]
+        if architecture.startswith("sm_"):
+            return symbols, _text(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
+        return symbols, _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+@cache
+def sources() -> dict[str, str]:
+    """All CUDA C++ files by name, read once: the text that is digested is the text that is compiled."""
+    folder = files("gpu_adam.kernels")
+    return {
+        entry.name: entry.read_text(encoding="utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith((".cu", ".cuh"))
+    }
+
+
+@cache
+def version() -> tuple[int, int]:
+    """NVRTC's version, such as ``(12, 9)``."""
+    major, minor = _check(_nvrtc().nvrtcVersion())
+    return major, minor
+
+
+@cache
+def supported_architectures() -> tuple[int, ...]:
+    """The architectures that this NVRTC compiles for, such as ``(75, 80, 90)``."""
+    return tuple(_check(_nvrtc().nvrtcGetSupportedArchs()))
+
+
+def remedy() -> str:
+    """What to install so that kernels can be compiled, for the CUDA version of the CuPy that is here."""
+    return f"pip install gpu_adam[cuda{cuda_major()}]"
+
+
+@cache
+def cuda_major() -> int:
+    """The CUDA version of the installed CuPy wheel, else the newest that the extras know."""
+    from importlib.metadata import distributions
+
+    for distribution in distributions():
+        match = re.fullmatch(r"cupy[-_]cuda(\d+)x", (distribution.metadata["Name"] or "").lower())
+        if match:
+            return int(match[1])
+    return 13
+
+
+@cache
+def _nvrtc() -> Any:
+    if find_spec("cuda") is None:
+        raise EngineUnavailable(f"cuda.bindings is not installed, through which NVRTC compiles the kernels: {remedy()}")
+    try:
+        from cuda.bindings import nvrtc
+
+        # The library itself is looked for at the first call.
+        _check(nvrtc.nvrtcVersion())
+    except ImportError as error:
+        raise EngineUnavailable(f"cuda.bindings cannot be imported ({error}): {remedy()}") from error
+    except Exception as error:
+        raise EngineUnavailable(f"NVRTC cannot be loaded ({error}): {remedy()}") from error
+    return nvrtc
+
+
+def _check(answer: tuple[Any, ...]) -> Any:
+    status, *values = answer
+    if int(status) != 0:
+        raise CompileError(f"NVRTC: {status.name}")
+    return values[0] if len(values) == 1 else values
+
+
+def _text(size_of: Any, fetch: Any, program: Any) -> bytes:
+    buffer = bytes(_check(size_of(program)))
+    # cuda.bindings fills the buffer that it is given, bytes though it is.
+    _check(fetch(program, buffer))
+    return buffer

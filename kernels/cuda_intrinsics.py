@@ -1,0 +1,214 @@
+"""What Numba's CUDA target lacks: a fused multiply-add, and memory reached by address, 16 bytes at a time.
+
+Addresses are int64, the same for every format and library. Widening and rounding belong to the access, so that the kernels see
+the working format alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import ir
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+from gpu_adam.layout import VECTOR_BYTES
+
+if TYPE_CHECKING:
+    from gpu_adam.formats import Format
+
+_GLOBAL = 1
+"""The address space of device memory: ``ld.global`` in place of a load that first finds out where it points."""
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_HALF, _FLOAT, _DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+_STORAGE = {"float64": _DOUBLE, "float32": _FLOAT, "float16": _I16, "bfloat16": _I16}
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """``a*b + c``, rounded once."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fma(*args)
+
+    # Mixed formats are refused rather than promoted: a float64 that slips in would change the bits.
+    return (a(a, a, a), codegen) if a == b == c else None
+
+
+@intrinsic
+def load_word(typingctx, address):
+    """The int64 at an address."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_pointer(builder, args[0], _I64), align=8)
+
+    return types.int64(types.int64), codegen
+
+
+def load(format: Format, working: Format) -> Callable[..., Any]:
+    """An intrinsic ``(address) -> number``: one element, widened exactly, or rounded once if the working format is narrower."""
+    result = getattr(types, working.name)
+
+    @intrinsic
+    def load_element(typingctx, address):
+        def codegen(context, builder, signature, args):
+            element = builder.load(_pointer(builder, args[0], _STORAGE[format.name]), align=format.itemsize)
+            return _to_working(builder, element, format, working)
+
+        return result(types.int64), codegen
+
+    return load_element
+
+
+def store(format: Format, working: Format) -> Callable[..., Any]:
+    """An intrinsic ``(address, number)``: one element, rounded once to its format."""
+    number = getattr(types, working.name)
+
+    @intrinsic
+    def store_element(typingctx, address, value):
+        def codegen(context, builder, signature, args):
+            element = _from_working(builder, args[1], format)
+            builder.store(element, _pointer(builder, args[0], element.type), align=format.itemsize)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, number), codegen
+
+    return store_element
+
+
+def load_vector(format: Format, working: Format, lanes: int) -> Callable[..., Any]:
+    """An intrinsic ``(address, values, first)``: ``lanes`` elements into ``values[first:]``, widened or rounded as by `load`.
+
+    In accesses of 16 bytes where the address allows it, else one by one. ``values`` is a local array, which lives in registers as long
+    as all its indices are known once the loops are unrolled.
+    """
+    word, per_word, words = _access(format)
+
+    @intrinsic
+    def load_elements(typingctx, address, values, first):
+        def codegen(context, builder, signature, args):
+            slot = _slots(context, builder, signature, args)
+            with builder.if_else(_is_aligned(builder, args[0])) as (aligned, unaligned):
+                with aligned:
+                    pointer = _pointer(builder, args[0], ir.VectorType(word, words))
+                    for access in range(lanes // (words * per_word)):
+                        vector = builder.load(builder.gep(pointer, [_I64(access)]), align=VECTOR_BYTES)
+                        for k in range(words):
+                            packed = builder.extract_element(vector, _I32(k))
+                            for part in range(per_word):
+                                element = _part(builder, packed, part) if per_word == 2 else packed
+                                lane = (access * words + k) * per_word + part
+                                builder.store(_to_working(builder, element, format, working), slot(lane))
+                with unaligned:
+                    pointer = _pointer(builder, args[0], _STORAGE[format.name])
+                    for lane in range(lanes):
+                        element = builder.load(builder.gep(pointer, [_I64(lane)]), align=format.itemsize)
+                        builder.store(_to_working(builder, element, format, working), slot(lane))
+            return context.get_dummy_value()
+
+        return types.none(types.int64, values, types.int64), codegen
+
+    return load_elements
+
+
+def store_vector(format: Format, working: Format, lanes: int) -> Callable[..., Any]:
+    """An intrinsic ``(address, values, first)``: the way back of `load_vector`, each number rounded once to its format."""
+    word, per_word, words = _access(format)
+    vector_type = ir.VectorType(word, words)
+
+    @intrinsic
+    def store_elements(typingctx, address, values, first):
+        def codegen(context, builder, signature, args):
+            slot = _slots(context, builder, signature, args)
+            elements = [_from_working(builder, builder.load(slot(lane)), format) for lane in range(lanes)]
+            with builder.if_else(_is_aligned(builder, args[0])) as (aligned, unaligned):
+                with aligned:
+                    pointer = _pointer(builder, args[0], vector_type)
+                    packed = [_joined(builder, *pair) for pair in _batched(elements, 2)] if per_word == 2 else elements
+                    for access, parts in enumerate(_batched(packed, words)):
+                        vector = ir.Constant(vector_type, ir.Undefined)
+                        for k, part in enumerate(parts):
+                            vector = builder.insert_element(vector, part, _I32(k))
+                        builder.store(vector, builder.gep(pointer, [_I64(access)]), align=VECTOR_BYTES)
+                with unaligned:
+                    pointer = _pointer(builder, args[0], _STORAGE[format.name])
+                    for lane, element in enumerate(elements):
+                        builder.store(element, builder.gep(pointer, [_I64(lane)]), align=format.itemsize)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, values, types.int64), codegen
+
+    return store_elements
+
+
+def _batched(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[k : k + size] for k in range(0, len(items), size)]
+
+
+def _pointer(builder: Any, address: Any, element: Any) -> Any:
+    return builder.inttoptr(address, ir.PointerType(element, _GLOBAL))
+
+
+def _is_aligned(builder: Any, address: Any) -> Any:
+    return builder.icmp_unsigned("==", builder.and_(address, _I64(VECTOR_BYTES - 1)), _I64(0))
+
+
+def _access(format: Format) -> tuple[Any, int, int]:
+    """Of one 16-byte access: the type of a word, elements in a word, and words."""
+    if format.itemsize == 2:
+        # Pairs in 32-bit words: back ends split a vector of eight 16-bit elements into narrower accesses.
+        return _I32, 2, 4
+    return _STORAGE[format.name], 1, VECTOR_BYTES // format.itemsize
+
+
+def _slots(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[int], Any]:
+    """Pointers to the elements of the local array ``args[1]``, counted from ``args[2]``."""
+    data = context.make_array(signature.args[1])(context, builder, value=args[1]).data
+    return lambda lane: builder.gep(data, [builder.add(args[2], _I64(lane))])
+
+
+def _part(builder: Any, packed: Any, part: int) -> Any:
+    return builder.trunc(builder.lshr(packed, _I32(16)) if part else packed, _I16)
+
+
+def _joined(builder: Any, low: Any, high: Any) -> Any:
+    return builder.or_(builder.zext(low, _I32), builder.shl(builder.zext(high, _I32), _I32(16)))
+
+
+def _to_working(builder: Any, element: Any, format: Format, working: Format) -> Any:
+    if format.name == "bfloat16":
+        # They are the upper half of a float32.
+        element = builder.bitcast(builder.shl(builder.zext(element, _I32), _I32(16)), _FLOAT)
+    elif format.name == "float16":
+        element = builder.fpext(builder.bitcast(element, _HALF), _FLOAT)
+    target = _STORAGE[working.name]
+    if element.type == target:
+        return element
+    return builder.fpext(element, target) if target is _DOUBLE else builder.fptrunc(element, target)
+
+
+def _from_working(builder: Any, value: Any, format: Format) -> Any:
+    if format.name == "bfloat16":
+        return _to_bfloat16(builder, value)
+    if format.name == "float16":
+        return builder.bitcast(builder.fptrunc(value, _HALF), _I16)
+    assert value.type == _STORAGE[format.name], (
+        "only 16-bit formats differ from the working format that they are written from"
+    )
+    return value
+
+
+def _to_bfloat16(builder: Any, value: Any) -> Any:
+    """The nearest bfloat16, ties to even; a NaN stays one.
+
+    Adding 0x7fff, and 1 more where the kept half is odd, carries into the kept half exactly when rounding up is due, and past the
+    largest number into infinity. A NaN could be carried into infinity or zero, so it is cut and made quiet instead. Integers and not
+    the conversion instruction, which begins with sm_80.
+    """
+    bits = builder.bitcast(value, _I32)
+    kept = builder.lshr(bits, _I32(16))
+    odd = builder.and_(kept, _I32(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _I32(0x7FFF))), _I32(16))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(is_nan, builder.or_(kept, _I32(0x40)), rounded), _I16)

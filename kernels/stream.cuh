@@ -1,0 +1,107 @@
+// Streams: the flat arrays that an update reads and writes, 16 bytes at a time wherever their addresses allow it.
+
+#pragma once
+
+namespace gpu_adam {
+
+constexpr int kVectorBytes = 16;
+
+// The integer that an access of so many bytes moves.
+template <int kBytes>
+struct WordOf;
+template <>
+struct WordOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct WordOf<4> {
+  using type = unsigned;
+};
+template <>
+struct WordOf<8> {
+  using type = unsigned long long;
+};
+
+// One element out of, and into, global memory. The intrinsics say that the memory is global, which the compiler cannot know of a pointer
+// that came out of a table: it would use generic accesses, which look the kind of memory up each time. They also say that a step touches
+// each byte once, so that the streams leave the cache first and the network's activations stay.
+
+template <typename T>
+__device__ __forceinline__ T get(const T* from) {
+  const auto word = __ldcs(reinterpret_cast<const typename WordOf<sizeof(T)>::type*>(from));
+  T value;
+  memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+template <typename T>
+__device__ __forceinline__ void put(T* to, T value) {
+  typename WordOf<sizeof(T)>::type word;
+  memcpy(&word, &value, sizeof value);
+  __stcs(reinterpret_cast<typename WordOf<sizeof(T)>::type*>(to), word);
+}
+
+// The elements that one thread handles together, of one stream.
+template <typename T, int kLanes>
+struct Lanes {
+  static constexpr int kWords = kLanes * static_cast<int>(sizeof(T)) / kVectorBytes;
+  static_assert(kWords * kVectorBytes == kLanes * static_cast<int>(sizeof(T)), "lanes must fill 16-byte words");
+
+  alignas(kVectorBytes) T lane[kLanes];
+};
+
+// The elements [first, last) that a block may touch.
+struct Window {
+  long long first;
+  long long last;
+
+  __device__ __forceinline__ bool has(long long i) const { return first <= i && i < last; }
+
+  // Whether the vector that begins at i lies inside.
+  __device__ __forceinline__ bool covers(long long i, int lanes) const { return first <= i && i + lanes <= last; }
+};
+
+// A stream whose vectors begin at multiples of their lanes. Whether these are 16-byte boundaries is decided for each stream by itself
+// and is the same for the whole block, so a misaligned gradient costs the gradient's accesses and no other's.
+template <typename T>
+struct Stream {
+  T* base;
+  bool aligned;
+
+  __device__ __forceinline__ explicit Stream(T* pointer)
+      : base(pointer), aligned(reinterpret_cast<unsigned long long>(pointer) % kVectorBytes == 0) {}
+
+  // Reads the vector at i; lanes outside the window are zero and cost no access.
+  template <typename U, int kLanes>
+  __device__ __forceinline__ void load(long long i, const Window& window, Lanes<U, kLanes>& to) const {
+    if (aligned && window.covers(i, kLanes)) {
+      // Words of 16 bytes by name: compilers do not merge eight 2-byte loads into one.
+      constexpr int kWords = Lanes<U, kLanes>::kWords;
+      uint4 words[kWords];
+#pragma unroll
+      for (int k = 0; k < kWords; ++k) words[k] = __ldcs(reinterpret_cast<const uint4*>(base + i) + k);
+      memcpy(to.lane, words, sizeof words);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) to.lane[k] = window.has(i + k) ? get<U>(base + i + k) : U{};
+    }
+  }
+
+  // Writes the vector at i; lanes outside the window are left alone.
+  template <int kLanes>
+  __device__ __forceinline__ void store(long long i, const Window& window, const Lanes<T, kLanes>& from) const {
+    if (aligned && window.covers(i, kLanes)) {
+      constexpr int kWords = Lanes<T, kLanes>::kWords;
+      uint4 words[kWords];
+      memcpy(words, from.lane, sizeof words);
+#pragma unroll
+      for (int k = 0; k < kWords; ++k) __stcs(reinterpret_cast<uint4*>(base + i) + k, words[k]);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k)
+        if (window.has(i + k)) put(base + i + k, from.lane[k]);
+    }
+  }
+};
+
+}  // namespace gpu_adam
