@@ -1,8 +1,10 @@
 """The Numba CUDA kernels: one for each family, made for a specialization out of the rule that the CPU engine compiles too.
 
-Their twin in CUDA C++ (`multi_tensor.cuh` and its neighbours) finds the elements in the same way. A thread owns ``lanes`` elements at a
-multiple of ``lanes``, as many as 16 bytes of the narrowest stream hold. Inside its bounds it reads and writes them 16 bytes at a time;
-what sticks out at a head or a tail is handled element by element, and so is a stream that is not 16-byte aligned, that one alone.
+Their twins in CUDA C++ (`flat.cu`, `multi_tensor.cu`) find the elements in the same way. A thread owns ``lanes`` elements at a multiple
+of ``lanes``, as many as 16 bytes of the narrowest stream hold. Where all of them lie in bounds it reads and writes 16 bytes at a time; a
+vector that a head or a tail cuts is handled element by element, and so is a stream that is not 16-byte aligned, that one alone.
+
+The rule's functions are inlined and its lanes unrolled, so that local arrays are registers and one text serves any number of vectors.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from gpu_adam.formats import Format
     from gpu_adam.plan import Specialization
 
-# Kernels may use module globals of plain numbers only; WORD is the bytes of a table's word.
-_ROLES, _ROW_WORDS, _WALK_WORDS, _MAX_DIMS, _WORD = len(ROLES), ROW_WORDS, WALK_WORDS, MAX_DIMS, 8
+_ROLES, _ROW_WORDS, _WALK_WORDS, _MAX_DIMS = len(ROLES), ROW_WORDS, WALK_WORDS, MAX_DIMS
+_WORD = 8
+"""Bytes of one word of a table."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def make_kernel(kind: Specialization, vectors: int = 1, target: Target | None = 
 
 
 def _inlined(function: Callable[..., Any]) -> Any:
-    """A device function as part of its caller: separate ones cannot be compiled where there is no driver."""
+    """A device function as part of its caller: Numba compiles a separate one for the current device, and there may be none."""
     return cuda.jit(function, device=True, inline="always")
 
 
@@ -98,66 +101,44 @@ def _make_flat(kind: Specialization, vectors: int, target: Target) -> Callable[.
 
 
 def _make_multi_tensor(kind: Specialization, vectors: int, target: Target) -> Callable[..., None]:
-    group, coefficients, lanes = _make_group(kind, vectors, target), _make_coefficients(kind, target), kind.lanes
-    load_word, dtype, row_bytes = target.load_word, kind.working.dtype.type, ROW_WORDS * kind.working.itemsize
+    share, coefficients = _make_share(target), _make_coefficients(kind, target)
+    group, lanes, dtype = _make_group(kind, vectors, target), kind.lanes, kind.working.dtype.type
+    row_bytes = _ROW_WORDS * kind.working.itemsize
 
     def multi_tensor(table, segments, chunks, chunk, rows):
-        row_of_words = segments * _WORD
-        begins = table + _ROLES * row_of_words
-        chunk_segments = begins + 3 * row_of_words + cuda.blockIdx.x * _WORD
-        start = load_word(chunk_segments + chunks * _WORD)
-        # What the table says of this block's segment, in the table's order.
-        here = load_word(chunk_segments) * _WORD
-        p = load_word(table + here)
-        g = load_word(table + row_of_words + here)
-        s0 = load_word(table + 2 * row_of_words + here)
-        s1 = load_word(table + 3 * row_of_words + here)
-        s2 = load_word(table + 4 * row_of_words + here)
-        w = load_word(table + 5 * row_of_words + here)
-        begin = max(start, load_word(begins + here))
-        end = min(start + chunk, load_word(begins + row_of_words + here))
+        p, g, s0, s1, s2, w, start, begin, end, row, _ = share(table, segments, chunks, chunk)
         c = cuda.local.array(_ROW_WORDS, dtype)
-        coefficients(rows + load_word(begins + 2 * row_of_words + here) * row_bytes, c)
+        coefficients(rows + row * row_bytes, c)
         step = cuda.blockDim.x * lanes
-        # A chunk starts on a multiple of the vector, wherever its segment begins.
-        for at in range(start + cuda.threadIdx.x * lanes, end, step * vectors):
+        # A chunk starts on a multiple of the vector, wherever its segment begins. No `range` here, which divides to count its rounds.
+        at = start + cuda.threadIdx.x * lanes
+        while at < end:
             group(p, g, s0, s1, s2, w, at, step, begin, end, c)
+            at += step * vectors
 
     return multi_tensor
 
 
 def _make_strided(kind: Specialization, target: Target) -> Callable[..., None]:
-    before, rule, coefficients = _make_before(target), _make_rule(kind, target), _make_coefficients(kind, target)
+    share, coefficients = _make_share(target), _make_coefficients(kind, target)
+    before, rule = _make_before(target), _make_rule(kind, target)
     load_param, load_grad = target.load(kind.param, kind.working), target.load(kind.grad, kind.working)
     load_state, store_state = target.load(kind.working, kind.working), target.store(kind.working, kind.working)
-    store_param = target.store(kind.param, kind.working)
-    load_word, dtype, row_bytes = target.load_word, kind.working.dtype.type, ROW_WORDS * kind.working.itemsize
+    store_param, load_word = target.store(kind.param, kind.working), target.load_word
     param_bytes, grad_bytes, working_bytes = kind.param.itemsize, kind.grad.itemsize, kind.working.itemsize
-    states, master = kind.states, kind.master
+    states, master, dtype, row_bytes = kind.states, kind.master, kind.working.dtype.type, _ROW_WORDS * working_bytes
 
     def strided(table, segments, chunks, chunk, rows):
-        row_of_words = segments * _WORD
-        begins = table + _ROLES * row_of_words
-        chunk_segments = begins + 3 * row_of_words + cuda.blockIdx.x * _WORD
-        start = load_word(chunk_segments + chunks * _WORD)
-        segment = load_word(chunk_segments)
-        here = segment * _WORD
-        p = load_word(table + here)
-        g = load_word(table + row_of_words + here)
-        s0 = load_word(table + 2 * row_of_words + here)
-        s1 = load_word(table + 3 * row_of_words + here)
-        s2 = load_word(table + 4 * row_of_words + here)
-        w = load_word(table + 5 * row_of_words + here)
-        begin = max(start, load_word(begins + here))
-        end = min(start + chunk, load_word(begins + row_of_words + here))
+        p, g, s0, s1, s2, w, _, begin, end, row, segment = share(table, segments, chunks, chunk)
         c = cuda.local.array(_ROW_WORDS, dtype)
-        coefficients(rows + load_word(begins + 2 * row_of_words + here) * row_bytes, c)
-        walk = begins + (3 * segments + 2 * chunks + segment * _WALK_WORDS) * _WORD
+        coefficients(rows + row * row_bytes, c)
+        walk = table + ((_ROLES + 3) * segments + 2 * chunks + segment * _WALK_WORDS) * _WORD
         sizes = walk + _WORD
         param_strides = sizes + _MAX_DIMS * _WORD
         grad_strides = param_strides + _MAX_DIMS * _WORD
         innermost = load_word(walk) - 1
-        for k in range(begin + cuda.threadIdx.x, end, cuda.blockDim.x):
+        k = begin + cuda.threadIdx.x
+        while k < end:
             # Coordinates from the innermost dimension outwards; strides may be negative.
             rest, at_param, at_grad, at_state = k, p, g, k * working_bytes
             for d in range(innermost, -1, -1):
@@ -182,8 +163,40 @@ def _make_strided(kind: Specialization, target: Target) -> Callable[..., None]:
                 store_state(s1 + at_state, x1)
             if states > 2:
                 store_state(s2 + at_state, x2)
+            k += cuda.blockDim.x
 
     return strided
+
+
+def _make_share(target: Target) -> Any:
+    """A block's share of the table: ``(table, segments, chunks, chunk)`` to its segment's streams, its bounds, and what belongs to it.
+
+    ``(p, g, s0, s1, s2, w, start, begin, end, row, segment)``: the chunk begins at ``start``, its elements are ``[begin, end)``.
+    """
+    load_word = target.load_word
+
+    @_inlined
+    def share(table, segments, chunks, chunk):
+        chunk_segments = table + ((_ROLES + 3) * segments + cuda.blockIdx.x) * _WORD
+        segment = load_word(chunk_segments)
+        start = load_word(chunk_segments + chunks * _WORD)
+        # The segment's column: a pointer for each role, then where it begins, where it ends, and its row of coefficients.
+        column, next_row = table + segment * _WORD, segments * _WORD
+        return (
+            load_word(column),
+            load_word(column + next_row),
+            load_word(column + 2 * next_row),
+            load_word(column + 3 * next_row),
+            load_word(column + 4 * next_row),
+            load_word(column + 5 * next_row),
+            start,
+            max(start, load_word(column + _ROLES * next_row)),
+            min(start + chunk, load_word(column + (_ROLES + 1) * next_row)),
+            load_word(column + (_ROLES + 2) * next_row),
+            segment,
+        )
+
+    return share
 
 
 def _make_coefficients(kind: Specialization, target: Target) -> Any:
