@@ -31,11 +31,21 @@ if TYPE_CHECKING:
     from gpu_adam.formats import Format
     from gpu_adam.plan import Specialization
 
-# NumPy's error model: a division by zero gives what IEEE 754 says. Inlining is left to LLVM.
-_inner = numba.njit(error_model="numpy")
-# The GIL is released, so that threads of any kind can run side by side.
-_outer = numba.njit(error_model="numpy", nogil=True)
-_loop = numba.njit(error_model="numpy", pipeline_class=NoAliasCompiler)
+
+def _jit(kind: Specialization, **options: Any) -> Callable[..., Any]:
+    """Numba's decorator for a function of one specialization's kernel.
+
+    With NumPy's error model a division by zero gives what IEEE 754 says. Inlining is left to LLVM. The function is named after the
+    specialization, because Numba makes symbols out of names and a counter: kernels that two processes compiled and a third loads from
+    the disk would otherwise share symbols, and one of them run the other's code.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        function.__qualname__ = f"{kind.name}.{function.__name__}"
+        return numba.njit(error_model="numpy", **options)(function)
+
+    return decorate
+
 
 _NROLES, _MAX_DIMS, _WALK_WORDS = len(ROLES), MAX_DIMS, WALK_WORDS
 _STORAGE = {"float64": np.float64, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
@@ -51,18 +61,18 @@ def _to_float64(x):
     return np.float64(x)
 
 
-def _loader(format: Format, working: Format) -> Callable[..., Any]:
+def _loader(kind: Specialization, format: Format) -> Callable[..., Any]:
     """From a stored element to the working format."""
-    convert = {"float32": _to_float32, "float64": _to_float64}[working.name]
+    convert = {"float32": _to_float32, "float64": _to_float64}[kind.working.name]
     widen = {"float16": widen_float16, "bfloat16": widen_bfloat16}.get(format.name)
     if widen is None:
         return convert
 
-    @_inner
     def load(word):
         return convert(widen(word))
 
-    return load
+    load.__name__ += f"_{format}"
+    return _jit(kind)(load)
 
 
 def _storer(format: Format) -> Callable[..., Any]:
@@ -86,13 +96,13 @@ def make_kernel(kind: Specialization) -> Any:
 
 def _make_element(kind: Specialization) -> Any:
     """One element's update, in place: ``(p, g, s0, s1, s2, w, i, j, k, c)`` with ``i, j, k`` its places in param, grad and state."""
-    before = _inner(decay(fma, math.sqrt))
-    rule = _inner(RULES[kind.rule].make(fma, math.sqrt))
-    load_param, load_grad = _loader(kind.param, kind.working), _loader(kind.grad, kind.working)
+    before = _jit(kind)(decay(fma, math.sqrt))
+    rule = _jit(kind)(RULES[kind.rule].make(fma, math.sqrt))
+    load_param, load_grad = _loader(kind, kind.param), _loader(kind, kind.grad)
     store_param = _storer(kind.param)
     states, master = kind.states, kind.master
 
-    @_inner
+    @_jit(kind)
     def element(p, g, s0, s1, s2, w, i, j, k, c):
         theta = w[k] if master else load_param(p[i])
         theta, gradient = before(theta, load_grad(g[j]), c)
@@ -114,7 +124,7 @@ def _make_element(kind: Specialization) -> Any:
     return element
 
 
-@_inner
+@numba.njit
 def _coefficients(row):
     """A row as a tuple: registers, which no store through a stream can be thought to change."""
     return (
@@ -130,12 +140,12 @@ def _make_span(kind: Specialization, element: Any) -> Any:
     param, grad, working = _STORAGE[kind.param.name], _STORAGE[kind.grad.name], _STORAGE[kind.working.name]
     param_bytes, grad_bytes, working_bytes = kind.param.itemsize, kind.grad.itemsize, kind.working.itemsize
 
-    @_loop
+    @_jit(kind, pipeline_class=NoAliasCompiler)
     def loop(p, g, s0, s1, s2, w, c):
         for i in range(p.size):
             element(p, g, s0, s1, s2, w, i, i, i, c)
 
-    @_inner
+    @_jit(kind)
     def span(p, g, s0, s1, s2, w, begin, end, row):
         n = end - begin
         loop(
@@ -152,7 +162,7 @@ def _make_span(kind: Specialization, element: Any) -> Any:
 
 
 def _make_flat(kind: Specialization, span: Any) -> Any:
-    @_outer
+    @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
     def flat(p, g, s0, s1, s2, w, begin, end, row):
         span(p, g, s0, s1, s2, w, begin, end, row)
 
@@ -160,7 +170,7 @@ def _make_flat(kind: Specialization, span: Any) -> Any:
 
 
 def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
-    @_outer
+    @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
     def multi_tensor(words, segments, chunks, chunk, first, last, rows):
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
@@ -189,7 +199,7 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
     param, grad, working = _STORAGE[kind.param.name], _STORAGE[kind.grad.name], _STORAGE[kind.working.name]
     param_bytes, grad_bytes = kind.param.itemsize, kind.grad.itemsize
 
-    @_inner
+    @_jit(kind)
     def run(p, g, s0, s1, s2, w, begin, end, p_step, g_step, c):
         # Addresses, not indices: an offset may be negative, and Numba would count a negative index from the end.
         for k in range(begin, end):
@@ -197,7 +207,7 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
             p += p_step
             g += g_step
 
-    @_outer
+    @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
     def strided(words, segments, chunks, chunk, first, last, rows):
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments

@@ -40,18 +40,20 @@ class Rule:
         name: Its name in a specialization and in CUDA C++.
         states: The names of its state arrays, as in a state dict.
         make: From ``(fma, sqrt)`` to the scalar function.
+        cuda: Its type in CUDA C++, in namespace ``gpu_adam``.
     """
 
     name: str
     states: tuple[str, ...]
     make: Maker
+    cuda: str
 
 
 RULES = {
     rule.name: rule
     for rule in (
-        Rule("adam", ("exp_avg", "exp_avg_sq"), adam),
-        Rule("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), partial(adam, amsgrad=True)),
+        Rule("adam", ("exp_avg", "exp_avg_sq"), adam, "Adam<false>"),
+        Rule("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), partial(adam, amsgrad=True), "Adam<true>"),
     )
 }
 

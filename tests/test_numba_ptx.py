@@ -157,7 +157,7 @@ def test_the_kernels_compile_the_rule_that_all_engines_share(monkeypatch: pytest
 
         return update
 
-    monkeypatch.setitem(rules.RULES, "adam", rules.Rule("adam", ("exp_avg", "exp_avg_sq"), make))
+    monkeypatch.setitem(rules.RULES, "adam", rules.Rule("adam", ("exp_avg", "exp_avg_sq"), make, "Adam<false>"))
     ptx = compiled(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False))
     assert ptx.count(r"sqrt\.rn\.f32") == 2 * 4
     assert ptx.count(r"div\..*") == 0
@@ -251,7 +251,7 @@ def test_the_compilers_log_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(fma: Any, sqrt: Any) -> Any:
         return lambda p, g, s0, s1, s2, c: fma(p, 1.0, g)
 
-    monkeypatch.setitem(rules.RULES, "adam", rules.Rule("adam", (), make))
+    monkeypatch.setitem(rules.RULES, "adam", rules.Rule("adam", (), make, "Adam<false>"))
     with pytest.raises(engines_numba.CompileError, match=r"(?s)adam_strided_float32_float32 for sm_90.*fma"):
         engines_numba.compile_ptx(SMALL, 1, THREADS, HOPPER)
     with pytest.raises(engines_numba.CompileError, match="could not be linked for sm_90"):

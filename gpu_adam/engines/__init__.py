@@ -27,6 +27,10 @@ class EngineUnavailable(RuntimeError):
     """An engine cannot run on this machine; the message says why and names the remedy."""
 
 
+class CompileError(RuntimeError):
+    """A compiler or linker refused a kernel; the message carries what it said."""
+
+
 @dataclass(frozen=True, eq=False)
 class Memory:
     """A stretch of a device's memory that lives as long as ``owner`` does.

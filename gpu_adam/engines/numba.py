@@ -23,16 +23,12 @@ from numpy.typing import NDArray
 
 from .. import cache as disk
 from ..plan import Launch, Specialization
-from . import EngineUnavailable
+from . import CompileError, EngineUnavailable
 from .gpu import Call, GpuEngine
 from .staging import Event
 
 _INSTALL = "pip install gpu_adam[cuda12] or gpu_adam[cuda13], by the CUDA version of your driver"
 _COMPILERS = ("numba", "numba-cuda", "llvmlite", "cuda-core", "cuda-bindings")
-
-
-class CompileError(RuntimeError):
-    """Numba or the linker refused a kernel; the message carries what it said."""
 
 
 @cache

@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import cache as disk
+from ..kernels.rules import RULES
 from ..plan import Specialization
-from . import EngineUnavailable
+from . import CompileError, EngineUnavailable
 
 OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=false")
 """What the arithmetic needs: subnormals kept, division and square root rounded correctly, nothing contracted."""
@@ -26,14 +27,7 @@ OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", 
 SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "multi_tensor.cu"}
 """The file that holds each family's kernel."""
 
-RULES = {"adam": "gpu_adam::Adam<false>", "adam_amsgrad": "gpu_adam::Adam<true>"}
-"""Each rule's type in CUDA C++."""
-
 _C_TYPES = {"float64": "double", "float32": "float", "float16": "gpu_adam::float16", "bfloat16": "gpu_adam::bfloat16"}
-
-
-class CompileError(RuntimeError):
-    """NVRTC refused a kernel; the message carries the compiler's log."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class Instance:
         """
         s = self.specialization
         arguments = (
-            RULES[s.rule],
+            f"gpu_adam::{RULES[s.rule].cuda}",
             _C_TYPES[s.param.name],
             _C_TYPES[s.grad.name],
             "true" if s.master else "false",

@@ -1,0 +1,68 @@
+"""The CPU engine's kernels on disk: a later process runs the code that was compiled, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STEP = """
+import sys
+import numpy as np
+from gpu_adam import GpuAdam
+for amsgrad in map(bool, map(int, sys.argv[1])):
+    p = np.ones(100, np.float32)
+    opt = GpuAdam([p], amsgrad=amsgrad)
+    for scale in (2, 1):
+        opt.step([np.full(100, scale, np.float32)])
+    arrays = opt.state_dict()["state"][0]
+    print(amsgrad, p[0].tobytes().hex(), *(arrays[name][7].tobytes().hex() for name in arrays if name != "step"))
+"""
+
+
+def steps(folder: Path, which: str) -> tuple[list[str], str]:
+    """What a new process prints that steps Adam for every 0 and AMSGrad for every 1, and what it warns of."""
+    environment = {**os.environ, "GPU_ADAM_CACHE_DIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", STEP, which],
+        env=environment,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines(), done.stderr
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What one process prints that compiles both kernels itself."""
+    return steps(tmp_path_factory.mktemp("cache"), "01")[0]
+
+
+def test_kernels_that_two_processes_compiled_do_not_mix_in_a_third(tmp_path, together):
+    assert steps(tmp_path, "0")[0] + steps(tmp_path, "1")[0] == together
+    assert steps(tmp_path, "01")[0] == together
+    assert steps(tmp_path, "10")[0] == together[::-1]
+
+
+def test_a_damaged_entry_is_a_warning_and_a_recompilation(tmp_path, together):
+    steps(tmp_path, "0")
+    (entry,) = tmp_path.glob("*.numba")
+    content = bytearray(entry.read_bytes())
+    content[len(content) // 2] ^= 1
+    entry.write_bytes(content)
+    printed, warned = steps(tmp_path, "0")
+    assert printed == together[:1]
+    assert "damaged" in warned
+    assert steps(tmp_path, "0") == (together[:1], "")
+
+
+def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path, together):
+    (tmp_path / "file").write_text("in the way")
+    printed, warned = steps(tmp_path / "file" / "cache", "0")
+    assert printed == together[:1]
+    assert "RuntimeWarning" in warned

@@ -1,0 +1,151 @@
+"""The machine code itself: 16-byte accesses, nothing spilled, nothing contracted or flushed, and enough of it resident to fill the memory.
+
+Disassembled with ``nvdisasm`` and ``cuobjdump`` from PyPI; no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from gpu_adam.engines import EngineUnavailable, nvrtc
+from gpu_adam.engines.nvrtc import Instance
+from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.plan import GPU_POLICY, Specialization
+
+
+@cache
+def tool(name: str) -> str | None:
+    try:
+        from cuda.pathfinder import find_nvidia_binary_utility
+
+        found = find_nvidia_binary_utility(name)
+    except (ImportError, RuntimeError):
+        found = None
+    if found is None:
+        import sysconfig
+
+        found = next(map(str, Path(sysconfig.get_path("purelib")).glob(f"nvidia/*/bin/{name}*")), None)
+    return found or shutil.which(name)
+
+
+try:
+    SUPPORTED = nvrtc.supported_architectures()
+except EngineUnavailable as unavailable:
+    pytest.skip(str(unavailable), allow_module_level=True)
+if tool("nvdisasm") is None or tool("cuobjdump") is None:
+    pytest.skip("nvdisasm or cuobjdump was not found", allow_module_level=True)
+
+ARCHITECTURES = [n for n in (80, 90, 100) if n in SUPPORTED]
+
+# The most registers of a thread, by formats, states and family, over the architectures: measured, so that growth is noticed.
+REGISTERS = {
+    ("flat", FLOAT32, FLOAT32, 2): 48,
+    ("flat", FLOAT32, FLOAT32, 3): 56,
+    ("flat", BFLOAT16, BFLOAT16, 2): 64,
+    ("flat", BFLOAT16, BFLOAT16, 3): 72,
+    ("flat", FLOAT16, FLOAT16, 2): 64,
+    ("flat", FLOAT64, FLOAT64, 2): 64,
+    ("multi_tensor", FLOAT32, FLOAT32, 2): 56,
+    ("multi_tensor", FLOAT32, FLOAT32, 3): 64,
+    ("multi_tensor", BFLOAT16, BFLOAT16, 2): 64,
+    ("multi_tensor", BFLOAT16, BFLOAT16, 3): 80,
+    ("multi_tensor", FLOAT16, FLOAT16, 2): 64,
+    ("multi_tensor", FLOAT64, FLOAT64, 2): 80,
+    ("multi_tensor", FLOAT32, BFLOAT16, 2): 80,
+}
+
+IN_FLIGHT = 48 << 10
+"""Bytes that a multiprocessor must be able to ask for at once. By Little's law the memory wants bandwidth times latency: 4.8 TB/s
+and 0.7 µs on 132 multiprocessors (H200) are 25 KiB each, 8 TB/s and 0.8 µs on 148 (B200) are 42 KiB."""
+
+REGISTER_FILE = 65_536
+
+
+@dataclass(frozen=True)
+class Sass:
+    """What the disassembler says of one kernel."""
+
+    operations: Counter[str]
+    registers: int
+    stack: int
+
+
+@cache
+def disassemble(kernel: Instance, architecture: int, folder: Path) -> Sass:
+    _, binary = nvrtc.build(kernel.source, [kernel.expression], f"sm_{architecture}")
+    file = folder / f"{kernel.specialization.name}-{architecture}.cubin"
+    file.write_bytes(binary)
+    code = run(tool("nvdisasm"), file)
+    usage = run(tool("cuobjdump"), "-res-usage", file)
+    operations = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", code, re.MULTILINE)
+    (registers,) = re.findall(r"REG:(\d+)", usage)
+    (stack,) = re.findall(r"STACK:(\d+)", usage)
+    return Sass(Counter(operations), int(registers), int(stack))
+
+
+def run(*command: object) -> str:
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sass")
+
+
+def instance(family: str, param: Format, grad: Format, states: int) -> Instance:
+    rule = {2: "adam", 3: "adam_amsgrad"}[states]
+    kind = Specialization(family, rule, states, param, grad, param.itemsize == 2)  # type: ignore[arg-type]
+    return Instance(kind, GPU_POLICY.threads, GPU_POLICY.vectors)
+
+
+def count(operations: Counter[str], pattern: str) -> int:
+    return sum(n for operation, n in operations.items() if re.fullmatch(pattern, operation))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda n: f"sm_{n}")
+@pytest.mark.parametrize(("family", "param", "grad", "states"), REGISTERS, ids=lambda x: str(x))
+def test_machine_code(family: str, param: Format, grad: Format, states: int, architecture: int, folder: Path) -> None:
+    kernel = instance(family, param, grad, states)
+    kind = kernel.specialization
+    sass = disassemble(kernel, architecture, folder)
+    operations = sass.operations
+
+    # Every stream in words of 16 bytes, whatever its format.
+    assert count(operations, r"LDG\.E\.(EF\.)?128.*") == kind.bytes_read * kind.lanes // 16 * kernel.vectors
+    assert count(operations, r"STG\.E\.(EF\.)?128.*") == kind.bytes_written * kind.lanes // 16 * kernel.vectors
+    # Generic accesses would look up the kind of memory each time.
+    assert not count(operations, r"(LD|ST)\..*")
+
+    # Nothing spilled.
+    assert not count(operations, r"(LDL|STL).*")
+    assert sass.stack == 0
+    assert sass.registers <= REGISTERS[family, param, grad, states]
+
+    # Flushing is left to the steps within division and square root, which know that nothing is lost; the sums are all fused.
+    assert not count(operations, r"FFMA.*\.FTZ.*")
+    if kind.working is FLOAT32:
+        assert not count(operations, r"FADD(?!.*\.FTZ).*")
+        assert not count(operations, r"D(ADD|MUL|FMA).*")
+        scale, square = 1, 1
+        assert count(operations, r"FMUL(?!.*\.FTZ).*") == (scale + square) * kind.lanes * kernel.vectors
+
+    # Enough threads fit for the memory to be kept busy.
+    blocks = REGISTER_FILE // (kernel.threads * -(-sass.registers // 8) * 8)
+    assert blocks * kernel.threads * kernel.vectors * kind.lanes * kind.bytes_read >= IN_FLIGHT
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda n: f"sm_{n}")
+@pytest.mark.parametrize("param", [FLOAT32, BFLOAT16, FLOAT64], ids=str)
+def test_strided_kernels_spill_nothing(param: Format, architecture: int, folder: Path) -> None:
+    sass = disassemble(instance("strided", param, param, 3), architecture, folder)
+    assert not count(sass.operations, r"(LDL|STL|LD|ST)\..*")
+    assert sass.stack == 0
+    assert sass.registers <= 128
