@@ -98,7 +98,9 @@ def check(
         raise TypeError("state_dict must have a dict as 'state' and a list of dicts as 'param_groups'")
     for number, group in enumerate(theirs):
         if not isinstance(group.get("params"), (list, tuple)):
-            raise ValueError(f"group {number} of state_dict has params={group.get('params')!r}: must be a list of their keys")
+            raise ValueError(
+                f"group {number} of state_dict has params={group.get('params')!r}: must be a list of their keys"
+            )
     sizes, own_sizes = [len(group["params"]) for group in theirs], [len(group["params"]) for group in groups]
     if sizes != own_sizes:
         raise ValueError(f"state_dict has groups of {sizes} parameters, this optimizer of {own_sizes}")
@@ -115,7 +117,9 @@ def check(
         new_groups.append(new)
         keys.extend(group["params"])
     if any(not isinstance(key, (int, str)) for key in keys) or len(set(keys)) < len(keys):
-        raise ValueError(f"state_dict's groups have the params {keys}: must be a number or name for each, all different")
+        raise ValueError(
+            f"state_dict's groups have the params {keys}: must be a number or name for each, all different"
+        )
     unknown = set(saved["state"]) - set(keys)
     if unknown:
         raise ValueError(
@@ -148,7 +152,9 @@ def _count(step: Any, label: str) -> int:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         whole = False
     if not whole:
-        raise ValueError(f"state_dict's step of {label} is {step!r}: must be a whole number from 0 to {_MOST_STEPS - 1}")
+        raise ValueError(
+            f"state_dict's step of {label} is {step!r}: must be a whole number from 0 to {_MOST_STEPS - 1}"
+        )
     return count
 
 

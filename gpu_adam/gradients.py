@@ -9,7 +9,7 @@ from typing import Any
 
 from .arrays import ArrayRef, Occupied, probe, reach
 from .formats import Format
-from .layout import Device
+from .layout import MAX_DIMS, Device, walk
 from .state import Placed
 
 Shape = tuple[Format, tuple[int, ...]]
@@ -54,10 +54,10 @@ class _Slot:
         """Whether this is the array that was seen last, where it was.
 
         Only a weak reference is kept: a strong one would keep a gradient alive that the caller has let go, for a whole backward pass.
-        Identity suffices, but for torch, where a tensor's memory can be swapped under it.
+        Identity suffices, but for torch, where a tensor's memory can be swapped under it, and for libraries not known here.
         """
         held = None if self._weak is None else self._weak()
-        if held is None or held is not array:
+        if held is None or held is not array or self.family == "foreign":
             return False
         return self.family != "torch" or bool(held.data_ptr() == self.address)
 
@@ -183,6 +183,9 @@ class Gradients:
             raise ValueError(f"{what} has shape {ref.shape}: must be {placed.ref.shape}")
         if ref.device != placed.ref.device:
             raise ValueError(f"{what} lives on {ref.device}: must be on {placed.ref.device}, where the parameter is")
+        dims = len(walk(ref.shape, placed.ref.strides, ref.strides).shape)
+        if dims > MAX_DIMS:
+            raise ValueError(f"{what} needs {dims} strided dimensions: at most {MAX_DIMS} are supported")
         for index in self._occupied[ref.device].overlapping(ref):
             other = self._on_device[ref.device][index]
             # The gradient of x*x/2 is x itself: each element is read before it is written.

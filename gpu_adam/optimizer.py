@@ -182,6 +182,10 @@ class GpuAdam:
         self._torch = [one for one in self._params if one.ref.family == "torch"]
         self._addresses = [one.ref.array.data_ptr for one in self._torch]
         self._last_addresses = [one.ref.address for one in self._torch]
+        self._strides = [one.ref.array.stride for one in self._torch]
+        self._last_strides = [one.ref.strides for one in self._torch]
+        self._foreign = [one for one in self._params if one.ref.family == "foreign"]
+        self._homes = [one.state.address("grad", one.segment.start) for one in self._torch if one.segment.size]
 
     @staticmethod
     def _check_apart(refs: Sequence[tuple[str, ArrayRef]]) -> None:
@@ -267,10 +271,14 @@ class GpuAdam:
         self._keys, self._hyper = keys, hyper
 
     def _follow_memory(self) -> None:
-        """Take up memory that was swapped under torch tensors (``p.data = …``)."""
-        if [address() for address in self._addresses] == self._last_addresses:
+        """Take up memory that was swapped under torch tensors (``p.data = …``) and under arrays of libraries not known here."""
+        foreign = [(placed, _param_ref(placed.ref.array, placed.label)) for placed in self._foreign]
+        where = [address() for address in self._addresses]
+        # The strides as well: a transposed view of the same memory has the same address.
+        same = where == self._last_addresses and [strides() for strides in self._strides] == self._last_strides
+        if same and all(ref.same_elements(placed.ref) for placed, ref in foreign):
             return
-        swapped = [(placed, _param_ref(placed.ref.array, placed.label)) for placed in self._torch]
+        swapped = [*foreign, *((placed, _param_ref(placed.ref.array, placed.label)) for placed in self._torch)]
         for placed, ref in swapped:
             old = placed.ref
             if (ref.shape, ref.format, ref.device) != (old.shape, old.format, old.device):
@@ -299,7 +307,12 @@ class GpuAdam:
                 for placed, bound in zip(self._params, self._bound, strict=True)
             ]
         # The buckets' own views, untouched, count as one object, so that nothing is looked up tensor by tensor.
-        return self._bound if all(map(is_, arrays, self._bound)) else arrays
+        same = all(map(is_, arrays, self._bound)) and (not self._pack or self._bound_in_place())
+        return self._bound if same else arrays
+
+    def _bound_in_place(self) -> bool:
+        """Whether the buckets' views are where they were made: a torch tensor's memory can be swapped under it."""
+        return [one.ref.array.grad.data_ptr() for one in self._torch if one.segment.size] == self._homes
 
     def _flatten(self, grads: Any) -> list[Any]:
         if not self._grouped:
@@ -313,7 +326,11 @@ class GpuAdam:
                 for leaf in structure.flatten(tree, f"grads of group {number}")
             ]
         names = tuple(name for structure in self._structures for name in structure.names)
-        named = all(structure.named for structure in self._structures) and len(set(names)) == len(names)
+        named = all(structure.named for structure in self._structures)
+        if named and len(set(names)) < len(names):
+            if isinstance(leaves, Mapping) or any(map(is_pair, leaves)):
+                raise ValueError("grads go by name, but groups share names: give a list of the gradients of each group")
+            named = False
         return Structure("pairs" if named else "list", names).flatten(leaves, "grads")
 
     def _build(self, leaves: Sequence[Any]) -> Any:

@@ -1,0 +1,191 @@
+"""The arithmetic of DESIGN.md, section 3, written out: what every engine must return, to the bit.
+
+It imports nothing of `gpu_adam`. NumPy's scalar-by-scalar multiplication, division and square root round correctly; the fused
+multiply-add, which NumPy lacks, is computed exactly here: with fractions for float64, and for float32 in float64 rounded to odd, which a
+test holds against fractions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+DTYPES = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def fma_float64(a: float, b: float, c: float) -> float:
+    """``a*b + c`` of float64 numbers, rounded once to nearest, ties to even."""
+    if not (math.isfinite(a) and math.isfinite(b) and math.isfinite(c)):
+        # The product of finite numbers is finite before rounding, so it cannot be what makes a NaN of an infinite c.
+        product = (
+            a * b if not (math.isfinite(a) and math.isfinite(b)) else math.copysign(1.0, a) * math.copysign(1.0, b)
+        )
+        return product + c
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    if exact:
+        return nearest_float64(exact)
+    # Zero: the sum of an exact zero product and a zero, or of opposites, has the sign that IEEE 754 gives such a sum.
+    product_sign = math.copysign(1.0, a) * math.copysign(1.0, b)
+    return math.copysign(0.0, c) if c == 0.0 and product_sign == math.copysign(1.0, c) else 0.0
+
+
+def nearest_float64(exact: Fraction) -> float:
+    """The nearest float64, ties to even; past the largest one infinity."""
+    try:
+        nearest = exact.numerator / exact.denominator  # Python rounds this quotient correctly, subnormals included
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+    return nearest or math.copysign(0.0, exact.numerator)
+
+
+def nearest_float32(exact: Fraction) -> np.float32:
+    """The nearest float32, ties to even, by comparing the neighbours' distances as fractions."""
+    if abs(exact) >= Fraction(2) ** 128 - Fraction(2) ** 103:
+        return np.float32(math.inf if exact > 0 else -math.inf)
+    guess = np.float32(nearest_float64(exact))
+    near = [np.nextafter(guess, np.float32(side)) for side in (-math.inf, math.inf)] + [guess]
+    finite = [one for one in near if np.isfinite(one)]
+    return min(finite, key=lambda one: (abs(Fraction(float(one)) - exact), int(one.view(np.uint32)) & 1))
+
+
+def fma_float32(a: Array, b: Array, c: Array) -> Array:
+    """``a*b + c`` of float32 arrays, rounded once.
+
+    The product is exact in float64. The sum is rounded to odd there: where it is inexact and its last bit is 0, its neighbour on the
+    side of the error is taken. Rounding that to float32, 29 bits shorter, is then the same as rounding the exact sum.
+    """
+    product = a.astype(np.float64) * b.astype(np.float64)
+    addend = c.astype(np.float64)
+    total = product + addend
+    back = total - product
+    error = (product - (total - back)) + (addend - back)
+    even = (np.atleast_1d(total).view(np.int64) & 1).reshape(np.shape(total)) == 0
+    inexact = np.isfinite(total) & (error != 0) & even
+    odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+    return np.where(inexact, odd, total).astype(np.float32)
+
+
+def fma(a: Any, b: Any, c: Any) -> Array:
+    """``a*b + c``, rounded once, of arrays and scalars of one format."""
+    a, b, c = np.broadcast_arrays(a, b, c)
+    assert a.dtype == b.dtype == c.dtype
+    if a.dtype == np.float32:
+        return fma_float32(a, b, c)
+    results = [fma_float64(*map(float, each)) for each in zip(a.flat, b.flat, c.flat, strict=True)]
+    return np.array(results, np.float64).reshape(a.shape)
+
+
+def power(base: float, exponent: int) -> float:
+    """Repeated squaring, from the lowest bit up."""
+    result = 1.0
+    for bit in reversed(f"{exponent:b}"):
+        if bit == "1":
+            result = result * base
+        base = base * base
+    return result
+
+
+@dataclass(frozen=True)
+class Options:
+    """The hyperparameters of a step."""
+
+    lr: float | Callable[[int], float] = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled_weight_decay: bool = False
+    amsgrad: bool = False
+    maximize: bool = False
+    bias_correction: bool = True
+    eps_hat: bool = False
+
+
+@dataclass
+class Reference:
+    """One parameter, its state and its step count. `p` is what is stored, in the parameter's own format."""
+
+    p: Array
+    keeps_master: bool = True
+    t: int = 0
+    m: Array = field(init=False)
+    v: Array = field(init=False)
+    v_max: Array = field(init=False)
+    master: Array | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.p = self.p.copy()
+        self.working = np.dtype(np.float64 if self.p.dtype == np.float64 else np.float32)
+        self.m, self.v, self.v_max = (np.zeros(self.p.shape, self.working) for _ in range(3))
+        if self.keeps_master and self.p.dtype.itemsize == 2:
+            self.master = self.p.astype(np.float32)
+
+    def step(self, gradient: Array, options: Options) -> None:
+        """One step, each line a rounding a call."""
+        self.t += 1
+        with np.errstate(all="ignore"):
+            self._step(gradient.astype(self.working), options)
+
+    def _step(self, g: Array, options: Options) -> None:
+        fl = self.working.type
+        lr = float(options.lr(self.t) if callable(options.lr) else options.lr)
+        w1, w2 = fl(1.0 - options.betas[0]), fl(1.0 - options.betas[1])
+        c1 = c2 = 1.0
+        if options.bias_correction:
+            c1 = 1.0 - power(1.0 - float(w1), self.t)
+            c2 = 1.0 - power(1.0 - float(w2), self.t)
+        r2, a = fl(1.0 / math.sqrt(c2)), fl(-lr / c1)
+        if options.eps_hat:
+            r2, a = fl(1.0), fl(-lr * math.sqrt(c2) / c1)
+        decay, k, eps = fl(options.weight_decay), fl(-lr * options.weight_decay), fl(options.eps)
+
+        p = self.master if self.master is not None else self.p.astype(self.working)
+        if options.maximize:
+            g = -g
+        if options.weight_decay and not options.decoupled_weight_decay:
+            g = fma(decay, p, g)
+        if options.weight_decay and options.decoupled_weight_decay:
+            p = fma(k, p, p)
+        self.m = fma(w1, g, fma(-w1, self.m, self.m))
+        self.v = fma(w2 * g, g, fma(-w2, self.v, self.v))
+        x = self.v
+        if options.amsgrad:
+            x = self.v_max = np.maximum(self.v_max, self.v)  # in which NaN wins
+        d = fma(np.sqrt(x), r2, eps)
+        p = fma(a, self.m / d, p)
+        if self.master is not None:
+            self.master = p
+        self.p = p.astype(self.p.dtype)
+
+
+def bits(array: Array) -> Array:
+    """The words of an array, every NaN made the same one: its payload and sign are not promised."""
+    array = np.ascontiguousarray(array)
+    words = array.view(f"u{array.dtype.itemsize}").copy()
+    words[np.isnan(array)] = np.array(np.nan, array.dtype).view(words.dtype)
+    return words
+
+
+def assert_same_bits(actual: Any, expected: Any, what: str = "") -> None:
+    """Fail, showing the first difference, unless two arrays agree in format, shape and every bit."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.dtype == expected.dtype, f"{what}: {actual.dtype} against {expected.dtype}"
+    assert actual.shape == expected.shape, f"{what}: {actual.shape} against {expected.shape}"
+    differ = np.flatnonzero(bits(actual).reshape(-1) != bits(expected).reshape(-1))
+    if differ.size:
+        k = differ[0]
+        a, b = actual.reshape(-1)[k], expected.reshape(-1)[k]
+        raise AssertionError(f"{what}: {differ.size} of {actual.size} elements differ; element {k} is {a!r}, not {b!r}")
