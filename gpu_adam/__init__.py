@@ -11,6 +11,8 @@ array([ 0.9, -1.9], dtype=float32)
 
 from __future__ import annotations
 
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +24,13 @@ __version__ = "0.1.0"
 __all__ = ["EngineUnavailable", "GpuAdam", "__version__"]
 
 _HERE = Path(__file__).resolve().parent
-if not (_HERE / "kernels").exists() and (_HERE.parent / "kernels" / "rules.py").exists():
-    # A bare checkout: `kernels` lies beside this folder and becomes `gpu_adam.kernels` on installation only.
-    __path__.append(str(_HERE.parent))
+_BESIDE = _HERE.parent / "kernels" / "__init__.py"
+if not (_HERE / "kernels").exists() and (_BESIDE.parent / "rules.py").exists():
+    # A bare checkout: `kernels` lies beside this folder, and becomes `gpu_adam.kernels` on installation only.
+    _spec = spec_from_file_location(f"{__name__}.kernels", _BESIDE)
+    if _spec is not None and _spec.loader is not None:
+        kernels = sys.modules[_spec.name] = module_from_spec(_spec)
+        _spec.loader.exec_module(kernels)
 
 _HOMES = {"GpuAdam": ".optimizer", "EngineUnavailable": ".engines"}
 

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import checkpoint
-from .arrays import ArrayRef, Occupied, probe, to_host, zero
+from .arrays import ArrayRef, to_host, zero
 from .engines import ENGINES, Engine, engine_named, gpu_engine
 from .gradients import Gradients
 from .hyperparameters import FLAGS, KEYS, Hyperparameters, LearningRate, number, two_betas
-from .layout import MAX_DIMS, Device, Extent, overlaps_itself, pack, walk
+from .layout import MAX_DIMS, Device, Extent, pack, walk
+from .parameters import Residence, check_apart, param_ref
 from .plan import Plan
 from .schedule import Schedule
-from .state import BucketState, Placed, state_strides
+from .state import BucketState, Placed
 from .structure import Structure, is_pair, ordered, read_structure
 
 
@@ -144,8 +145,8 @@ class GpuAdam:
             added.append(filled)
             for name, leaf in zip(structure.names, leaves, strict=True):
                 label = f"parameter {name!r}" if structure.named else f"parameter {name} of {where}"
-                refs.append((index, label, _param_ref(leaf, label)))
-        self._check_apart([(placed.label, placed.ref) for placed in self._params] + [entry[1:] for entry in refs])
+                refs.append((index, label, param_ref(leaf, label)))
+        check_apart([(placed.label, placed.ref) for placed in self._params] + [entry[1:] for entry in refs])
         engines = {ref.device: self._engine_for(ref.device, label) for _, label, ref in refs}
         base = len(self._params)
         extents = [self._extent(base + k, label, ref) for k, (_, label, ref) in enumerate(refs)]
@@ -179,25 +180,8 @@ class GpuAdam:
         self._seen: Sequence[Any] | None = None
         self._keys: list[tuple[Any, ...]] = []
         self._hyper: list[Hyperparameters] = []
+        self._residence = Residence(self._params)
         self._torch = [one for one in self._params if one.ref.family == "torch"]
-        self._addresses = [one.ref.array.data_ptr for one in self._torch]
-        self._last_addresses = [one.ref.address for one in self._torch]
-        self._strides = [one.ref.array.stride for one in self._torch]
-        self._last_strides = [one.ref.strides for one in self._torch]
-        self._foreign = [one for one in self._params if one.ref.family == "foreign"]
-        self._homes = [one.state.address("grad", one.segment.start) for one in self._torch if one.segment.size]
-
-    @staticmethod
-    def _check_apart(refs: Sequence[tuple[str, ArrayRef]]) -> None:
-        devices: dict[Device, list[tuple[str, ArrayRef]]] = {}
-        for label, ref in refs:
-            devices.setdefault(ref.device, []).append((label, ref))
-        for members in devices.values():
-            conflict = Occupied([ref for _, ref in members]).conflict()
-            if conflict is not None:
-                (first, a), (second, b) = (members[k] for k in sorted(conflict))
-                what = "are the same array" if a.same_elements(b) else "overlap in memory"
-                raise ValueError(f"{first} and {second} {what}: each element may be updated once a step")
 
     def _extent(self, index: int, label: str, ref: ArrayRef) -> Extent:
         if self._pack and ref.family == "foreign":
@@ -271,28 +255,25 @@ class GpuAdam:
         self._keys, self._hyper = keys, hyper
 
     def _follow_memory(self) -> None:
-        """Take up memory that was swapped under torch tensors (``p.data = …``) and under arrays of libraries not known here."""
-        foreign = [(placed, _param_ref(placed.ref.array, placed.label)) for placed in self._foreign]
-        where = [address() for address in self._addresses]
-        # The strides as well: a transposed view of the same memory has the same address.
-        same = where == self._last_addresses and [strides() for strides in self._strides] == self._last_strides
-        if same and all(ref.same_elements(placed.ref) for placed, ref in foreign):
-            return
-        swapped = [*foreign, *((placed, _param_ref(placed.ref.array, placed.label)) for placed in self._torch)]
-        for placed, ref in swapped:
-            old = placed.ref
-            if (ref.shape, ref.format, ref.device) != (old.shape, old.format, old.device):
-                raise ValueError(
-                    f"{placed.label} was {old.format} {old.shape} on {old.device} and is now {ref.format} {ref.shape} "
-                    f"on {ref.device}: make a new optimizer and load this one's state_dict()"
-                )
-            if state_strides(ref) != state_strides(old):
-                raise ValueError(f"{placed.label} now lies in memory in another order: make a new optimizer")
-        fresh = {placed.index: ref for placed, ref in swapped}
-        self._check_apart([(placed.label, fresh.get(placed.index, placed.ref)) for placed in self._params])
-        for placed, ref in swapped:
-            placed.ref = ref
-        self._rest()
+        """Take up what was done to the parameters' memory since the last step."""
+        moved = self._residence.moved()
+        if moved:
+            for placed, ref in moved:
+                placed.ref = ref
+                placed.reread_master()
+            self._rest()
+        for placed in self._residence.written():
+            placed.reread_master()
+
+    def reread_params(self) -> None:
+        """Take up 16-bit parameters that were written to by hand since the last step.
+
+        Where a parameter is no longer what its float32 master weight rounds to, the master weight takes its value. For torch
+        tensors a step does so by itself (not for writes through ``p.data``, which torch does not tell of); arrays of other libraries cannot
+        tell that they were written to.
+        """
+        for placed in self._params:
+            placed.reread_master()
 
     # Gradients.
 
@@ -307,12 +288,8 @@ class GpuAdam:
                 for placed, bound in zip(self._params, self._bound, strict=True)
             ]
         # The buckets' own views, untouched, count as one object, so that nothing is looked up tensor by tensor.
-        same = all(map(is_, arrays, self._bound)) and (not self._pack or self._bound_in_place())
+        same = all(map(is_, arrays, self._bound)) and (not self._pack or self._residence.gradients_are_home())
         return self._bound if same else arrays
-
-    def _bound_in_place(self) -> bool:
-        """Whether the buckets' views are where they were made: a torch tensor's memory can be swapped under it."""
-        return [one.ref.array.grad.data_ptr() for one in self._torch if one.segment.size] == self._homes
 
     def _flatten(self, grads: Any) -> list[Any]:
         if not self._grouped:
@@ -487,16 +464,3 @@ def _group_key(group: Mapping[str, Any], where: str) -> tuple[Any, ...]:
         return (*values, *_others(group))
     except KeyError as error:
         raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
-
-
-def _param_ref(array: Any, label: str) -> ArrayRef:
-    try:
-        ref = probe(array, writable=True)
-    except (TypeError, ValueError, BufferError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{label} {error}") from None
-    if overlaps_itself(ref.shape, ref.strides):
-        raise ValueError(
-            f"{label} has shape {ref.shape} and strides {ref.strides}, so that elements share memory: copy it"
-        )
-    return ref

@@ -104,6 +104,15 @@ class Placed:
         """Set its share of one of the bucket's arrays."""
         self.state.write(name, self.segment, self.ref, value)
 
+    def reread_master(self) -> None:
+        """Where the parameter is no longer what its master weight rounds to, somebody has written to it, and that is what counts."""
+        if not self.master:
+            return
+        param, master = to_host(self.ref.array), to_host(self.view("master"))
+        same = master.astype(param.dtype) == param
+        if not same.all():
+            self.write("master", np.where(same, master, param.astype(master.dtype)))
+
     def move_into_bucket(self) -> None:
         """Copy the parameter into its share of ``"param"``, which is what is updated from then on.
 

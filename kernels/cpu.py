@@ -19,6 +19,7 @@ from gpu_adam.plan import ROLES, ROW_WORDS, WALK_WORDS
 from .cpu_intrinsics import (
     NoAliasCompiler,
     array_at,
+    float_mode,
     fma,
     round_bfloat16,
     round_float16,
@@ -48,6 +49,8 @@ def _jit(kind: Specialization, **options: Any) -> Callable[..., Any]:
 
 
 _NROLES, _MAX_DIMS, _WALK_WORDS = len(ROLES), MAX_DIMS, WALK_WORDS
+_IEEE = np.uint32(0x1F80)
+"""MXCSR as a process starts with it: round to nearest even, subnormals kept, nothing trapped."""
 _STORAGE = {"float64": np.float64, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
 
 
@@ -164,7 +167,9 @@ def _make_span(kind: Specialization, element: Any) -> Any:
 def _make_flat(kind: Specialization, span: Any) -> Any:
     @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
     def flat(p, g, s0, s1, s2, w, begin, end, row):
+        before = float_mode(_IEEE)
         span(p, g, s0, s1, s2, w, begin, end, row)
+        float_mode(before)
 
     return flat
 
@@ -172,6 +177,7 @@ def _make_flat(kind: Specialization, span: Any) -> Any:
 def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
     @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
     def multi_tensor(words, segments, chunks, chunk, first, last, rows):
+        before = float_mode(_IEEE)
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
         for at in range(chunk_segments + first, chunk_segments + last):
@@ -191,6 +197,7 @@ def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
                 end,
                 row,
             )
+        float_mode(before)
 
     return multi_tensor
 
@@ -209,6 +216,7 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
 
     @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
     def strided(words, segments, chunks, chunk, first, last, rows):
+        before = float_mode(_IEEE)
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
         walks = chunk_segments + 2 * chunks
@@ -239,6 +247,7 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
                     g += coordinate * words[walk + 1 + 2 * _MAX_DIMS + d] * grad_bytes
                 run(p, g, s0, s1, s2, w, k, stop, p_step, g_step, c)
                 k = stop
+        float_mode(before)
 
     return strided
 

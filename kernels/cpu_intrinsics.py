@@ -5,10 +5,12 @@ Each is a few LLVM instructions, which the vectoriser sees through, unlike a cal
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
@@ -39,6 +41,29 @@ def fma(typingctx, a, b, c):
 
     # Mixed formats are refused rather than promoted: a float64 that slips in would change the bits.
     return (a(a, a, a), codegen) if a == b == c else None
+
+
+@intrinsic
+def float_mode(typingctx, mode):
+    """Set the processor's floating-point mode for this thread, and return the one before; on x86-64 the register MXCSR.
+
+    Libraries set a thread to flush subnormals to zero (``torch.set_flush_denormal``), which would change the bits. Elsewhere than on
+    x86-64 nothing is done and 0 returned.
+    """
+
+    def codegen(context, builder, signature, args):
+        if platform.machine().lower() not in ("x86_64", "amd64"):
+            return _BITS(0)
+        access = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
+        place = cgutils.alloca_once(builder, _BITS)
+        pointer = builder.bitcast(place, cgutils.voidptr_t)
+        builder.call(cgutils.get_or_insert_function(builder.module, access, "llvm.x86.sse.stmxcsr"), [pointer])
+        before = builder.load(place)
+        builder.store(args[0], place)
+        builder.call(cgutils.get_or_insert_function(builder.module, access, "llvm.x86.sse.ldmxcsr"), [pointer])
+        return before
+
+    return types.uint32(types.uint32), codegen
 
 
 @intrinsic

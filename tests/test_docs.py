@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import gpu_adam
+import gpu_adam.kernels
 
 PACKAGE = Path(gpu_adam.__file__).parent
-KERNELS = next(Path(entry) / "kernels" for entry in gpu_adam.__path__ if (Path(entry) / "kernels").is_dir())
+KERNELS = Path(gpu_adam.kernels.__file__).parent
 
 
 def module_names(folder: Path, name: str) -> list[str]:
-    # Found by their files: from a bare checkout `pkgutil` would walk the checkout as a part of the package, round and round.
     parts = [path.relative_to(folder).with_suffix("").parts for path in sorted(folder.rglob("*.py"))]
     return [".".join((name, *(part for part in each if part != "__init__"))) for each in parts if "kernels" not in each]
 

@@ -463,3 +463,31 @@ def test_torch_and_numpy_parameters_may_stand_side_by_side() -> None:
     GpuAdam([p, q]).step([np.ones(3, np.float32), torch.ones(3)])
     assert (p.numpy() == q).all()
     assert q[0] < 1
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
+def test_a_16_bit_parameter_that_was_loaded_after_the_optimizer_was_made_keeps_what_was_loaded(pack):
+    module = torch.nn.Linear(3, 2).to(torch.bfloat16)
+    opt = GpuAdam(module.parameters(), lr=1e-3, pack=pack)
+    loaded = {name: torch.full_like(value, 8.0) for name, value in module.state_dict().items()}
+    module.load_state_dict(loaded)
+    for p in module.parameters():
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    assert all((p == 8).all() for p in module.parameters())
+
+
+def test_master_weights_keep_their_lower_bits_where_nobody_wrote():
+    p = torch.ones(4, dtype=torch.bfloat16)
+    opt = GpuAdam([p], lr=1e-4)
+    for _ in range(5):
+        p.grad = torch.ones_like(p)
+        opt.step()
+    before = opt.state_dict()["state"][0]["master"]
+    with torch.no_grad():
+        p[2] = 5
+    opt.reread_params()
+    after = opt.state_dict()["state"][0]["master"]
+    assert after[2] == 5
+    assert torch.equal(after[[0, 1, 3]], before[[0, 1, 3]])
+    assert not torch.equal(before.bfloat16().float(), before), "the example has no lower bits to keep"

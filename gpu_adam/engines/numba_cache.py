@@ -11,7 +11,7 @@ import functools
 import hashlib
 import pickle
 import platform
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import llvmlite
@@ -22,17 +22,15 @@ from numba.core.serialize import dumps
 
 from .. import cache
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-
 
 @functools.cache
 def _sources() -> bytes:
     """A digest of every Python file that a kernel is made from, and of the versions of what compiles it."""
-    from gpu_adam import kernels
-
     digest = hashlib.sha256()
-    for file in (*sorted(Path(kernels.__file__).parent.glob("*.py")), _PACKAGE / "layout.py", _PACKAGE / "plan.py"):
-        digest.update(file.read_bytes())
+    texts = [entry for entry in files("gpu_adam.kernels").iterdir() if entry.name.endswith(".py")]
+    texts += [files("gpu_adam") / name for name in ("layout.py", "plan.py")]
+    for text in sorted(texts, key=lambda entry: entry.name):
+        digest.update(text.read_bytes())
     digest.update(repr((numba.__version__, llvmlite.__version__, platform.python_version())).encode())
     return digest.digest()
 

@@ -87,10 +87,11 @@ class ThreadPool:
         """Call ``function`` with each of ``arguments``, the first in this thread; return when all are done."""
         if self._started < self.count - 1:
             self._start()
-        shares = [_Share((function, each)) for each in arguments[1:]]
-        for share in shares:
-            self._queue.put(share)
+        shares: list[_Share] = []
         try:
+            for each in arguments[1:]:
+                shares.append(_Share((function, each)))
+                self._queue.put(shares[-1])
             function(*arguments[0])
         finally:
             errors = [share.wait() for share in shares]

@@ -1,0 +1,40 @@
+"""The program ``gpu-adam``, also ``python -m gpu_adam``: one subcommand a job, each imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+from . import __version__
+from .train.command import add_arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        argv: The arguments, by default those of the program.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(prog="gpu-adam", description="The Adam optimizer for every GPU array library.")
+    parser.add_argument("--version", action="version", version=f"gpu_adam {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser(
+        "doctor", help="say what was found here, which engines can run, and what the others lack", add_help=False
+    )
+    train = commands.add_parser(
+        "train", help="train a small network on handwritten digits", description="Train a small network with GpuAdam."
+    )
+    add_arguments(train)
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "doctor":
+        train.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        if args.command == "doctor":
+            return int(import_module("gpu_adam.doctor").main(rest))
+        return int(import_module("gpu_adam.train.command").main(args))
+    except KeyboardInterrupt:
+        return 130  # the shell's number for a program that was interrupted

@@ -1,0 +1,168 @@
+"""Training: batches in, `GpuAdam.step` after each, accuracy after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..optimizer import GpuAdam
+from .backend import Backend, Stopwatch
+from .data import Dataset
+from .network import backward, forward, initial
+
+_TEST_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images of a step; the last batch of an epoch may be smaller.
+        lr: The learning rate to begin with; it falls linearly to 0.
+        hidden: The widths of the hidden layers.
+        shift: Training images are moved by up to this many pixels in each direction, a whole batch alike.
+        seed: Of weights, batches and shifts.
+        dtype: Of the parameters.
+        adam: Further arguments of `GpuAdam`.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 3e-3
+    hidden: Sequence[int] = (256, 128)
+    shift: int = 1
+    seed: int = 0
+    dtype: DTypeLike = np.float32
+    adam: Mapping[str, Any] = field(default_factory=dict)
+
+    def steps(self, images: int) -> int:
+        """How many steps training on so many images takes."""
+        return self.epochs * ceil(images / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training came to.
+
+    Attributes:
+        sizes: The width of each layer.
+        parameters: How many numbers were trained.
+        losses: The training loss of each step.
+        accuracies: The share of test images that were recognised, after each epoch.
+        seconds: How long all of it took, the tests after each epoch included.
+        step_seconds: How long each step of the optimizer took.
+    """
+
+    sizes: Sequence[int]
+    parameters: int
+    losses: Sequence[float]
+    accuracies: Sequence[float]
+    seconds: float
+    step_seconds: Sequence[float]
+
+    @property
+    def updates_per_second(self) -> float:
+        """Parameters updated in a second spent in the optimizer; the first step, which loads the kernels, is left out."""
+        steps = self.step_seconds[1:] or self.step_seconds
+        return self.parameters * len(steps) / sum(steps)
+
+    @property
+    def updates_per_second_overall(self) -> float:
+        """Parameters updated in a second of the whole."""
+        return self.parameters * len(self.losses) / self.seconds
+
+
+class Progress(Protocol):
+    """What the loop tells of itself: tqdm has these methods."""
+
+    def update(self, n: int) -> Any:
+        """So many more steps were taken."""
+
+    def set_postfix_str(self, s: str, refresh: bool) -> Any:
+        """How it is going, to be shown at once or with the next update."""
+
+
+def train(data: Dataset, backend: Backend, options: Options, progress: Progress) -> Result:
+    """Train a network on a data set.
+
+    The same data, backend and options give the same result, on one machine.
+    """
+    xp = backend.xp
+    random = np.random.default_rng(options.seed)
+    sizes = (data.images[0].size, *options.hidden, data.classes)
+    steps = options.steps(len(data.images))
+    batches = Batches(data, backend, options, random)
+
+    start_values = {name: xp.asarray(value) for name, value in initial(sizes, options.dtype, random).items()}
+    opt = GpuAdam(
+        start_values,
+        lr=lambda t: options.lr * (1 - (t - 1) / steps),
+        pack=True,
+        engine=backend.engine,
+        **options.adam,
+    )
+    params, grads = opt.params, opt.grads  # views into the optimizer's flat buckets
+
+    losses: list[float] = []
+    accuracies: list[float] = []
+    watch = Stopwatch(backend)
+    start = perf_counter()
+    for _ in range(options.epochs):
+        epoch_losses: list[Any] = []
+        for x, targets in batches:
+            epoch_losses.append(backward(xp, params, grads, x, targets))
+            with watch.running():
+                opt.step()
+            progress.update(1)
+        # Losses are fetched once an epoch, since a GPU would stand still for each.
+        losses += backend.to_host(xp.stack(epoch_losses)).tolist()
+        mean_loss = sum(losses[-len(epoch_losses) :]) / len(epoch_losses)
+        watch.collect()
+        accuracies.append(batches.accuracy(params))
+        progress.set_postfix_str(f"loss {mean_loss:.4f}, test accuracy {accuracies[-1]:.2%}", refresh=False)
+    seconds = perf_counter() - start
+    count = sum(value.size for value in start_values.values())
+    return Result(sizes, count, losses, accuracies, seconds, watch.seconds)
+
+
+class Batches:
+    """A data set in the backend's memory, its training part in another order and other places each time it is gone through."""
+
+    def __init__(self, data: Dataset, backend: Backend, options: Options, random: np.random.Generator) -> None:
+        xp = backend.xp
+        self._data, self._backend, self._options, self._random = data, backend, options, random
+        # Activations of 16 bits would overflow, and the CPU has no matrix products of them.
+        self._dtype = np.promote_types(options.dtype, np.float32)
+        margin = ((0, 0), (options.shift, options.shift), (options.shift, options.shift))
+        self._images = xp.asarray(np.pad(data.images, margin))
+        self._targets = xp.asarray(np.eye(data.classes, dtype=self._dtype)[data.labels])
+        self._test_images = xp.asarray(data.test_images)
+        self._test_labels = xp.asarray(data.test_labels)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        height, width = self._data.images.shape[1:]
+        order = self._backend.xp.asarray(self._random.permutation(len(self._images)))
+        for start in range(0, len(order), self._options.batch_size):
+            chosen = order[start : start + self._options.batch_size]
+            top, left = self._random.integers(2 * self._options.shift + 1, size=2).tolist()
+            moved = self._images[chosen, top : top + height, left : left + width]
+            yield self._rows(moved), self._targets[chosen]
+
+    def _rows(self, images: Any) -> Any:
+        return images.reshape(len(images), -1).astype(self._dtype) / self._data.white
+
+    def accuracy(self, params: Mapping[str, Any]) -> float:
+        """The share of the test images whose largest logit is their class's."""
+        right = self._backend.xp.zeros((), np.int64)
+        for start in range(0, len(self._test_images), _TEST_BATCH):
+            logits = forward(self._backend.xp, params, self._rows(self._test_images[start : start + _TEST_BATCH]))[-1]
+            right += (logits.argmax(axis=1) == self._test_labels[start : start + _TEST_BATCH]).sum()
+        return int(right) / len(self._test_images)
