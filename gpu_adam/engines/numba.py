@@ -8,7 +8,8 @@ cannot hold them, since it knows a kernel by what its closure contains, and devi
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -257,10 +258,11 @@ def _require_packages() -> None:
     if find_spec("numba_cuda") is None:
         raise EngineUnavailable(f"numba-cuda is not installed: {_INSTALL}")
     try:
-        # The third is imported by the first kernel's compilation, and is where numba-cuda up to 0.30 names np.row_stack, which NumPy
-        # 2.5 no longer has.
-        for name in ("numba.cuda", "cuda.bindings.driver", "numba.cuda.np.arrayobj"):
+        # The third is imported by the first kernel's compilation.
+        for name in ("numba.cuda", "cuda.bindings.driver"):
             import_module(name)
+        with _row_stack_lent():
+            import_module("numba.cuda.np.arrayobj")
         # Older releases have it in `cuda.core.experimental`.
         _ = import_module("cuda.core").Linker
     except ImportError as error:
@@ -272,6 +274,23 @@ def _require_packages() -> None:
             f"numba-cuda {_version('numba-cuda')}, NumPy {np.__version__} and cuda-core {_version('cuda-core')} do not fit together "
             f"({error}): {_INSTALL}, which chooses versions that do"
         ) from error
+
+
+@contextmanager
+def _row_stack_lent() -> Iterator[None]:
+    """For a while ``np.row_stack``, which NumPy 2.5 removed and numba-cuda 0.30 still names where it teaches its compiler NumPy.
+
+    It was another name of ``np.vstack``, and is taken back, so that no other code comes to rely on it.
+    """
+    name = "row_stack"
+    if name in vars(np):
+        yield
+        return
+    setattr(np, name, np.vstack)
+    try:
+        yield
+    finally:
+        delattr(np, name)
 
 
 def _require_gpu() -> None:
