@@ -75,7 +75,7 @@ endef
 drop = rm -f $(STAMPS)/*-cuda$(1); $(PY) -m pip uninstall --quiet --yes cupy-cuda$(1)x 2>/dev/null
 
 $(STAMPS)/train-cuda%: $(SOURCES) | $(PY)
-	$(call install,train$(call gpu_extra,$*),$*)
+	$(call install,train$(if $(filter 12 13,$*),-cuda$*),$*)
 
 $(STAMPS)/test-cuda%: $(SOURCES) | $(PY)
 	$(call install,test$(call gpu_extra,$*),$*,$(if $(filter 12,$*),proof$(comma)cuda12))

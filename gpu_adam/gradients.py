@@ -103,10 +103,9 @@ class Gradients:
             device: Occupied([placed.ref for placed in members]) for device, members in self._on_device.items()
         }
 
-    @property
-    def shapes(self) -> tuple[Shape | None, ...]:
-        """For each parameter its gradient's format and strides, or ``None``."""
-        return tuple(slot.shape for slot in self._slots)
+    def shape(self, index: int) -> Shape | None:
+        """The format and strides of a parameter's gradient; ``None`` where it has none."""
+        return self._slots[index].shape
 
     def address(self, index: int) -> int:
         """The address of a parameter's gradient."""

@@ -57,7 +57,7 @@ class Schedule:
         steps: NDArray[np.int64],
         hyperparameters: Sequence[Hyperparameters],
     ) -> None:
-        active = [placed for placed, shape in zip(params, gradients.shapes, strict=True) if shape is not None]
+        active = [placed for placed in params if gradients.shape(placed.index) is not None]
         self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
         self._cohorts: dict[tuple[int, Format, int], Cohort] = {}
         self._gradients = gradients
@@ -87,14 +87,14 @@ class Schedule:
                 if launch.table is not None:
                     for segment, task in enumerate(launch.tasks):
                         self._places[task.index] = _Place(len(self._shards) - 1, number, launch.table, segment)
-        buckets = dict.fromkeys(placed.state.bucket for placed in params)
-        self.plan = Plan(tuple(buckets), tuple(launches))
+        states = {id(placed.state): placed.state for placed in params}
+        self.plan = Plan(tuple(state.bucket for state in states.values()), tuple(launches))
 
     def _task(self, placed: Placed, rule: str, row: int) -> Task:
         ref, state, place = placed.ref, placed.state, placed.segment.start
         names = RULES[rule].states
         state.ensure(names)
-        shape = self._gradients.shapes[placed.index]
+        shape = self._gradients.shape(placed.index)
         assert shape is not None
         format, strides = shape
         pointers = (

@@ -50,7 +50,7 @@ REGISTERS = {
     ("flat", FLOAT32, FLOAT32, 2): 48,
     ("flat", FLOAT32, FLOAT32, 3): 56,
     ("flat", BFLOAT16, BFLOAT16, 2): 64,
-    ("flat", BFLOAT16, BFLOAT16, 3): 72,
+    ("flat", BFLOAT16, BFLOAT16, 3): 80,
     ("flat", FLOAT16, FLOAT16, 2): 64,
     ("flat", FLOAT64, FLOAT64, 2): 64,
     ("multi_tensor", FLOAT32, FLOAT32, 2): 56,

@@ -15,10 +15,10 @@ from ..plan import CPU_POLICY, Launch, Policy, Specialization
 from . import Coefficients, Memory
 from .threads import ThreadPool, thread_count
 
-SERIAL = 1 << 15
+SERIAL = 1 << 17
 """Elements up to which one thread is faster than waking others."""
 
-_CACHE_LINES = 256
+_ALIGNMENT = 256
 """Alignment of allocations, in bytes."""
 
 
@@ -44,9 +44,9 @@ class CpuEngine:
 
     def allocate(self, device: Device, nbytes: int) -> Memory:
         """New memory, all zero bytes."""
-        owner = np.zeros(nbytes + _CACHE_LINES, np.uint8)
+        owner = np.zeros(nbytes + _ALIGNMENT, np.uint8)
         address = owner.ctypes.data
-        return Memory(device, address + -address % _CACHE_LINES, nbytes, owner)
+        return Memory(device, address + -address % _ALIGNMENT, nbytes, owner)
 
     def upload(self, memory: Memory, offset: int, data: NDArray[Any], stream: int | None = None) -> None:
         """Copy a contiguous host array into the memory."""

@@ -1,0 +1,281 @@
+"""The benchmarks' plumbing: shapes, checks and files. Nothing is timed here that anybody would quote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import contenders, goals, limit, overhead, report, startup, timing
+from benchmarks.cases import CASES, QUICK, Case, chosen, size_name
+
+TINY = Case("tiny", "list", ((3, 5), (), (0,), (17,)))
+TINY_BFLOAT16 = Case("tiny-bfloat16", "list", ((3, 5), (17,)), "bfloat16")
+
+
+# Cases.
+
+
+def test_the_lists_have_their_models_sizes() -> None:
+    cases = {case.name: case for case in CASES}
+    assert (len(cases["gpt2-124m"].shapes), cases["gpt2-124m"].elements) == (148, 124_439_808)
+    assert (len(cases["resnet50"].shapes), cases["resnet50"].elements) == (161, 25_557_032)
+    assert (len(cases["thousand"].shapes), cases["thousand"].elements) == (1000, 1_000_000)
+    sizes = [case.elements for case in CASES if case.kind == "single" and case.format == "float32"]
+    assert sizes == [4**k for k in range(5, 14)]
+
+
+def test_names_are_their_own() -> None:
+    for cases in (CASES, QUICK):
+        assert len({case.name for case in cases}) == len(cases)
+
+
+def test_sizes_are_named_in_binary_units() -> None:
+    assert [size_name(n) for n in (100, 1 << 10, 1 << 24)] == ["100", "1Ki", "16Mi"]
+
+
+def test_cases_are_chosen_by_name() -> None:
+    assert [case.name for case in chosen(CASES, ["resnet50", "single-1Ki"])] == ["single-1Ki", "resnet50"]
+    assert chosen(CASES, []) == []
+    with pytest.raises(ValueError, match=r"no case is called nosuch: use single-1Ki, "):
+        chosen(CASES, ["nosuch"])
+
+
+# Contenders.
+
+
+@pytest.mark.parametrize("case", [TINY, TINY_BFLOAT16], ids=lambda case: case.name)
+def test_every_contender_computes_adam(case: Case) -> None:
+    start = contenders.Start.of(case)
+    before = [p.copy() for p in start.params]
+    labels = []
+    for contender in contenders.cpu_contenders(start):
+        contenders.check(contender, start)
+        labels += contender.steps
+    assert labels[0] == contenders.LIMIT
+    assert {"GpuAdam cpu in place", "GpuAdam cpu packed", "NumPy"} < set(labels)
+    for p, q in zip(start.params, before, strict=True):
+        np.testing.assert_array_equal(p, q)  # nobody works on the start values themselves
+
+
+@pytest.mark.parametrize("case", [TINY, TINY_BFLOAT16], ids=lambda case: case.name)
+def test_torch_computes_adam(case: Case) -> None:
+    pytest.importorskip("torch")
+    start = contenders.Start.of(case)
+    contender = contenders.torch_adam(start, "cpu", tuple(contenders.TORCH_WAYS))
+    assert tuple(contender.steps) == ("torch fused", "torch foreach", "torch loop")
+    contenders.check(contender, start)
+
+
+@pytest.mark.parametrize(
+    ("case", "factor"), [(TINY, 0.0), (TINY, 0.5), (TINY, 2.0), (TINY_BFLOAT16, 100.0)], ids=lambda it: str(it)[:20]
+)
+def test_a_wrong_step_is_not_timed(case: Case, factor: float) -> None:
+    """One that moves by too much, too little, or not at all; a bfloat16 is too coarse to show less than a gross mistake."""
+    start = contenders.Start.of(case)
+    right = contenders.array_adam(start, contenders.Host())
+
+    def wrong() -> list[Any]:
+        assert right.params is not None
+        before = [p.astype(np.float32) for p in start.params]
+        return [p + np.float32(factor) * (q - p) for p, q in zip(before, right.params(), strict=True)]
+
+    with pytest.raises(contenders.WrongResult, match="tensor 0 is off by as much as"):
+        contenders.check(contenders.Contender(right.steps, wrong), start)
+
+
+def test_large_tensors_are_checked_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "SAMPLE", 64)
+    start = contenders.Start.of(Case("large", "single", ((1000,),)))
+    contender = contenders.array_adam(start, contenders.Host())
+    contenders.check(contender, start)
+    assert contender.params is not None
+    spoiled = contender.params()
+    spoiled[0][-1] += 1
+    with pytest.raises(contenders.WrongResult):
+        contenders.check(contenders.Contender({"spoiled": lambda: None}, lambda: spoiled), start)
+
+
+# The limit.
+
+
+@pytest.mark.parametrize("master", [False, True])
+def test_the_limit_reads_and_writes_every_stream(master: bool) -> None:
+    words = [np.uint16, np.uint16] if master else [np.uint32, np.uint32]
+    streams = [
+        np.arange(k, 5000 + k).astype(word) for k, word in enumerate((*words, *(np.uint32,) * (3 if master else 2)))
+    ]
+    before = [stream.copy() for stream in streams]
+    limit._kernel(master)(*streams)
+    if master:
+        p, g, m, v, w = before
+        expected = [g, g, m ^ g, v ^ g, w ^ g]
+    else:
+        p, g, m, v = before
+        expected = [p ^ g, g, m ^ g, v ^ g]
+    for found, right in zip(streams, expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("elements", [1, 5000, 100_003])
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
+def test_the_limit_runs_at_any_size(elements: int, format: str) -> None:
+    limit.cpu_limit(Case("any", "single", ((elements,),), format))()
+
+
+# Timing.
+
+
+def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    calls: list[str] = []
+    samples = timing.interleave({k: lambda k=k: calls.append(k) for k in "abc"}, repeats=3, budget=0.0)
+    # An untimed step, a timed one, for each in turn; what came before was calibration.
+    assert calls[-18:] == list("aabbcc") * 3
+    assert {k: (len(s.seconds), s.inner) for k, s in samples.items()} == dict.fromkeys("abc", (3, 1))
+
+
+def test_rounds_end_with_the_budget() -> None:
+    (sample,) = timing.interleave({"a": lambda: None}, repeats=1000, budget=0.0).values()
+    assert len(sample.seconds) == timing.MIN_ROUNDS
+    assert sample.inner > 1
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    one, other = (timing.Samples(np.array(values), 1) for values in ([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]))
+    assert one.ratios(other).tolist() == [2.0, 2.0, 2.0]
+    assert (one.median, one.quartiles) == (4.0, (3.0, 5.0))
+
+
+# Overhead and start-up.
+
+
+def test_overhead_measures_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    rows = overhead.measure((1, 3), repeats=1, budget=0.0)
+    assert {row["tensors"] for row in rows} == {1, 3}
+    assert "GpuAdam packed, NumPy" in {row["label"] for row in rows}
+    assert all(row["median"] > 0 for row in rows)
+
+
+def test_kernels_are_back_after_the_overhead_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    overhead.measure((1,), repeats=1, budget=0.0)
+    start = contenders.Start.of(TINY)
+    for contender in contenders.gpu_adam(start, "cpu", contenders.Host()):
+        contenders.check(contender, start)
+
+
+def test_a_failing_program_says_why() -> None:
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        startup._run("1 / 0")
+
+
+def test_programs_see_the_checkout_and_their_environment() -> None:
+    said = startup._run(
+        "import gpu_adam, json, os; print(json.dumps([gpu_adam.__file__, os.environ['ASKED']]))", {"ASKED": "yes"}
+    )
+    assert said == [str(Path(startup.__file__).resolve().parent.parent / "gpu_adam" / "__init__.py"), "yes"]
+
+
+# Goals and results.
+
+
+def results(**changes: float) -> dict[str, Any]:
+    """Made-up figures that reach every goal, but for the changes."""
+    figures = {
+        "to_limit": 1.0,
+        "to_torch_fused": 0.01,
+        "packed": 1e-5,
+        "import": 0.1,
+        "step": 0.5,
+        "peak": 0.0,
+        **changes,
+    }
+    row = {"to_limit": figures["to_limit"], "to_torch_fused": figures["to_torch_fused"]}
+    names = ("single-16Mi", "thousand", "gpt2-124m", "resnet50")
+    return {
+        "cases": [
+            {"name": name, "rows": [{"label": label, **row} for label in (*goals.WAYS, "torch fused")]}
+            for name in names
+        ],
+        "overhead": [
+            {"label": label, "tensors": tensors, "median": seconds}
+            for label in overhead.PACKED
+            for tensors, seconds in ((1, 1e-5), (10_000, figures["packed"]))
+        ],
+        "startup": {
+            "import GpuAdam": figures["import"],
+            "first step warm": figures["step"],
+            "peak": {"GpuAdam in place": figures["peak"], "GpuAdam packed": figures["peak"]},
+        },
+    }
+
+
+def test_goals_are_all_there() -> None:
+    found = goals.goals(results())
+    assert len(found) == 2 + 2 * 4 + 3 * 2 + 2 + 2
+    assert all(goal.reached for goal in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        ({"to_limit": 1.06}, 2),
+        ({"to_torch_fused": 0.06}, 2),  # the thousand alone
+        ({"to_torch_fused": 1.01}, 8),
+        ({"packed": 1.6e-5}, 3),
+        ({"packed": 3.1e-5}, 6),
+        ({"import": 0.21}, 1),
+        ({"step": 1.6}, 1),
+        ({"peak": 1.0}, 2),
+    ],
+)
+def test_goals_can_be_missed(change: dict[str, float], missed: int) -> None:
+    found = goals.goals(results(**change))
+    assert sum(not goal.reached for goal in found) == missed
+    assert report.goals_table(found).count("  NO") == missed
+
+
+def test_without_figures_there_are_no_goals() -> None:
+    assert goals.goals({"cases": [], "overhead": [], "startup": None}) == []
+
+
+def test_a_case_is_checked_timed_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    result = program.run_case(TINY, "cpu", repeats=2, budget=0.0)
+    table = report.case_table(result)
+    assert "tiny: 4 tensors, 33 elements of float32" in table
+    for row in result["rows"]:
+        assert row["label"] in table
+        assert row["rounds"] == 2
+
+
+def test_a_run_prints_and_saves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    figures = {"import": 0.0, "import GpuAdam": 0.1, "first step cold": 2.0, "first step warm": 0.5}
+    peak = {"GpuAdam in place": 0.0, "GpuAdam packed": 0.0, "NumPy": None}
+    monkeypatch.setattr(startup, "measure", lambda *arguments: {**figures, "peak": peak})
+    assert program.main(["--quick", "--repeats", "1", "--budget", "0", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "step outside the kernel" in said
+    assert "goals" in said
+    saved = json.loads((tmp_path / "cpu-quick.json").read_text(encoding="utf-8"))
+    assert [case["name"] for case in saved["cases"]] == [case.name for case in QUICK]
+    assert saved["machine"]["cores"] >= 1
+    assert "numpy" in saved["versions"]
+    assert (tmp_path / "cpu-quick.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_options_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--cases", "nosuch"], ["--repeats", "0"]):
+        with pytest.raises(SystemExit):
+            program.main(arguments)
+        assert arguments[0] in capsys.readouterr().err or "nosuch" in arguments
