@@ -1,0 +1,118 @@
+"""What is measured, as data: lists of shapes in a format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One list of parameters.
+
+    Attributes:
+        name: What ``--cases`` goes by.
+        kind: ``"single"`` for one tensor, ``"list"`` for many.
+        shapes: Their shapes.
+        format: ``"float32"``, or ``"bfloat16"`` with float32 master weights.
+    """
+
+    name: str
+    kind: str
+    shapes: tuple[Shape, ...]
+    format: str = "float32"
+
+    @property
+    def elements(self) -> int:
+        """Parameters in all."""
+        return sum(map(prod, self.shapes))
+
+    @property
+    def ideal_bytes(self) -> int:
+        """Bytes that a step has to move: p g m v read and p m v written, or g master m v read and p master m v written."""
+        return 28 * self.elements
+
+
+def gpt2_124m() -> Iterator[Shape]:
+    """GPT-2 124M: 12 blocks of width 768, a vocabulary of 50,257, a context of 1,024; the output shares the embedding."""
+    width = 768
+    yield (50257, width)
+    yield (1024, width)
+    for _ in range(12):
+        yield from ((width,), (width,))
+        yield from ((width, 3 * width), (3 * width,), (width, width), (width,))
+        yield from ((width,), (width,))
+        yield from ((width, 4 * width), (4 * width,), (4 * width, width), (width,))
+    yield from ((width,), (width,))
+
+
+def resnet50() -> Iterator[Shape]:
+    """ResNet-50: bottlenecks 3, 4, 6, 3, each convolution followed by a normalization's weight and bias; 1,000 classes."""
+
+    def convolution(out: int, inner: int, size: int) -> Iterator[Shape]:
+        yield from ((out, inner, size, size), (out,), (out,))
+
+    yield from convolution(64, 3, 7)
+    inputs = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        width = 64 << stage
+        for block in range(blocks):
+            yield from convolution(width, inputs, 1)
+            yield from convolution(width, width, 3)
+            yield from convolution(4 * width, width, 1)
+            if block == 0:
+                yield from convolution(4 * width, inputs, 1)
+            inputs = 4 * width
+    yield from ((1000, inputs), (1000,))
+
+
+def size_name(elements: int) -> str:
+    """A power of two in binary units, such as ``"16Mi"``."""
+    for unit, exponent in (("Mi", 20), ("Ki", 10)):
+        if elements >> exponent:
+            return f"{elements >> exponent}{unit}"
+    return str(elements)
+
+
+def _single(elements: int, format: str = "float32") -> Case:
+    suffix = "" if format == "float32" else f"-{format}"
+    return Case(f"single-{size_name(elements)}{suffix}", "single", ((elements,),), format)
+
+
+_THOUSAND = ((1000,),) * 1000
+_GPT2, _RESNET = tuple(gpt2_124m()), tuple(resnet50())
+
+CASES = (
+    *(_single(1 << exponent) for exponent in range(10, 27, 2)),
+    Case("thousand", "list", _THOUSAND),
+    Case("gpt2-124m", "list", _GPT2),
+    Case("resnet50", "list", _RESNET),
+    _single(1 << 24, "bfloat16"),
+    Case("thousand-bfloat16", "list", _THOUSAND, "bfloat16"),
+    Case("gpt2-124m-bfloat16", "list", _GPT2, "bfloat16"),
+)
+
+QUICK = (
+    _single(1 << 10),
+    _single(1 << 12),
+    Case("hundred", "list", ((10,),) * 100),
+    _single(1 << 12, "bfloat16"),
+)
+"""For ``--quick``: everything runs, and nothing takes long or means much."""
+
+
+def chosen(cases: tuple[Case, ...], names: list[str] | None) -> list[Case]:
+    """The cases of these names, or all.
+
+    Raises:
+        ValueError: For a name that no case has; the message lists the names.
+    """
+    if names is None:
+        return list(cases)
+    unknown = sorted(set(names) - {case.name for case in cases})
+    if unknown:
+        raise ValueError(f"no case is called {', '.join(unknown)}: use {', '.join(case.name for case in cases)}")
+    return [case for case in cases if case.name in names]

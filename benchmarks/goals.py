@@ -1,0 +1,95 @@
+"""What must be reached on the CPU, and whether it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .overhead import PACKED
+
+WAYS = ("GpuAdam cpu in place", "GpuAdam cpu packed")
+OUTSIDE = 30e-6
+"""Seconds that a packed step may take outside the kernel."""
+
+# "Does not grow" with a margin for noise, a thousandth of the growth that would follow the number of tensors.
+GROWTH = 1.5
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One goal.
+
+    Attributes:
+        what: In words.
+        measured: The figure.
+        target: What it may be at most, or at least.
+        at_most: Which of the two.
+        unit: How the figure is printed: ``"x"`` for a ratio, ``"s"``, ``"us"`` or ``"%"``.
+    """
+
+    what: str
+    measured: float
+    target: float
+    at_most: bool
+    unit: str
+
+    @property
+    def reached(self) -> bool:
+        """Whether it is."""
+        return self.measured <= self.target if self.at_most else self.measured >= self.target
+
+    def shown(self, value: float) -> str:
+        """A figure with its unit."""
+        scale, digits = {"x": (1, 2), "s": (1, 3), "us": (1e6, 1), "%": (100, 1)}[self.unit]
+        return f"{value * scale:.{digits}f} {self.unit}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "reached": self.reached}
+
+
+def goals(results: dict[str, Any]) -> list[Goal]:
+    """The goals that the results have figures for."""
+    cases = {case["name"]: {row["label"]: row for row in case["rows"]} for case in results["cases"]}
+    found = [*_cases(cases), *_overhead(results["overhead"])]
+    if results["startup"] is not None:
+        found += _startup(results["startup"])
+    return found
+
+
+def _cases(cases: dict[str, Any]) -> Iterator[Goal]:
+    for way in WAYS:
+        if "single-16Mi" in cases:
+            rows = cases["single-16Mi"]
+            yield Goal(
+                f"16 Mi elements, {way}: time over the same-traffic loop", rows[way]["to_limit"], 1.05, True, "x"
+            )
+        for name, spoken, target in (
+            ("single-16Mi", "16 Mi elements", 1.0),
+            ("thousand", "1,000 tensors of 1,000", 20.0),
+            ("gpt2-124m", "GPT-2 124M", 1.0),
+            ("resnet50", "ResNet-50", 1.0),
+        ):
+            if "torch fused" in cases.get(name, {}):
+                faster = 1 / cases[name][way]["to_torch_fused"]
+                yield Goal(f"{spoken}, {way}: times faster than torch fused", faster, target, False, "x")
+
+
+def _overhead(rows: Sequence[dict[str, Any]]) -> Iterator[Goal]:
+    for label in PACKED:
+        medians = {row["tensors"]: row["median"] for row in rows if row["label"] == label}
+        if medians:
+            most = max(medians)
+            yield Goal(f"{label}: outside the kernel, {most:,} tensors", medians[most], OUTSIDE, True, "us")
+            growth = medians[most] / medians[min(medians)]
+            yield Goal(f"{label}: outside the kernel, {most:,} tensors over 1", growth, GROWTH, True, "x")
+
+
+def _startup(figures: dict[str, Any]) -> Iterator[Goal]:
+    yield Goal("import gpu_adam (and GpuAdam) over import numpy", figures["import GpuAdam"], 0.2, True, "s")
+    yield Goal("first step in a new process, caches warm", figures["first step warm"], 1.5, True, "s")
+    for way in ("GpuAdam in place", "GpuAdam packed"):
+        if figures["peak"][way] is not None:
+            # A parameter-sized temporary would be 100 %.
+            yield Goal(f"peak memory of a step, {way}: share of the parameter", figures["peak"][way], 0.05, True, "%")

@@ -1,0 +1,81 @@
+"""The limit: loops that read and write the same streams as the optimizer, and hardly compute.
+
+On the CPU the loop is compiled by Numba with the package's own settings and shared out by the engine's own threads, in as many
+parts as the engine would use: what the optimizer takes longer than this is not memory's fault. For many tensors the limit is one
+flat array of the same total size. On a GPU it is the plain copy of half as many bytes, each of which is read and written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gpu_adam.engines import engine_named
+
+from .cases import Case
+
+
+@cache
+def _kernel(master: bool) -> Callable[..., None]:
+    import numba
+
+    from gpu_adam.kernels.cpu_intrinsics import NoAliasCompiler
+
+    njit = numba.njit(nogil=True, pipeline_class=NoAliasCompiler)
+
+    # The word that is only read goes into each of the others by one exclusive or, so that no read and no write can be left out. Handing
+    # words on from stream to stream instead, with no operation but one, took 5 % longer.
+    @njit
+    def move(p, g, m, v):
+        for i in range(p.size):
+            word = g[i]
+            p[i] ^= word
+            m[i] ^= word
+            v[i] ^= word
+
+    @njit
+    def move_with_master(p, g, m, v, w):
+        for i in range(p.size):
+            word = g[i]
+            p[i] = word
+            m[i] ^= word
+            v[i] ^= word
+            w[i] ^= word
+
+    return move_with_master if master else move
+
+
+def cpu_limit(case: Case) -> Callable[[], None]:
+    """A step of the same traffic over one flat array a stream."""
+    from gpu_adam.engines.cpu import SERIAL
+
+    master = case.format == "bfloat16"
+    words = [np.uint16, np.uint16] if master else [np.uint32, np.uint32]
+    words += [np.uint32] * (3 if master else 2)
+    n = case.elements
+    streams = [_aligned(n, word) for word in words]
+    pool = engine_named("cpu").pool  # type: ignore[attr-defined]
+    count = min(pool.count, -(-n // SERIAL))
+    cuts = [n * k // count // 1024 * 1024 for k in range(count)] + [n]
+    parts = [tuple(s[cuts[k] : cuts[k + 1]] for s in streams) for k in range(count)]
+    kernel = _kernel(master)
+    if count == 1:
+        return lambda: kernel(*parts[0])
+    return lambda: pool.run(kernel, parts)
+
+
+def _aligned(size: int, word: Any) -> Any:
+    """An array that begins on a cache line, as NumPy's do not: no access straddles two lines."""
+    itemsize = np.dtype(word).itemsize
+    whole = np.ones(size + 64 // itemsize, word)
+    first = -whole.ctypes.data % 64 // itemsize
+    return whole[first : first + size]
+
+
+def gpu_limit(case: Case, library: Any) -> Callable[[], None]:
+    """A copy on the device that moves as many bytes."""
+    source, to = (library.put(np.zeros(case.ideal_bytes // 8, np.float32)) for _ in range(2))
+    return lambda: library.copy(to, source)
