@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tempfile
 import warnings
@@ -22,7 +23,7 @@ def cache_dir() -> Path | None:
     It is ``$GPU_ADAM_CACHE_DIR``, else ``gpu_adam`` in the user's cache folder: ``%LOCALAPPDATA%`` on Windows, ``~/Library/Caches`` on
     macOS, ``$XDG_CACHE_HOME`` or ``~/.cache`` elsewhere.
     """
-    return _usable(os.environ.get(VARIABLE) or _user_folder())
+    return _usable(os.path.abspath(os.path.expanduser(os.environ.get(VARIABLE) or _user_folder())))
 
 
 def read(name: str) -> bytes | None:
@@ -79,15 +80,17 @@ def _user_folder() -> str:
 @lru_cache
 def _usable(name: str) -> Path | None:
     # Remembered for each folder: one warning a process, and no file is created to try it more than once.
-    folder = Path(os.path.expanduser(name)).absolute()
+    folder = Path(name)
     try:
         # Compiled code is loaded from here: nobody else may write to it.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:
+            raise PermissionError("anybody may write to it, and what is found there is run")
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
         _warn(
-            f"the cache folder {folder} cannot be written ({error}); kernels are kept in memory only. Set {VARIABLE} to another folder"
+            f"the cache folder {folder} cannot be used ({error}); kernels are kept in memory only. Set {VARIABLE} to another folder"
         )
         return None
 

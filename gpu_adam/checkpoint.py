@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ MAXIMUM = "max_exp_avg_sq"
 
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 """Keys that PyTorch's Adam expects in a group, with its defaults; they choose among its implementations and mean nothing here."""
+
+_NOT_KEPT = {"params", "param_names", *_TORCH_ONLY}
+"""Keys of a saved group that are not the group's own."""
 
 _MOST_STEPS = 1 << 53
 """Step counts stay below, so that a count that travelled as float64 is exact."""
@@ -64,10 +69,15 @@ def save(
     for group, structure in zip(groups, structures, strict=True):
         stop = start + len(structure.names)
         labels = {"param_names": list(structure.names)} if structure.named else {}
-        rest = {key: value for key, value in group.items() if key != "params"}
+        rest = {key: _copied(value) for key, value in group.items() if key != "params"}
         saved.append({**rest, **_TORCH_ONLY, **labels, "params": list(range(start, stop))})
         start = stop
     return {"state": state, "param_groups": saved}
+
+
+def _copied(value: Any) -> Any:
+    """A copy that later edits in place do not reach; functions, which need not be copyable, are shared."""
+    return value if callable(value) else deepcopy(value)
 
 
 def _step_of(t: int, placed: Placed) -> Any:
@@ -108,15 +118,19 @@ def check(
     keys: list[Any] = []
     for number, (group, own, structure) in enumerate(zip(theirs, groups, structures, strict=True)):
         names = group.get("param_names")
+        if names is not None and not isinstance(names, (list, tuple)):
+            raise ValueError(f"group {number} of state_dict has param_names={names!r}: must be a list")
         if names is not None and structure.named and list(names) != list(structure.names):
             raise ValueError(
                 f"group {number} of state_dict names {list(names)}, this optimizer {list(structure.names)}"
             )
-        new = {key: group.get(key, own[key]) for key in KEYS}
+        # Also what users and schedulers keep in a group, such as `initial_lr`.
+        new = {key: _copied(value) for key, value in group.items() if key not in _NOT_KEPT}
+        new.update({key: own[key] for key in KEYS if key not in new})
         Hyperparameters.of_group(new, f"group {number} of state_dict")
         new_groups.append(new)
         keys.extend(group["params"])
-    if any(not isinstance(key, (int, str)) for key in keys) or len(set(keys)) < len(keys):
+    if any(not isinstance(key, (Integral, str)) for key in keys) or len(set(keys)) < len(keys):
         raise ValueError(
             f"state_dict's groups have the params {keys}: must be a number or name for each, all different"
         )
@@ -161,7 +175,7 @@ def _count(step: Any, label: str) -> int:
 def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
     try:
         host = to_host(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, BufferError) as error:
         raise ValueError(f"state_dict's {name} of {placed.label} {error}") from None
     if host.shape != placed.ref.shape:
         raise ValueError(f"state_dict's {name} of {placed.label} has shape {host.shape}: must be {placed.ref.shape}")
@@ -179,11 +193,10 @@ def apply(loaded: Loaded, groups: Sequence[dict[str, Any]], params: Sequence[Pla
         placed.state.ensure(arrays)
         for name, value in arrays.items():
             placed.write(name, value)
-        if not arrays:
-            # Never stepped there: whatever state there is here goes back to zero.
-            for name in (*MOMENTS, MAXIMUM):
-                if placed.state.has(name):
-                    placed.write(name, np.zeros(placed.ref.shape, placed.ref.format.working.dtype))
+        for name in (*MOMENTS, MAXIMUM):
+            # What was not kept there, of a parameter never stepped all of it, goes back to zero here.
+            if name not in arrays and placed.state.has(name):
+                placed.write(name, np.zeros(placed.ref.shape, placed.ref.format.working.dtype))
         if placed.master and "master" not in arrays:
             # A state saved without master weights: the parameter itself is the best there is.
             placed.write("master", to_host(placed.ref.array))

@@ -19,12 +19,10 @@ class Format:
     Attributes:
         name: NumPy's and PyTorch's name of it, such as ``"float32"``.
         itemsize: Bytes of one element.
-        cuda: The name of its storage type in the CUDA C++ kernels.
     """
 
     name: str
     itemsize: int
-    cuda: str
 
     def __str__(self) -> str:
         return self.name
@@ -49,10 +47,10 @@ class Format:
         return format_named, (self.name,)
 
 
-FLOAT64 = Format("float64", 8, "double")
-FLOAT32 = Format("float32", 4, "float")
-FLOAT16 = Format("float16", 2, "float16")
-BFLOAT16 = Format("bfloat16", 2, "bfloat16")
+FLOAT64 = Format("float64", 8)
+FLOAT32 = Format("float32", 4)
+FLOAT16 = Format("float16", 2)
+BFLOAT16 = Format("bfloat16", 2)
 FORMATS = (FLOAT64, FLOAT32, FLOAT16, BFLOAT16)
 _BY_NAME = {format.name: format for format in FORMATS}
 

@@ -39,7 +39,7 @@ _ADDRESS: dict[str, Callable[[Any], int]] = {
 class _Slot:
     """The last gradient seen for one parameter."""
 
-    __slots__ = ("_kind", "_traits", "_weak", "address", "family", "reach", "shape")
+    __slots__ = ("_kind", "_layout", "_traits", "_weak", "address", "family", "reach", "shape")
 
     def __init__(self) -> None:
         self.address = 0
@@ -49,17 +49,25 @@ class _Slot:
         self._weak: weakref.ref[Any] | None = None
         self._kind: type | None = None
         self._traits: tuple[Any, ...] = ()
+        self._layout: tuple[Any, Any] = ((), ())
 
     def holds(self, array: Any) -> bool:
         """Whether this is the array that was seen last, where it was.
 
         Only a weak reference is kept: a strong one would keep a gradient alive that the caller has let go, for a whole backward pass.
-        Identity suffices, but for torch, where a tensor's memory can be swapped under it, and for libraries not known here.
+        Being the same object is not enough: torch swaps a tensor's memory, and its shape and strides, under it, NumPy and CuPy its
+        shape. Of libraries not known here nothing is known.
         """
         held = None if self._weak is None else self._weak()
         if held is None or held is not array or self.family == "foreign":
             return False
-        return self.family != "torch" or bool(held.data_ptr() == self.address)
+        if self.family == "numba":
+            return True
+        if held.shape != self._layout[0]:
+            return False
+        if self.family == "torch":
+            return bool(held.data_ptr() == self.address and held.stride() == self._layout[1])
+        return bool(held.strides == self._layout[1])
 
     def moved_to(self, array: Any) -> int | None:
         """The address of an array that differs from the last one in nothing else; ``None`` if it may differ in more."""
@@ -83,6 +91,8 @@ class _Slot:
         self.reach = (start - ref.address, stop - ref.address)
         fast = ref.family in _STRIDES
         self._kind, self._traits = (type(array), _traits(ref.family, array)) if fast else (None, ())
+        strides = array.stride() if ref.family == "torch" else array.strides if fast else ()
+        self._layout = (array.shape, strides) if fast else ((), ())
         self.move(array, ref.address)
 
 
@@ -106,6 +116,11 @@ class Gradients:
     def shape(self, index: int) -> Shape | None:
         """The format and strides of a parameter's gradient; ``None`` where it has none."""
         return self._slots[index].shape
+
+    @property
+    def settled(self) -> bool:
+        """Whether arrays that the caller keeps unchanged need not be looked at again; those of libraries not known here do."""
+        return all(slot.family not in ("foreign", "torch") for slot in self._slots)
 
     def address(self, index: int) -> int:
         """The address of a parameter's gradient."""

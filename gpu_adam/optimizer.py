@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import is_, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from .arrays import ArrayRef, to_host, zero
 from .engines import ENGINES, Engine, engine_named, gpu_engine
 from .gradients import Gradients
 from .hyperparameters import FLAGS, KEYS, Hyperparameters, LearningRate, number, two_betas
+from .kernels.rules import RULES
 from .layout import MAX_DIMS, Device, Extent, pack, walk
 from .parameters import Residence, check_apart, param_ref
 from .plan import Plan
-from .schedule import Schedule
+from .schedule import Schedule, current_stream
 from .state import BucketState, Placed
 from .structure import Structure, is_pair, ordered, read_structure
 
@@ -128,6 +129,8 @@ class GpuAdam:
         self._grouped = True
 
     def _add(self, groups: list[dict[str, Any]]) -> None:
+        if self._params:
+            self._follow_memory()
         structures: list[Structure] = []
         added: list[dict[str, Any]] = []
         refs: list[tuple[int, str, ArrayRef]] = []
@@ -157,7 +160,7 @@ class GpuAdam:
             for segment in state.bucket.segments:
                 placed.append(Placed(segment.index, *refs[segment.index - base], state, segment))
         placed.sort(key=lambda one: one.index)
-        # Nothing has changed up to here, and nothing can be refused from here on.
+        # Nothing has changed up to here, and nothing is refused from here on.
         for one in placed:
             if one.master:
                 one.write("master", to_host(one.ref.array))
@@ -181,7 +184,11 @@ class GpuAdam:
         self._keys: list[tuple[Any, ...]] = []
         self._hyper: list[Hyperparameters] = []
         self._residence = Residence(self._params)
+        self._sizes = [len(structure.names) for structure in self._structures]
+        gpus = {one.ref.device: one for one in self._params if one.ref.device.kind != "cpu"}
+        self._lanes = [(one.state.engine, device, one.ref.family) for device, one in gpus.items()]
         self._torch = [one for one in self._params if one.ref.family == "torch"]
+        self._tensors = [one.ref.array for one in self._torch]
 
     def _extent(self, index: int, label: str, ref: ArrayRef) -> Extent:
         if self._pack and ref.family == "foreign":
@@ -219,33 +226,56 @@ class GpuAdam:
             TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.
                 Nothing has changed then: no parameter, no state, no step count.
         """
+        for engine, device, family in self._lanes:
+            engine.check_stream(device, current_stream(family, device))
         self._follow_memory()
         self._read_hyperparameters()
         arrays = self._bound_arrays() if grads is None else self._flatten(grads)
         if arrays is not self._seen:
-            self._seen = None
-            reshaped, moved = self._gradients.update(arrays)
-            if reshaped or (moved and not self._rebind(arrays, moved)):
-                self._schedule = None
-            if arrays is self._bound:
-                self._seen = arrays
+            self._take_gradients(arrays)
         schedule = self._scheduled()
         schedule.prepare(self._steps, self._hyper)
-        schedule.run()
+        # Counted first: an interrupt is delivered when the kernels are done, and must not find them uncounted.
         self._steps[schedule.active] += 1
+        try:
+            schedule.run()
+        except Exception:
+            self._steps[schedule.active] -= 1
+            raise
+        self._residence.stepped(schedule.tensors)
 
-    def _rebind(self, arrays: Sequence[Any], moved: Sequence[int]) -> bool:
-        # Gradients that have come back into the buckets deserve the flat kernel again.
-        home = self._pack and arrays is self._bound
-        return not home and self._schedule is not None and self._schedule.rebind(moved)
+    def _take_gradients(self, arrays: Sequence[Any]) -> None:
+        self._seen = None
+        reshaped, moved = self._gradients.update(arrays)
+        # Put back when it is known to fit: should anything fail in between, the next step makes a new one.
+        schedule, self._schedule = self._schedule, None
+        # Gradients that have come back into the buckets deserve the flat kernels again.
+        home = not self._pack or arrays is not self._bound or schedule is None or schedule.is_flat
+        if schedule is not None and not reshaped and home and (not moved or schedule.rebind(moved)):
+            self._schedule = schedule
+        if arrays is self._bound and (self._pack or self._gradients.settled):
+            self._seen = arrays
 
     def _scheduled(self) -> Schedule:
         if self._schedule is None:
-            self._schedule = Schedule(self._params, self._gradients, self._steps, self._hyper)
+            for placed in self._params:
+                if self._steps[placed.index] == 0:
+                    # The parameter may have been loaded or initialised since; its master weight has nothing to lose yet.
+                    placed.reread_master()
+                if self._gradients.shape(placed.index) is not None:
+                    placed.state.ensure(RULES[self._hyper[placed.group].rule].states)
+            schedule = Schedule(self._params, self._gradients, self._steps, self._hyper)
+            schedule.load()
+            self._schedule = schedule
         return self._schedule
 
     def _read_hyperparameters(self) -> None:
         """Take up what was edited in `param_groups`."""
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if sizes != self._sizes:
+            raise ValueError(
+                f"param_groups has groups of {sizes} parameters, not of {self._sizes}: use add_param_group()"
+            )
         keys = [_group_key(group, f"group {number}") for number, group in enumerate(self.param_groups)]
         if keys == self._keys:
             return
@@ -281,7 +311,7 @@ class GpuAdam:
         if not self._torch:
             return self._bound
         if len(self._torch) == len(self._params):
-            arrays = [placed.ref.array.grad for placed in self._torch]
+            arrays = list(map(_grad_of, self._tensors))
         else:
             arrays = [
                 placed.ref.array.grad if placed.ref.family == "torch" else bound
@@ -378,6 +408,7 @@ class GpuAdam:
         """
         if self._schedule is not None:
             return self._schedule.plan
+        self._follow_memory()
         self._read_hyperparameters()
         like = Gradients(self._params)
         pairs = zip(self._params, self._bound, strict=True)
@@ -403,6 +434,7 @@ class GpuAdam:
             ``"master"`` where they are kept. The arrays have the parameters' shapes, libraries and devices, and the working
             format. Parameters that were never stepped are absent, as in PyTorch.
         """
+        self._follow_memory()
         return checkpoint.save(self.param_groups, self._structures, self._params, self._steps)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -419,16 +451,17 @@ class GpuAdam:
         self._rest()
 
     def __getstate__(self) -> dict[str, Any]:
+        groups = zip(self.param_groups, self._structures, strict=True)
         return {
             "groups": [
-                {**group, "params": structure.build(group["params"])}
-                for group, structure in zip(self.param_groups, self._structures, strict=True)
+                {**{key: group[key] for key in KEYS}, "params": structure.build(group["params"])}
+                for group, structure in groups
             ],
             "grouped": self._grouped,
             "defaults": self.defaults,
             "options": {"engine": self._engine_name, "pack": self._pack, "master_weights": self._master_weights},
             "state_dict": self.state_dict(),
-            "bound": list(self._bound),
+            "bound": list(self._bound_arrays() if self._pack else self._bound),
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
@@ -437,7 +470,10 @@ class GpuAdam:
         self.load_state_dict(saved["state_dict"])
         if self._pack:
             for placed, value in zip(self._params, saved["bound"], strict=True):
-                placed.write("grad", to_host(value))
+                if value is not None:
+                    placed.write("grad", to_host(value))
+                else:
+                    placed.ref.array.grad = None
         else:
             self._bound = saved["bound"]
 
@@ -450,7 +486,8 @@ def _is_tree(leaf: Any) -> bool:
     return isinstance(leaf, (list, tuple, Mapping)) and not is_pair(leaf)
 
 
-_others = itemgetter(*FLAGS)
+_grad_of = attrgetter("grad")
+_other_values = itemgetter(*FLAGS)
 _NUMBERS = ("lr", "eps", "weight_decay", "betas[0]", "betas[1]")
 
 
@@ -461,6 +498,6 @@ def _group_key(group: Mapping[str, Any], where: str) -> tuple[Any, ...]:
         for k, value in enumerate(values):
             if type(value) is not float and not (k == 0 and callable(value)):
                 values[k] = number(value, _NUMBERS[k], where)
-        return (*values, *_others(group))
+        return (*values, *_other_values(group))
     except KeyError as error:
         raise ValueError(f"{where} has lost its {error.args[0]!r}") from None

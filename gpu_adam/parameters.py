@@ -67,10 +67,13 @@ class Residence:
         self._addresses = [placed.ref.array.data_ptr for placed in self._torch]
         self._strides = [placed.ref.array.stride for placed in self._torch]
         self._last = ([placed.ref.address for placed in self._torch], [placed.ref.strides for placed in self._torch])
-        self._homes = [
-            placed.state.address("grad", placed.segment.start) for placed in self._torch if placed.segment.size
+        homes = [(one, one.state.address("grad", one.segment.start)) for one in self._torch if one.segment.size]
+        self._homes = [address for _, address in homes]
+        self._bound = [
+            one.ref.array.grad.data_ptr for one, address in homes if address and one.ref.array.grad is not None
         ]
-        self._masters = [placed for placed in self._torch if placed.master]
+        # An inference tensor counts no versions.
+        self._masters = [one for one in self._torch if one.master and not one.ref.array.is_inference()]
         self._versions = self._read_versions()
 
     def moved(self) -> list[tuple[Placed, ArrayRef]]:
@@ -100,7 +103,7 @@ class Residence:
 
     def gradients_are_home(self) -> bool:
         """Whether the torch tensors' gradients are where their buckets put them."""
-        return [placed.ref.array.grad.data_ptr() for placed in self._torch if placed.segment.size] == self._homes
+        return [address() for address in self._bound] == self._homes
 
     def written(self) -> list[Placed]:
         """The 16-bit torch parameters that were written to since this was last asked, as by their module's ``load_state_dict``."""
@@ -111,6 +114,14 @@ class Residence:
         written = [placed for placed, now, before in pairs if now != before]
         self._versions = versions
         return written
+
+    def stepped(self, tensors: Sequence[Any]) -> None:
+        """Tell torch that a step has written to these tensors, so that autograd refuses to use their values of before."""
+        if tensors:
+            import torch
+
+            torch.autograd.graph.increment_version(tensors)
+            self._versions = self._read_versions()
 
     def _read_versions(self) -> list[int]:
         return [placed.ref.array._version for placed in self._masters]

@@ -26,7 +26,7 @@ ROLES = ("param", "grad", "state0", "state1", "state2", "master")
 """The streams of a kernel, in the order of a table's pointer rows."""
 
 ROW_WORDS = 16
-"""Numbers in one row of coefficients: four that all rules share, and the rule's own."""
+"""Numbers in one row of coefficients: five that all rules share, and the rule's own."""
 
 WALK_WORDS = 1 + 3 * MAX_DIMS
 """Words that describe one strided walk in a table: its dimensions, then sizes, parameter strides and gradient strides."""
@@ -87,7 +87,7 @@ class Policy:
 
     Attributes:
         threads: Threads in a block.
-        vectors: Vectors that a thread of the flat family loads before it computes with the first.
+        vectors: Vectors that a thread loads before it computes with the first.
         waves: Chunks that each multiprocessor should find, so that the last wave's idle part is small.
         min_chunk: The fewest elements of a chunk, a power of two.
         max_chunk: The most elements of a chunk, a power of two.
@@ -220,8 +220,10 @@ class Launch:
     def __str__(self) -> str:
         s = self.specialization
         what = f"{len(self.tasks):,} tensors" if self.table is not None else self.tasks[0].label
+        # A CPU has no grid: its threads share out the elements, or the chunks.
+        grid = "" if self.device.kind == "cpu" else f"grid {self.grid:,} x {self.block}, "
         return (
-            f"{s.name} on {self.device}: {what}, {self.elements:,} elements, grid {self.grid:,} x {self.block}, "
+            f"{s.name} on {self.device}: {what}, {self.elements:,} elements, {grid}"
             f"chunk {self.chunk:,}, reads {self.bytes_read:,} B, writes {self.bytes_written:,} B"
         )
 
@@ -285,6 +287,8 @@ def _flat_launch(task: Task, device: Device, policy: Policy) -> Launch:
 def _multi_tensor_launch(
     kind: Specialization, tasks: Sequence[Task], device: Device, policy: Policy, chunk: int
 ) -> Launch:
+    # Where a block handles more in one go than a chunk has, part of its threads would have nothing to do.
+    chunk = max(chunk, policy.threads * kind.lanes)
     sizes = np.array([task.size for task in tasks], np.int64)
     strided = kind.family == "strided"
     phases = np.array([0 if strided else task.phase for task in tasks], np.int64)

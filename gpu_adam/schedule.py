@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .engines import Program
+from .arrays import Family
+from .engines import Engine, Program
 from .formats import Format
 from .gradients import Gradients
 from .hyperparameters import Hyperparameters
@@ -48,7 +49,10 @@ class _Place:
 
 
 class Schedule:
-    """What a step runs while no gradient comes or goes or changes its format or strides."""
+    """What a step runs while no gradient comes or goes or changes its format or strides.
+
+    Until `load` it is a plan and no more: nothing is compiled, nothing is on a device.
+    """
 
     def __init__(
         self,
@@ -78,10 +82,10 @@ class Schedule:
         self._shards: list[_Shard] = []
         self._places: dict[int, _Place] = {}
         for device, members in tasks.items():
-            engine = by_index[members[0].index].state.engine
+            first = by_index[members[0].index]
+            engine = first.state.engine
             own = schedule(_merge_packed(members, by_index), device, engine.processors(device), engine.policy)
-            torch = any(by_index[task.index].ref.family == "torch" for task in members)
-            self._shards.append(_Shard(device, engine.load(own, device), torch))
+            self._shards.append(_Shard(device, engine, own, first.ref.family))
             launches.extend(own)
             for number, launch in enumerate(own):
                 if launch.table is not None:
@@ -89,11 +93,22 @@ class Schedule:
                         self._places[task.index] = _Place(len(self._shards) - 1, number, launch.table, segment)
         states = {id(placed.state): placed.state for placed in params}
         self.plan = Plan(tuple(state.bucket for state in states.values()), tuple(launches))
+        tensors = [placed.ref.array for placed in active if placed.ref.family == "torch"]
+        self.tensors = tuple(tensor for tensor in tensors if not tensor.is_inference())
+        self._programs: list[Program] = []
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether every launch is of the flat family."""
+        return all(launch.table is None for launch in self.plan.launches)
+
+    def load(self) -> None:
+        """Compile what the launches need and bring their tables to the devices."""
+        self._programs = [shard.engine.load(shard.launches, shard.device) for shard in self._shards]
 
     def _task(self, placed: Placed, rule: str, row: int) -> Task:
         ref, state, place = placed.ref, placed.state, placed.segment.start
         names = RULES[rule].states
-        state.ensure(names)
         shape = self._gradients.shape(placed.index)
         assert shape is not None
         format, strides = shape
@@ -135,7 +150,7 @@ class Schedule:
             place.table.pointers[_GRAD, place.segment] = self._gradients.address(index) - offset
             touched[place.shard, place.launch] = place
         for shard, launch in touched:
-            self._shards[shard].program.rebind(launch, _GRAD, self._shards[shard].stream())
+            self._programs[shard].rebind(launch, _GRAD, self._shards[shard].stream())
         return True
 
     def prepare(self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters]) -> None:
@@ -152,25 +167,37 @@ class Schedule:
 
     def run(self) -> None:
         """Launch, on each device's current stream."""
-        for shard in self._shards:
-            shard.program.run(self._rows, shard.stream())
+        for shard, program in zip(self._shards, self._programs, strict=True):
+            program.run(self._rows, shard.stream())
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """One device's part of a step."""
+    """One device's part of a step, and the library that its arrays are of."""
 
     device: Device
-    program: Program
-    torch: bool
+    engine: Engine
+    launches: tuple[Launch, ...]
+    family: Family
 
     def stream(self) -> int | None:
-        """The stream to run on: torch's current one for torch's tensors, else the engine's own choice."""
-        if not self.torch or self.device.kind == "cpu":
-            return None
+        return current_stream(self.family, self.device)
+
+
+def current_stream(family: Family, device: Device) -> int | None:
+    """The stream that a library's user works on, as a handle; ``None`` for a CPU, and to leave the choice to the engine."""
+    if device.kind == "cpu":
+        return None
+    if family == "torch":
         import torch
 
-        return int(torch.cuda.current_stream(self.device.index).cuda_stream)
+        return int(torch.cuda.current_stream(device.index).cuda_stream)
+    if family == "cupy":
+        import cupy
+
+        with cupy.cuda.Device(device.index):
+            return int(cupy.cuda.get_current_stream().ptr)
+    return None
 
 
 def _merge_packed(tasks: Sequence[Task], params: Mapping[int, Placed]) -> list[Task]:

@@ -106,7 +106,7 @@ class Placed:
 
     def reread_master(self) -> None:
         """Where the parameter is no longer what its master weight rounds to, somebody has written to it, and that is what counts."""
-        if not self.master:
+        if not self.master or self.segment.size == 0:
             return
         param, master = to_host(self.ref.array), to_host(self.view("master"))
         same = master.astype(param.dtype) == param

@@ -21,9 +21,11 @@ _FLOAT = ir.FloatType()
 
 
 class NoAliasCompiler(CompilerBase):
-    """Numba's pipeline with array arguments declared not to overlap, which the optimizer has checked.
+    """Numba's pipeline with array arguments declared not to overlap.
 
-    Without it the vectoriser compares every pair of streams at run time, and gives up at five streams.
+    The optimizer refuses arrays that do, but for a gradient that is the parameter itself: there each element is still read before
+    it is written, which a test pins. Without the declaration the vectoriser compares every pair of streams at run time, and gives
+    up at five.
     """
 
     def define_pipelines(self) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -194,3 +195,12 @@ def test_two_processes_fill_one_folder_at_once(folder: Path, kernel) -> None:  #
     assert codes[0].symbol == codes[1].symbol
     assert nvrtc.compile_kernel(kernel, 90) in codes
     assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have other permissions")
+def test_a_folder_that_anybody_may_write_to_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "open"))
+    with pytest.warns(RuntimeWarning, match="anybody may write"):
+        assert cache.cache_dir() is None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
-from ..layout import Device
+from ..layout import Device, row_major
 
 _FORMATS = {(2, 64): FLOAT64, (2, 32): FLOAT32, (2, 16): FLOAT16, (4, 16): BFLOAT16}
 _KINDS = {1: "cpu", 2: "cuda", 3: "cpu", 13: "cuda"}
@@ -100,17 +100,3 @@ def read(array: Any) -> Exported:
         strides = row_major(shape)
     device = Device(kind, tensor.device_id if kind == "cuda" else 0)
     return Exported(device, found, shape, strides, (tensor.data or 0) + tensor.byte_offset, writable)
-
-
-def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a C-contiguous array.
-
-    >>> row_major((2, 3, 4))
-    (12, 4, 1)
-    """
-    strides = []
-    step = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))

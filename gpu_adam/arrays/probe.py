@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..formats import Format, format_named, format_of
-from ..layout import Device
+from ..layout import Device, row_major
 from . import dlpack
 
 Family = Literal["numpy", "torch", "cupy", "numba", "foreign"]
@@ -111,14 +111,15 @@ def _torch(tensor: Any, torch: Any) -> tuple[ArrayRef, bool]:
 
 def _cuda_array_interface(array: Any) -> tuple[ArrayRef, bool]:
     interface = array.__cuda_array_interface__
-    format = format_of(np.dtype(interface["typestr"]))
+    module = type(array).__module__.partition(".")[0]
+    # CuPy's typestr of bfloat16 is that of two raw bytes; its dtype says what they are.
+    format = format_of(array.dtype if module == "cupy" else np.dtype(interface["typestr"]))
     if interface.get("mask") is not None:
         raise ValueError("has a mask: use an array without one")
     shape = tuple(interface["shape"])
     strides = interface.get("strides")
-    strides = dlpack.row_major(shape) if strides is None else _in_elements(strides, format)
+    strides = row_major(shape) if strides is None else _in_elements(strides, format)
     address, read_only = interface["data"]
-    module = type(array).__module__.partition(".")[0]
     family: Family = "cupy" if module == "cupy" else "numba" if module in ("numba", "numba_cuda") else "foreign"
     device = Device("cuda", _device_of(array, address))
     return ArrayRef(family, device, format, shape, strides, address, array), not read_only
@@ -129,6 +130,9 @@ def _device_of(array: Any, address: int) -> int:
     own = getattr(array, "device", None)
     if isinstance(getattr(own, "id", None), int):
         return own.id  # type: ignore[union-attr,no-any-return]
+    context = getattr(getattr(array, "gpu_data", None), "context", None)
+    if context is not None:  # a Numba device array
+        return int(context.device.id)
     cupy = sys.modules.get("cupy")
     try:
         if cupy is not None and address:

@@ -49,7 +49,7 @@ def view(
 
     Where the library is unknown the view is NumPy's on the CPU, and CuPy's or else Numba's on a GPU.
     """
-    # No protocol here names bfloat16, so its words travel as int16 and are renamed on arrival.
+    # No protocol here names bfloat16, so its words travel as int16 and are renamed on arrival (not by Numba, which has none).
     typestr = "<i2" if format is BFLOAT16 else f"<f{format.itemsize}"
     interface = {
         "shape": tuple(shape),
@@ -119,9 +119,11 @@ def to_host(array: Any) -> NDArray[Any]:
         return found  # type: ignore[no-any-return]
     if ref.family == "torch":
         return to_host(array.detach().cpu())
-    if hasattr(array, "copy_to_host"):
-        return array.copy_to_host()  # type: ignore[no-any-return]
-    return view("foreign", ref.device, ref.address, ref.format, ref.shape, ref.strides, array).get()  # type: ignore[no-any-return]
+    if not hasattr(array, "copy_to_host") and not hasattr(array, "get"):
+        array = view("foreign", ref.device, ref.address, ref.format, ref.shape, ref.strides, array)
+    host: NDArray[Any] = array.copy_to_host() if hasattr(array, "copy_to_host") else array.get()
+    # Numba has no bfloat16 and hands over the words.
+    return host.view(ref.format.dtype)
 
 
 def zero(array: Any) -> None:

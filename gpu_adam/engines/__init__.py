@@ -83,6 +83,13 @@ class Engine(Protocol):
     def download(self, memory: Memory, offset: int, nbytes: int, stream: int | None = None) -> NDArray[np.uint8]:
         """Copy bytes to the host, after what the stream holds is done."""
 
+    def check_stream(self, device: Device, stream: int | None) -> None:
+        """Nothing, if a step may run on this stream now.
+
+        Raises:
+            RuntimeError: If the stream is being captured in a CUDA graph.
+        """
+
     def load(self, launches: Sequence[Launch], device: Device) -> Program:
         """Compile what the launches need and bring their tables to the device."""
 

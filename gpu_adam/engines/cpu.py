@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..layout import Device
 from ..plan import CPU_POLICY, Launch, Policy, Specialization
-from . import Coefficients, Memory
+from . import Coefficients, EngineUnavailable, Memory
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
@@ -57,6 +57,9 @@ class CpuEngine:
         out = np.empty(nbytes, np.uint8)
         ctypes.memmove(out.ctypes.data, memory.address + offset, nbytes)
         return out
+
+    def check_stream(self, device: Device, stream: int | None) -> None:
+        """A CPU has no streams."""
 
     def load(self, launches: Sequence[Launch], device: Device) -> CpuProgram:
         """Compile what the launches need."""
@@ -121,6 +124,8 @@ def compiled(kind: Specialization) -> Any:
     from .numba_cache import keep_on_disk
 
     kernel = make_kernel(kind)
+    if not hasattr(kernel, "compile"):
+        raise EngineUnavailable("NUMBA_DISABLE_JIT is set, without which the CPU engine cannot run: unset it")
     keep_on_disk(kernel, kind.name)
     kernel.compile(signature(kind))
     return kernel

@@ -5,6 +5,7 @@ CuPy serves as the binding to CUDA's runtime and driver. It compiles nothing her
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from ..plan import Launch
 from . import EngineUnavailable, nvrtc
 from .gpu import Call, GpuEngine
 from .staging import Event
+
+_OUT_OF_MEMORY = 2
+"""``cudaErrorMemoryAllocation``."""
 
 
 @cache
@@ -128,8 +132,13 @@ class CupyBinding:
         nbytes = max(nbytes, 1)
         try:
             memory = self._cuda.Memory(nbytes)
-        except self._cuda.memory.OutOfMemoryError:
+        except self._runtime.CUDARuntimeError as error:
+            if error.status != _OUT_OF_MEMORY:
+                raise
+            # What the pools hold and nobody uses may be enough.
             self._free_pool()
+            if "torch" in sys.modules:
+                sys.modules["torch"].cuda.empty_cache()
             memory = self._cuda.Memory(nbytes)
         self._runtime.memset(memory.ptr, 0, nbytes)
         # The caller's stream need not wait for the default stream that the zeros are written on.
@@ -137,7 +146,9 @@ class CupyBinding:
         return memory.ptr, memory
 
     def exchange(self, to: int, source: int, nbytes: int, stream: int | None) -> None:
-        """Copy between host and device in the order of the stream, and wait for it."""
+        """Copy between host and device after all that is queued on the device, and wait for it."""
+        # A step may still be running on another stream, and this is rare: state dicts, tables.
+        self._runtime.deviceSynchronize()
         stream = self.stream(stream)
         self._runtime.memcpyAsync(to, source, nbytes, self._runtime.memcpyDefault, stream)
         self._runtime.streamSynchronize(stream)

@@ -99,6 +99,11 @@ class GpuEngine(Generic[SomeBinding]):
             self._cuda.exchange(out.ctypes.data, memory.address + offset, nbytes, stream)
         return out
 
+    def check_stream(self, device: Device, stream: int | None) -> None:
+        """Nothing, if the stream is not being captured."""
+        with self._cuda.on(device.index):
+            self._cuda.refuse_capture(self._cuda.stream(stream))
+
     def load(self, launches: Sequence[Launch], device: Device) -> GpuProgram:
         """Compile what the launches need and bring their tables to the device."""
         with self._cuda.on(device.index):

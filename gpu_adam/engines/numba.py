@@ -29,7 +29,10 @@ from .gpu import Call, GpuEngine
 from .staging import Event
 
 _INSTALL = "pip install gpu_adam[cuda12] or gpu_adam[cuda13], by the CUDA version of your driver"
-_COMPILERS = ("numba", "numba-cuda", "llvmlite", "cuda-core", "cuda-bindings")
+_COMPILERS = (
+    "numba", "numba-cuda", "llvmlite", "cuda-core", "cuda-bindings",
+    "nvidia-cuda-nvcc-cu12", "nvidia-nvvm", "nvidia-nvjitlink-cu12", "nvidia-nvjitlink",
+)  # fmt: skip
 
 
 @cache
@@ -117,7 +120,9 @@ class NumbaBinding:
         return address, owner
 
     def exchange(self, to: int, source: int, nbytes: int, stream: int | None) -> None:
-        """Copy between host and device in the order of the stream, and wait for it."""
+        """Copy between host and device after all that is queued on the device, and wait for it."""
+        # A step may still be running on another stream, and this is rare: state dicts, tables.
+        _driver("cuCtxSynchronize")
         _driver("cuMemcpyAsync", to, source, nbytes, self.stream(stream))
         _driver("cuStreamSynchronize", self.stream(stream))
 
