@@ -18,9 +18,6 @@ MIN_SAMPLE = 2e-3
 MIN_ROUNDS = 5
 """Rounds however long they take; fewer have no quartiles to speak of."""
 
-SLOW = 20e-3
-"""Steps of at least this many seconds are not preceded by an untimed one: they stream through the caches anyway."""
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -82,9 +79,9 @@ def interleave(
             spent = perf_counter() - start
             if done >= MIN_ROUNDS and spent + spent / done > budget:
                 break
-            for label, (step, inner, warm) in calls.items():
-                if warm:
-                    step()
+            for label, (step, inner) in calls.items():
+                # Untimed: each contender comes to its memory after the others have had the caches and the page tables to themselves.
+                step()
                 samples[label].append(_seconds(step, inner, synchronize))
                 progress()
     finally:
@@ -93,13 +90,13 @@ def interleave(
     return {label: Samples(np.array(seconds), calls[label][1]) for label, seconds in samples.items()}
 
 
-def _calibrated(step: Callable[[], Any], synchronize: Callable[[], Any]) -> tuple[Callable[[], Any], int, bool]:
-    """The step, how many of it make a sample, and whether an untimed one comes first."""
+def _calibrated(step: Callable[[], Any], synchronize: Callable[[], Any]) -> tuple[Callable[[], Any], int]:
+    """The step, and how many of it make a sample."""
     once = _seconds(step, 1, synchronize)
-    if once < SLOW:
+    if once < MIN_SAMPLE:
         # The least of some, lest a moment in which the machine was busy elsewhere is taken for slowness.
         once = min(_seconds(step, 3, synchronize) for _ in range(3))
-    return step, max(1, ceil(MIN_SAMPLE / once)), once < SLOW
+    return step, max(1, ceil(MIN_SAMPLE / once))
 
 
 def _seconds(step: Callable[[], Any], inner: int, synchronize: Callable[[], Any]) -> float:
