@@ -1,0 +1,33 @@
+"""The loops in README run, and train; what it names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LOOPS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_torch_loop_trains() -> None:
+    pytest.importorskip("torch")
+    (loop,) = (loop for loop in LOOPS if "import torch" in loop)
+    names: dict[str, object] = {}
+    exec(loop, names)
+    assert "weight_decay=0.01" in repr(names["opt"])
+
+
+def test_the_cupy_loop_trains_in_numpy() -> None:
+    (loop,) = (loop for loop in LOOPS if "import cupy" in loop)
+    names: dict[str, object] = {}
+    exec(loop.replace("import cupy as cp", "import numpy as cp"), names)
+    error = names["error"]
+    assert (error**2).mean() < 1.1  # of noise with variance 1 that has no pattern to be learnt  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:gpu_adam|kernels|tests|benchmarks)/[\w./]*)`", README))))
+def test_every_path_is_there(path: str) -> None:
+    assert (ROOT / path).exists()
