@@ -109,9 +109,10 @@ class Placed:
         if not self.master or self.segment.size == 0:
             return
         param, master = to_host(self.ref.array), to_host(self.view("master"))
-        same = master.astype(param.dtype) == param
-        if not same.all():
-            self.write("master", np.where(same, master, param.astype(master.dtype)))
+        with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN, or a weight beyond the 16-bit format
+            same = master.astype(param.dtype) == param
+            if not same.all():
+                self.write("master", np.where(same, master, param.astype(master.dtype)))
 
     def move_into_bucket(self) -> None:
         """Copy the parameter into its share of ``"param"``, which is what is updated from then on.

@@ -2,16 +2,19 @@
 
 The lines are those of the project's list of edge cases. What they ask of GPUs alone is tested elsewhere:
 
-| line | what a GPU adds                                      | file                                             |
-| ---- | ---------------------------------------------------- | ------------------------------------------------ |
-| 2, 3 | tails, heads and indices of the CUDA kernels         | test_cuda_cpp.py, test_numba_simulator.py         |
-| 8    | lr = 0 in a captured graph                           | no captured graphs yet                            |
-| 13   | state from the CPU to the GPU and back               | test_gpu_numba.py, test_gpu_cupy.py               |
-| 15   | arrays of two devices                                | test_dlpack.py for refusals, test_gpu_*.py        |
-| 16   | pointer tables on the device                         | test_numba_simulator.py, test_gpu_*.py            |
-| 17   | streams, launch errors, host staging memory          | test_gpu_*.py                                     |
-| 18   | synchronisation, device allocations                  | test_memory.py for the host, test_gpu_*.py        |
-| 20   | the cache folder                                     | test_cache.py; threads in test_threads.py         |
+| line | what a GPU adds                                         | file                                                     |
+| ---- | ------------------------------------------------------- | -------------------------------------------------------- |
+| 2, 3 | tails, heads and indices of the CUDA kernels            | test_cuda_cpp.py, test_numba_simulator.py, test_gpu_*.py |
+| 4, 5 | strides; gradients that come and go                     | test_gpu_optimizer.py                                    |
+| 8    | lr = 0 in a captured graph                              | no captured graphs yet; refused in test_gpu_*.py         |
+| 13   | state from the CPU to the GPU and back, between engines | test_gpu_optimizer.py                                    |
+| 15   | host arrays among device arrays; two devices            | test_gpu_optimizer.py; without a GPU test_dlpack.py      |
+| 16   | pointer tables; addresses that are used again           | test_gpu_*.py, test_numba_simulator.py                   |
+| 17   | the caller's stream                                     | test_gpu_optimizer.py; an engine's alone test_gpu_*.py   |
+| 17   | host staging memory                                     | test_gpu_cupy.py, test_gpu_optimizer.py                  |
+| 17   | launches that fail                                      | none: no test makes the driver refuse one                |
+| 18   | synchronisation, device allocations                     | test_gpu_optimizer.py; of the host test_memory.py        |
+| 20   | the cache folder                                        | test_cache.py; threads in test_threads.py                |
 """
 
 from __future__ import annotations
@@ -366,11 +369,13 @@ def test_12_saving_and_loading_is_exact_for_every_format() -> None:
     assert all((bits(p) == bits(q)).all() for p, q in zip(params, twins, strict=True))
 
 
-def test_13_state_moves_between_engines_unchanged_as_host_arrays() -> None:
+def test_13_auto_is_the_cpu_engine_for_host_arrays_so_state_goes_from_cpu_to_cpu_unchanged() -> None:
+    # Between devices, and between engines that differ, it moves in test_gpu_optimizer.py; between libraries in test_checkpoint.py.
     p = np.ones(3, f32)
     optimizer = GpuAdam([p], engine="cpu")
     optimizer.step([p.copy()])
     other = GpuAdam([p.copy()], engine="auto")
+    assert "engine=cpu" in repr(other)
     other.load_state_dict(optimizer.state_dict())
     assert repr(other.state_dict()) == repr(optimizer.state_dict())
 
