@@ -124,6 +124,9 @@ def check(
             raise ValueError(
                 f"group {number} of state_dict names {list(names)}, this optimizer {list(structure.names)}"
             )
+        foreign = [key for key in ("lr", "betas", "eps", "weight_decay") if key not in group]
+        if foreign:
+            raise ValueError(f"group {number} of state_dict lacks {foreign}: it is not that of an Adam optimizer")
         # Also what users and schedulers keep in a group, such as `initial_lr`.
         new = {key: _copied(value) for key, value in group.items() if key not in _NOT_KEPT}
         new.update({key: own[key] for key in KEYS if key not in new})

@@ -220,7 +220,8 @@ class GpuAdam:
         Args:
             grads: The gradients, in the structure in which the parameters were given, ``None`` for a parameter that is to be
                 left alone, its step count too. Each has its parameter's shape and device, any of the four formats and any
-                strides. By default the bound ones: `grads`, and for torch tensors their ``.grad``.
+                strides. By default the bound ones: `grads`, and for torch tensors their ``.grad``; where arrays of other
+                libraries have none bound, it is an error.
 
         Raises:
             TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.
@@ -246,6 +247,8 @@ class GpuAdam:
 
     def _take_gradients(self, arrays: Sequence[Any]) -> None:
         self._seen = None
+        if arrays is self._bound and not self._torch and arrays and all(array is None for array in arrays):
+            raise ValueError("there are no gradients: call step(grads), or assign opt.grads first")
         reshaped, moved = self._gradients.update(arrays)
         # Put back when it is known to fit: should anything fail in between, the next step makes a new one.
         schedule, self._schedule = self._schedule, None

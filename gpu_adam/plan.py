@@ -247,8 +247,9 @@ class Plan:
 
     def __str__(self) -> str:
         each = f" ({self.bytes_moved / self.elements:.1f} a parameter)" if self.elements else ""
+        launches = f"{len(self.launches)} launch{'' if len(self.launches) == 1 else 'es'}"
         lines = [
-            f"step: {len(self.launches)} launches, {self.elements:,} elements, {self.bytes_moved:,} bytes{each}",
+            f"step: {launches}, {self.elements:,} elements, {self.bytes_moved:,} bytes{each}",
             *(f"  {bucket}" for bucket in self.buckets),
             *(f"  {launch}" for launch in self.launches),
         ]

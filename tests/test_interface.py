@@ -162,12 +162,23 @@ def test_binding_a_wrong_gradient_is_refused() -> None:
     refused(optimizer, bind, ValueError, r"the gradient of parameter 'p' has shape \(4,\): must be \(3,\)")
 
 
-def test_unbound_gradients_count_as_none() -> None:
+def test_a_step_that_no_gradient_can_come_to_is_refused() -> None:
     p = ones(3)
     optimizer = GpuAdam([p])
-    optimizer.step()
-    assert (p == 1).all()
     assert optimizer.grads == [None]
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"there are no gradients: call step\(grads\), or assign opt.grads"):
+            optimizer.step()
+    optimizer.step([None])
+    assert (p == 1).all()
+
+
+def test_the_state_of_another_kind_of_optimizer_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    optimizer = GpuAdam([ones(3)])
+    with pytest.raises(ValueError, match=r"group 0 of state_dict lacks .*betas.*: it is not that of an Adam optimizer"):
+        optimizer.load_state_dict(torch.optim.SGD([torch.zeros(3)], lr=0.5).state_dict())
+    assert optimizer.param_groups[0]["lr"] == 1e-3
 
 
 def test_packing_hands_out_views_that_are_what_is_updated() -> None:
