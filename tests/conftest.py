@@ -7,6 +7,9 @@ import sys
 from functools import cache
 
 import pytest
+from programs import case, packing_case, streamed_case, torch_case
+
+__all__ = ["case", "packing_case", "streamed_case", "torch_case"]  # fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
