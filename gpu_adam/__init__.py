@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engines import EngineUnavailable
+    from .loss_scaler import LossScaler
     from .optimizer import GpuAdam
 
 __version__ = "0.1.0"
-__all__ = ["EngineUnavailable", "GpuAdam", "__version__"]
+__all__ = ["EngineUnavailable", "GpuAdam", "LossScaler", "__version__"]
 
 _HERE = Path(__file__).resolve().parent
 _BESIDE = _HERE.parent / "kernels" / "__init__.py"
@@ -32,7 +33,11 @@ if not (_HERE / "kernels").exists() and (_BESIDE.parent / "rules.py").exists():
         kernels = sys.modules[_spec.name] = module_from_spec(_spec)
         _spec.loader.exec_module(kernels)
 
-_HOMES = {"GpuAdam": ".optimizer", "EngineUnavailable": ".engines"}
+_HOMES = {"GpuAdam": ".optimizer", "LossScaler": ".loss_scaler", "EngineUnavailable": ".engines"}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

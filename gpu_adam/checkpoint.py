@@ -19,6 +19,7 @@ from .structure import Structure
 
 MOMENTS = RULES["adam"].states
 MAXIMUM = "max_exp_avg_sq"
+AVERAGE = "average"
 
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 """Keys that PyTorch's Adam expects in a group, with its defaults; they choose among its implementations and mean nothing here."""
@@ -41,11 +42,13 @@ class Loaded:
         groups: For each group the hyperparameters to take over.
         steps: For each parameter its step count.
         arrays: For each parameter the host arrays of its states by name.
+        steps_skipped: How many steps were skipped.
     """
 
     groups: list[dict[str, Any]]
     steps: list[int]
     arrays: list[dict[str, NDArray[Any]]]
+    steps_skipped: int
 
 
 def save(
@@ -59,7 +62,10 @@ def save(
     for placed in params:
         t = int(steps[placed.index])
         if t:
-            names = [name for name in (*MOMENTS, MAXIMUM, "master") if placed.state.has(name)]
+            if groups[placed.group]["amsgrad"]:
+                # It may have been switched on since the last step; then it has seen nothing yet.
+                placed.state.ensure((MAXIMUM,))
+            names = [name for name in (*MOMENTS, MAXIMUM, "master", AVERAGE) if placed.state.has(name)]
             if not groups[placed.group]["amsgrad"] and MAXIMUM in names:
                 names.remove(MAXIMUM)
             arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
@@ -157,9 +163,11 @@ def check(
         if missing:
             raise ValueError(f"state_dict's state of {placed.label} lacks {missing}")
         steps.append(_count(entry["step"], placed.label))
-        optional = ("master",) if placed.master and "master" in entry else ()
+        kept = (("master", placed.master), (AVERAGE, placed.state.has(AVERAGE)))
+        optional = tuple(name for name, here in kept if here and name in entry)
         arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
-    return Loaded(new_groups, steps, arrays)
+    skipped = _count(saved.get("steps_skipped", 0), "skipped steps")
+    return Loaded(new_groups, steps, arrays, skipped)
 
 
 def _count(step: Any, label: str) -> int:
@@ -200,6 +208,7 @@ def apply(loaded: Loaded, groups: Sequence[dict[str, Any]], params: Sequence[Pla
             # What was not kept there, of a parameter never stepped all of it, goes back to zero here.
             if name not in arrays and placed.state.has(name):
                 placed.write(name, np.zeros(placed.ref.shape, placed.ref.format.working.dtype))
-        if placed.master and "master" not in arrays:
-            # A state saved without master weights: the parameter itself is the best there is.
-            placed.write("master", to_host(placed.ref.array))
+        for name in ("master", AVERAGE):
+            if placed.state.has(name) and name not in arrays:
+                # A state saved without them: the parameter itself is the best there is.
+                placed.write(name, to_host(placed.ref.array))

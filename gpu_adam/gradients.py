@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 from typing import Any
 
 from .arrays import ArrayRef, Occupied, probe, reach
 from .formats import Format
-from .layout import MAX_DIMS, Device, walk
+from .layout import MAX_DIMS, Device, Walk, walk
+from .rows import RowBuffer, RowGradient, is_rows, row_gradient
 from .state import Placed
 
 Shape = tuple[Format, tuple[int, ...]]
-"""What a plan depends on: the gradient's format and strides."""
+"""What a plan depends on: the gradient's format and strides; of rows their working format and how many there is room for."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a step reads of one parameter's gradient.
+
+    Attributes:
+        address: Of the first element.
+        size: Elements.
+        format: Their format.
+        walk: The journey through parameter and gradient.
+        width: Where it is of some rows only, the elements of a row; else 0.
+        indices: The address of these rows' numbers.
+    """
+
+    address: int
+    size: int
+    format: Format
+    walk: Walk
+    width: int = 0
+    indices: int = 0
 
 
 def _torch_strides(tensor: Any) -> Any:
@@ -39,13 +62,14 @@ _ADDRESS: dict[str, Callable[[Any], int]] = {
 class _Slot:
     """The last gradient seen for one parameter."""
 
-    __slots__ = ("_kind", "_layout", "_traits", "_weak", "address", "family", "reach", "shape")
+    __slots__ = ("_kind", "_layout", "_traits", "_weak", "address", "family", "reach", "rows", "shape")
 
     def __init__(self) -> None:
         self.address = 0
         self.family = ""
         self.reach = (0, 0)
         self.shape: Shape | None = None
+        self.rows: RowGradient | None = None
         self._weak: weakref.ref[Any] | None = None
         self._kind: type | None = None
         self._traits: tuple[Any, ...] = ()
@@ -86,6 +110,7 @@ class _Slot:
     def take(self, array: Any, ref: ArrayRef) -> None:
         """Remember any array, without keeping it alive."""
         self.family = ref.family
+        self.rows = None
         self.shape = (ref.format, ref.strides)
         start, stop = reach(ref)
         self.reach = (start - ref.address, stop - ref.address)
@@ -95,16 +120,28 @@ class _Slot:
         self._layout = (array.shape, strides) if fast else ((), ())
         self.move(array, ref.address)
 
+    def take_rows(self, rows: RowGradient, working: Format, address: int) -> None:
+        """Remember a gradient of rows, which no later one is taken to be like."""
+        self.family, self.rows, self.shape, self.address = "foreign", rows, (working, (rows.capacity,)), address
+        self._weak, self._kind = None, None
+
 
 def _traits(family: str, array: Any) -> tuple[Any, ...]:
     return array.dtype, array.shape, array.device, _STRIDES[family](array)
 
 
 class Gradients:
-    """The gradients of all parameters, checked once and then only where they change."""
+    """The gradients of all parameters, checked once and then only where they change.
 
-    def __init__(self, params: Sequence[Placed]) -> None:
+    Args:
+        params: The parameters.
+        no_rows: What of the optimizer's settings forbids gradients of rows, to be named in the error; empty if nothing does.
+    """
+
+    def __init__(self, params: Sequence[Placed], no_rows: str = "") -> None:
         self._params = params
+        self._no_rows = no_rows
+        self._buffers: dict[int, RowBuffer] = {}
         self._slots = [_Slot() for _ in params]
         self._on_device: dict[Device, list[Placed]] = {}
         for placed in params:
@@ -113,9 +150,32 @@ class Gradients:
             device: Occupied([placed.ref for placed in members]) for device, members in self._on_device.items()
         }
 
-    def shape(self, index: int) -> Shape | None:
-        """The format and strides of a parameter's gradient; ``None`` where it has none."""
-        return self._slots[index].shape
+    def operand(self, index: int) -> Operand | None:
+        """What a step reads of a parameter's gradient; ``None`` where it has none."""
+        slot, placed = self._slots[index], self._params[index]
+        if slot.shape is None:
+            return None
+        format, strides = slot.shape
+        if slot.rows is None:
+            return Operand(
+                slot.address, placed.segment.size, format, walk(placed.ref.shape, placed.ref.strides, strides)
+            )
+        sums, rows = self._buffers[index].addresses
+        width = self._buffers[index].width
+        size = slot.rows.capacity * width
+        return Operand(sums, size, format, Walk((size,), (1,), (1,)), width, rows)
+
+    def sum_rows(self, device: Device, stream: int | None) -> None:
+        """Sum a device's gradients of rows where a step will read them, in the order of the stream."""
+        for index, buffer in self._buffers.items():
+            rows = self._slots[index].rows
+            if rows is not None and rows.values.device == device:
+                buffer.take(rows, stream)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether any gradient is of rows."""
+        return bool(self._buffers) and any(slot.rows is not None for slot in self._slots)
 
     @property
     def settled(self) -> bool:
@@ -144,7 +204,7 @@ class Gradients:
             TypeError, ValueError: If a gradient is no array, or of another shape or device than its parameter, or overlaps a parameter's
                 memory without being that very array. Nothing has changed then.
         """
-        fresh: list[tuple[int, Any, ArrayRef]] = []
+        fresh: list[tuple[int, Any, ArrayRef | RowGradient]] = []
         addressed: list[tuple[int, Any, int]] = []
         gone = []
         for index, (slot, array) in enumerate(zip(self._slots, arrays, strict=True)):
@@ -167,6 +227,10 @@ class Gradients:
             self._slots[index].move(array, address)
         for index, array, ref in fresh:
             slot = self._slots[index]
+            if isinstance(ref, RowGradient):
+                reshaped |= self._take_rows(index, ref)
+                continue
+            reshaped |= slot.rows is not None
             if slot.shape != (ref.format, ref.strides):
                 reshaped = True
             elif slot.address != ref.address:
@@ -186,8 +250,21 @@ class Gradients:
         usable = shape is not None and address != 0 and address % shape[0].itemsize == 0
         return usable and self._occupied[self._params[index].ref.device].is_clear(address + low, address + high)
 
-    def _check(self, placed: Placed, array: Any) -> ArrayRef:
+    def _take_rows(self, index: int, rows: RowGradient) -> bool:
+        """Remember a gradient of rows; whether the plan changes with it."""
+        slot, placed = self._slots[index], self._params[index]
+        buffer = self._buffers.setdefault(index, RowBuffer(placed))
+        before = (slot.rows is not None, slot.shape, slot.address)
+        buffer.ensure(rows.capacity)
+        slot.take_rows(rows, buffer.format, buffer.addresses[0])
+        return before != (True, slot.shape, slot.address)
+
+    def _check(self, placed: Placed, array: Any) -> ArrayRef | RowGradient:
         what = f"the gradient of {placed.label}"
+        if is_rows(array):
+            if self._no_rows:
+                raise ValueError(f"{what} is of rows, which does not go with {self._no_rows}: give a dense one")
+            return row_gradient(placed, array, what)
         try:
             ref = probe(array)
         except (TypeError, ValueError, BufferError) as error:

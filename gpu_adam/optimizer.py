@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from operator import attrgetter, is_, itemgetter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import checkpoint
-from .arrays import ArrayRef, to_host, zero
-from .engines import ENGINES, Engine, engine_named, gpu_engine
-from .gradients import Gradients
-from .hyperparameters import FLAGS, KEYS, Hyperparameters, LearningRate, number, two_betas
-from .kernels.rules import RULES
-from .layout import MAX_DIMS, Device, Extent, pack, walk
-from .parameters import Residence, check_apart, param_ref
+from .arrays import ArrayRef, assign, copy_of, to_host
+from .binding import Bound
+from .control import Control
+from .engines import ENGINES, Engine
+from .engines.streams import handle_of
+from .graph import StepGraph
+from .groups import Groups, group_key, is_groups
+from .hyperparameters import KEYS, Averaging, Hyperparameters, Scheduled
+from .loss_scaler import LossScaler
+from .parameters import check_apart, param_ref
+from .placement import place
 from .plan import Plan
-from .schedule import Schedule, current_stream
-from .state import BucketState, Placed
-from .structure import Structure, is_pair, ordered, read_structure
+from .scaling import UNSCALED, Scaling, max_norm, scaling_of
+from .schedule import Mode, Schedule
+from .settings import Limits
+from .state import Placed
+from .stepper import Stepper
+from .structure import Structure, read_structure
 
 
 class GpuAdam:
@@ -40,10 +49,11 @@ class GpuAdam:
             ``"params"`` and any of the hyperparameters below. Arrays are NumPy's, CuPy's, Numba's device arrays, torch tensors,
             or anything writable with ``__cuda_array_interface__`` or ``__dlpack__``; float64, float32, float16 or bfloat16; of
             any shape and strides.
-        lr: The learning rate α, at least 0; or a function of the step number t = 1, 2, …; or a 0-dimensional array.
-        betas: β1 and β2, in [0, 1).
+        lr: The learning rate α, at least 0; or a function of the step number t = 1, 2, … (see `gpu_adam.schedules`); or a
+            0-dimensional array.
+        betas: β1 and β2, in [0, 1), or functions of t. Bias is corrected as if the value of step t had always held.
         eps: ε, at least 0.
-        weight_decay: At least 0; L2 decay, which is added to the gradient.
+        weight_decay: At least 0, or a function of t; L2 decay, which is added to the gradient.
         decoupled_weight_decay: Whether decay shrinks the parameter by ``lr * weight_decay`` instead (AdamW).
         amsgrad: Whether to divide by the largest second moment so far (Reddi, Kale and Kumar, 2018).
         maximize: Whether to follow the gradient upwards.
@@ -54,6 +64,15 @@ class GpuAdam:
             nothing up. A torch tensor's own memory becomes its place in the bucket; of other libraries use the arrays in
             `params` from then on.
         master_weights: Whether 16-bit parameters keep a float32 copy that the arithmetic runs on; ``None`` means yes.
+        max_grad_norm: What the global norm of all gradients is clipped to, at least 0: they are multiplied by
+            ``min(1, max_grad_norm / (norm + 1e-6))`` as the update reads them. ``inf`` only measures; see `grad_norm`.
+        group_norms: Whether each group's norm is measured as well; see `group_grad_norms`.
+        skip_nonfinite: Whether a step changes nothing whose norm is not finite: with an infinity or a NaN in its gradients, or float64
+            gradients whose squares are beyond float64; see `steps_skipped`.
+        capturable: Whether step counts and coefficients live on the device, so that a step can be captured in a CUDA graph; see `graph`.
+            A 0-dimensional ``lr`` on a GPU is then read there.
+        ema_decay: The decay, in [0, 1), of an exponential average of the parameters (the paper's section 7.2); see `averaged_params`.
+        polyak_average: Whether their plain mean is kept instead.
 
     Raises:
         TypeError: For an array or a value of a kind that is not supported.
@@ -74,10 +93,10 @@ class GpuAdam:
     def __init__(
         self,
         params: Any,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: Scheduled = 1e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: Scheduled = 0.0,
         *,
         decoupled_weight_decay: bool = False,
         amsgrad: bool = False,
@@ -87,6 +106,12 @@ class GpuAdam:
         engine: str = "auto",
         pack: bool = False,
         master_weights: bool | None = None,
+        max_grad_norm: float | None = None,
+        group_norms: bool = False,
+        skip_nonfinite: bool = False,
+        capturable: bool = False,
+        ema_decay: float | None = None,
+        polyak_average: bool = False,
     ) -> None:
         if engine not in ("auto", *ENGINES):
             raise ValueError(f"engine={engine!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
@@ -101,18 +126,32 @@ class GpuAdam:
             "bias_correction": bias_correction,
             "eps_hat": eps_hat,
         }
-        Hyperparameters.of_group(self.defaults, "the defaults")
+        for name, flag in (
+            ("pack", pack),
+            ("group_norms", group_norms),
+            ("skip_nonfinite", skip_nonfinite),
+            ("capturable", capturable),
+            ("polyak_average", polyak_average),
+            ("master_weights", True if master_weights is None else master_weights),
+        ):
+            if not isinstance(flag, (bool, np.bool_)):
+                raise TypeError(f"{name}={flag!r}: must be True or False")
+        self._capturable = bool(capturable)
+        Hyperparameters.of_group(self.defaults, "the defaults", read_lr=not self._capturable)
         self._engine_name = engine
         self._pack = pack
         self._master_weights = True if master_weights is None else bool(master_weights)
+        self._averaging = Averaging.of(ema_decay, polyak_average)
+        self._averages = {"ema_decay": ema_decay, "polyak_average": polyak_average}
+        self.max_grad_norm = max_grad_norm
+        self._group_norms = bool(group_norms)
+        self._skip_nonfinite = bool(skip_nonfinite)
+        self._control = Control()
+        self._is_swapped = False
         self.param_groups: list[dict[str, Any]] = []
-        self._structures: list[Structure] = []
+        self._groups = Groups(is_groups(params))
         self._params: list[Placed] = []
-        self._grouped = _is_groups(params)
-        self._steps: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._bound: list[Any] = []
-        self._states: list[BucketState] = []
-        self._add([dict(group) for group in params] if self._grouped else [{"params": params}])
+        self._add([dict(group) for group in params] if self._groups.grouped else [{"params": params}])
 
     # Groups.
 
@@ -125,12 +164,15 @@ class GpuAdam:
         Raises:
             TypeError, ValueError: As in the constructor; nothing has changed then.
         """
+        self._refuse_if_swapped()
         self._add([dict(group)])
-        self._grouped = True
+        self._groups.grouped = True
 
     def _add(self, groups: list[dict[str, Any]]) -> None:
+        steps, bound = np.zeros(0, np.int64), []
         if self._params:
-            self._follow_memory()
+            self._stepper.follow_memory()
+            steps, bound = self._stepper.read_steps(), list(self._bound.arrays)
         structures: list[Structure] = []
         added: list[dict[str, Any]] = []
         refs: list[tuple[int, str, ArrayRef]] = []
@@ -143,160 +185,318 @@ class GpuAdam:
                 raise ValueError(f"{where} has unknown keys {unknown}: use {', '.join(('params', *KEYS))}")
             structure, leaves = read_structure(group["params"], f"params of {where}")
             filled = {**group, "params": leaves, **{key: group.get(key, self.defaults[key]) for key in KEYS}}
-            Hyperparameters.of_group(filled, where)
+            Hyperparameters.of_group(filled, where, read_lr=not self._capturable)
             structures.append(structure)
             added.append(filled)
             for name, leaf in zip(structure.names, leaves, strict=True):
                 label = f"parameter {name!r}" if structure.named else f"parameter {name} of {where}"
                 refs.append((index, label, param_ref(leaf, label)))
         check_apart([(placed.label, placed.ref) for placed in self._params] + [entry[1:] for entry in refs])
-        engines = {ref.device: self._engine_for(ref.device, label) for _, label, ref in refs}
-        base = len(self._params)
-        extents = [self._extent(base + k, label, ref) for k, (_, label, ref) in enumerate(refs)]
-        states = [BucketState(bucket, engines[bucket.device]) for bucket in pack(extents, aligned=self._pack)]
-        placed = []
-        for state in states:
-            state.ensure((*(("param", "grad") if self._pack else ()), *(("master",) if state.bucket.master else ())))
-            for segment in state.bucket.segments:
-                placed.append(Placed(segment.index, *refs[segment.index - base], state, segment))
-        placed.sort(key=lambda one: one.index)
+        placed = place(
+            refs,
+            len(self._params),
+            engine=self._engine_name,
+            pack=self._pack,
+            master_weights=self._master_weights,
+            average=bool(self._averaging),
+        )
         # Nothing has changed up to here, and nothing is refused from here on.
         for one in placed:
-            if one.master:
-                one.write("master", to_host(one.ref.array))
+            for name in ("master", "average"):
+                if one.state.has(name):
+                    one.write(name, to_host(one.ref.array))
             if self._pack:
                 one.move_into_bucket()
         for index, group in enumerate(added, start=len(self.param_groups)):
             group["params"] = [one.ref.array for one in placed if one.group == index]
         self.param_groups.extend(added)
-        self._structures.extend(structures)
+        self._groups.structures.extend(structures)
         self._params.extend(placed)
-        self._states.extend(states)
-        self._steps = np.concatenate((self._steps, np.zeros(len(placed), np.int64)))
-        self._bound = [*self._bound, *(one.bind_gradient() if self._pack else None for one in placed)]
-        self._rest()
+        bound.extend(one.bind_gradient() if self._pack else None for one in placed)
+        self._rest(np.concatenate((steps, np.zeros(len(placed), np.int64))), bound)
 
-    def _rest(self) -> None:
+    def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
-        self._gradients = Gradients(self._params)
-        self._schedule: Schedule | None = None
-        self._seen: Sequence[Any] | None = None
+        norms = 1 + len(self.param_groups)
+        self._stepper = Stepper(
+            self._params, steps, self._averaging, self._control, norms, pack=self._pack, capturable=self._capturable
+        )
+        self._bound = Bound(self._params, bound, self._pack)
+        self._devices = {one.ref.device for one in self._params}
         self._keys: list[tuple[Any, ...]] = []
         self._hyper: list[Hyperparameters] = []
-        self._residence = Residence(self._params)
-        self._sizes = [len(structure.names) for structure in self._structures]
-        gpus = {one.ref.device: one for one in self._params if one.ref.device.kind != "cpu"}
-        self._lanes = [(one.state.engine, device, one.ref.family) for device, one in gpus.items()]
-        self._torch = [one for one in self._params if one.ref.family == "torch"]
-        self._tensors = [one.ref.array for one in self._torch]
-
-    def _extent(self, index: int, label: str, ref: ArrayRef) -> Extent:
-        if self._pack and ref.family == "foreign":
-            raise TypeError(
-                f"{label} is a {type(ref.array).__name__}: pack=True works with NumPy, CuPy, Numba and torch arrays"
-            )
-        dims = len(walk(ref.shape, ref.strides, ref.strides).shape)
-        if dims > MAX_DIMS:
-            raise ValueError(f"{label} needs {dims} strided dimensions: at most {MAX_DIMS} are supported")
-        master = self._master_weights and ref.format.itemsize == 2
-        return Extent(index, ref.device, ref.format, ref.shape, ref.strides, ref.address, master)
-
-    def _engine_for(self, device: Device, label: str) -> Engine:
-        if self._engine_name == "auto":
-            return engine_named("cpu") if device.kind == "cpu" else gpu_engine()
-        engine = engine_named(self._engine_name)
-        if engine.kind != device.kind:
-            raise ValueError(
-                f"{label} lives on {device}, where engine={self._engine_name!r} does not work: "
-                "move the array, or use engine='auto'"
-            )
-        return engine
 
     # Stepping.
 
-    def step(self, grads: Any = None) -> None:
+    _step_supports_amp_scaling = True
+    """PyTorch's GradScaler then leaves unscaling and skipping to the step."""
+
+    def step(self, grads: Any = None, *, grad_scale: Any = None, stream: Any = None) -> None:
         """Update every parameter that has a gradient.
 
         Args:
             grads: The gradients, in the structure in which the parameters were given, ``None`` for a parameter that is to be
                 left alone, its step count too. Each has its parameter's shape and device, any of the four formats and any
-                strides. By default the bound ones: `grads`, and for torch tensors their ``.grad``; where arrays of other
-                libraries have none bound, it is an error.
+                strides; or is a tuple of row numbers (n,) and row values (n, …), or a sparse torch tensor: then only these rows of the
+                parameter and its state change, and values of the same row are summed. By default the bound ones: `grads`, and for
+                torch tensors their ``.grad``; where arrays of other libraries have none bound, it is an error.
+            grad_scale: What the gradients are divided by: a positive number, a 0-dimensional array, which is read on its device, or
+                a `LossScaler`, which also skips steps that are not finite. PyTorch's ``GradScaler`` hands its own over by itself.
+            stream: The CUDA stream to work on: CuPy's, PyTorch's or Numba's, or its handle. By default the current stream of
+                the library that the arrays are of.
 
         Raises:
             TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.
                 Nothing has changed then: no parameter, no state, no step count.
+            RuntimeError: Inside a block of `averaged`, and where a step is captured that cannot be.
         """
-        for engine, device, family in self._lanes:
-            engine.check_stream(device, current_stream(family, device))
-        self._follow_memory()
-        self._read_hyperparameters()
-        arrays = self._bound_arrays() if grads is None else self._flatten(grads)
-        if arrays is not self._seen:
-            self._take_gradients(arrays)
-        schedule = self._scheduled()
-        schedule.prepare(self._steps, self._hyper)
-        # Counted first: an interrupt is delivered when the kernels are done, and must not find them uncounted.
-        self._steps[schedule.active] += 1
-        try:
-            schedule.run()
-        except Exception:
-            self._steps[schedule.active] -= 1
-            raise
-        self._residence.stepped(schedule.tensors)
+        on = None if stream is None else handle_of(stream)
+        capturing = self._check_stream(on)
+        # Held until the launches are made: nobody else may hold them.
+        arrays = self._arrays(grads)
+        schedule = self._prepare(arrays, grad_scale, on, capturing)
+        self._stepper.run(schedule, lambda: schedule.run(on))
 
-    def _take_gradients(self, arrays: Sequence[Any]) -> None:
-        self._seen = None
-        if arrays is self._bound and not self._torch and arrays and all(array is None for array in arrays):
+    def _check_stream(self, stream: int | None) -> bool:
+        """Whether the step is being captured in a graph; an error if it may not run."""
+        self._refuse_if_swapped()
+        return self._stepper.is_captured(stream)
+
+    def _refuse_if_swapped(self) -> None:
+        if self._is_swapped:
+            raise RuntimeError("the parameters are their averages now: leave the block of averaged() first")
+
+    def _arrays(self, grads: Any) -> Sequence[Any]:
+        """One gradient or ``None`` for each parameter, of those that are given or else the bound ones."""
+        self._stepper.follow_memory()
+        if grads is not None:
+            return self._groups.flatten(grads)
+        arrays = self._bound.current(self._stepper.residence)
+        if arrays is self._bound.arrays and not self._bound.torch and arrays and all(array is None for array in arrays):
             raise ValueError("there are no gradients: call step(grads), or assign opt.grads first")
-        reshaped, moved = self._gradients.update(arrays)
-        # Put back when it is known to fit: should anything fail in between, the next step makes a new one.
-        schedule, self._schedule = self._schedule, None
-        # Gradients that have come back into the buckets deserve the flat kernels again.
-        home = not self._pack or arrays is not self._bound or schedule is None or schedule.is_flat
-        if schedule is not None and not reshaped and home and (not moved or schedule.rebind(moved)):
-            self._schedule = schedule
-        if arrays is self._bound and (self._pack or self._gradients.settled):
-            self._seen = arrays
+        return arrays
 
-    def _scheduled(self) -> Schedule:
-        if self._schedule is None:
+    def _prepare(self, arrays: Sequence[Any], grad_scale: Any, stream: int | None, capturing: bool) -> Schedule:
+        """Everything but the launches; what is wrong with the arguments or hyperparameters is raised here."""
+        self._read_hyperparameters()
+        scaling = self._scaling(grad_scale)
+        keep = arrays is self._bound.arrays
+        limits, mode = self._limits(scaling), self._mode(scaling)
+        return self._stepper.prepare(arrays, keep, self._hyper, scaling, limits, mode, stream, capturing)
+
+    # Clipping, scaling, skipping.
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """What the global norm of the gradients is clipped to; may be changed between steps."""
+        return self._max_grad_norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float | None) -> None:
+        self._max_grad_norm = None if value is None else max_norm(value)
+
+    def _limits(self, scaling: Scaling) -> Limits:
+        most = inf if self._max_grad_norm is None else self._max_grad_norm
+        return Limits(most, self._skip_nonfinite or scaling.scaler != 0)
+
+    def _mode(self, scaling: Scaling) -> Mode:
+        measures = self._max_grad_norm is not None or self._skip_nonfinite or scaling.scaler != 0
+        on_device = measures or self._capturable or scaling.on_device
+        if on_device and len({device.kind for device in self._devices}) > 1:
+            raise ValueError(
+                "clipping, skipping and device scales need all parameters on GPUs, or all on the CPU: make an optimizer for each"
+            )
+        return Mode(on_device, measures, measures and self._group_norms)
+
+    def _scaling(self, grad_scale: Any) -> Scaling:
+        # The two attributes are how PyTorch's GradScaler hands over its tensors.
+        given = getattr(self, "grad_scale", None) if grad_scale is None else grad_scale
+        found = getattr(self, "found_inf", None)
+        if given is None and found is None:
+            return UNSCALED
+        if isinstance(given, LossScaler) and given.optimizer is not self:
+            raise ValueError(
+                "grad_scale is a LossScaler of another optimizer, whose steps change it: make one for each"
+            )
+        return scaling_of(given, found, self._devices)
+
+    @property
+    def grad_norm(self) -> Any:
+        """The global norm of the last step's gradients, unscaled and before clipping, where it was measured.
+
+        A 0-dimensional float64 array of the parameters' library, on their device and a copy, so that nothing waits until ``float()`` is
+        asked of it. Steps measure with ``max_grad_norm``, ``skip_nonfinite`` or a `LossScaler`.
+
+        Raises:
+            RuntimeError: If the last step measured nothing.
+        """
+        return self._norms(0, ())
+
+    @property
+    def group_grad_norms(self) -> Any:
+        """The norm of each group, as an array like `grad_norm` of one dimension; with ``group_norms=True``."""
+        if not self._group_norms:
+            raise RuntimeError("the groups' norms are measured with group_norms=True")
+        return self._norms(1, (len(self.param_groups),))
+
+    def _norms(self, first: int, shape: tuple[int, ...]) -> Any:
+        schedule = self._stepper.schedule
+        if schedule is None or not schedule.mode.measures:
+            raise RuntimeError(
+                "no norm was measured since the optimizer was made, loaded or added to, or the last step measured none: "
+                "make it with max_grad_norm, inf to measure only"
+            )
+        return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
+
+    @property
+    def steps_skipped(self) -> int:
+        """How many steps were skipped so far; asking waits for the device."""
+        return self._control.skipped
+
+    def _only_device(self, what: str) -> tuple[Engine, ArrayRef]:
+        if len(self._devices) != 1:
+            raise ValueError(f"{what} needs an optimizer whose parameters are on one device")
+        return self._params[0].state.engine, self._params[0].ref
+
+    # Graphs.
+
+    def graph(self, grad_scale: Any = None) -> StepGraph:
+        """A step with the bound gradients as a CUDA graph, to be replayed.
+
+        Replaying is `step` with one launch: the same bits, with what was changed in `param_groups`, with gradients read from
+        the arrays that are bound.
+
+        Args:
+            grad_scale: As for `step`, of every replay.
+
+        Raises:
+            RuntimeError: Without ``capturable=True``, on a CPU, which has no graphs, and for parameters on several devices.
+        """
+        if any(one.state.engine.name == "cpu" for one in self._params):
+            raise RuntimeError("a CPU has no CUDA graphs: call step()")
+        if not self._capturable:
+            raise RuntimeError("a graph needs its coefficients on the device: make the optimizer with capturable=True")
+        self._only_device("a graph")
+        self._check_stream(None)
+        schedule = self._prepare(self._arrays(None), grad_scale, None, False)
+        return StepGraph(self, schedule, schedule.graphs(), grad_scale)
+
+    def _replay(self, graph: StepGraph, stream: Any) -> None:
+        on = None if stream is None else handle_of(stream)
+        if self._check_stream(on):
+            raise RuntimeError("a graph's replay cannot be captured in another graph: capture step() there")
+        schedule, arrays = graph.schedule, self._arrays(None)
+        if self._stepper.schedule is not schedule or self._prepare(arrays, graph.grad_scale, on, False) is not schedule:
+            raise RuntimeError(
+                "the optimizer's plan has changed since the graph was captured: make another with graph()"
+            )
+        for replay in graph.replays:
+            self._stepper.run(schedule, partial(replay, on))
+
+    def prepare_replay(self, stream: Any = None) -> None:
+        """Send what was changed in `param_groups`, before a graph is replayed that captured `step` together with other work.
+
+        Only where something has changed is it needed; where a hyperparameter is a function of the step, before each replay. It then waits
+        for the device. `graph` does so by itself, without waiting.
+
+        Args:
+            stream: As for `step`: where the graph will be replayed.
+
+        Raises:
+            RuntimeError: If no step can have been captured, or the update rule is another one now.
+        """
+        schedule = self._stepper.schedule
+        if schedule is None or not self._capturable:
+            raise RuntimeError("no step was captured: capturable=True, and a step before the capture")
+        self._read_hyperparameters()
+        if self._stepper.schedule is not schedule:
+            raise RuntimeError("the update rule has changed, and a graph has the old one: capture step() again")
+        on = None if stream is None else handle_of(stream)
+        self._stepper.prepare_replay(self._hyper, self._limits(self._stepper.scaling), on)
+
+    # The average of the parameters.
+
+    @property
+    def averaged_params(self) -> Any:
+        r"""The average of the parameters over the steps so far, in the structure of `params`.
+
+        Views of the state, in float32 (float64 for float64 parameters), which the steps go on updating: copy what is to stay. A
+        parameter without a gradient keeps its average too. Asking waits for the device. With
+        ``ema_decay=β`` it is :math:`\bar\theta_t / (1-\beta^t)` where :math:`\bar\theta_t = \beta \bar\theta_{t-1} +
+        (1-\beta)\theta_t` (Kingma and Ba, 2014, section 7.2), with ``polyak_average=True`` the plain mean.
+
+        Raises:
+            RuntimeError: If the optimizer keeps no average.
+        """
+        self._require_average()
+        self._begin_averages()
+        return self._groups.build([placed.view("average") for placed in self._params])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A block in which the parameters are their averages, rounded to their formats; after it they are what they were, to the bit.
+
+        Raises:
+            RuntimeError: If the optimizer keeps no average. Inside the block, for another such block, a step, and all else that would
+                change the parameters or take them for what they are not.
+        """
+        self._require_average()
+        self._refuse_if_swapped()
+        self._stepper.follow_memory()
+        self._begin_averages()
+        kept = [
+            np.array(to_host(placed.ref.array))
+            if placed.ref.family == "foreign"
+            else copy_of(placed.ref.family, placed.ref.array)
+            for placed in self._params
+        ]
+        self._is_swapped = True
+        try:
             for placed in self._params:
-                if self._steps[placed.index] == 0:
-                    # The parameter may have been loaded or initialised since; its master weight has nothing to lose yet.
-                    placed.reread_master()
-                if self._gradients.shape(placed.index) is not None:
-                    placed.state.ensure(RULES[self._hyper[placed.group].rule].states)
-            schedule = Schedule(self._params, self._gradients, self._steps, self._hyper)
-            schedule.load()
-            self._schedule = schedule
-        return self._schedule
+                assign(placed.ref, placed.view("average"))
+            # Nobody has written to the parameters, as far as their master weights are concerned.
+            self._stepper.residence.written()
+            yield
+        finally:
+            for placed, value in zip(self._params, kept, strict=True):
+                assign(placed.ref, value)
+            self._stepper.residence.written()
+            self._is_swapped = False
+
+    def _begin_averages(self) -> None:
+        """Of a parameter that was never stepped, and may have been loaded since, the average is the parameter."""
+        steps = self._stepper.read_steps()
+        for placed in self._params:
+            if steps[placed.index] == 0 and not self._is_swapped:
+                placed.write("average", to_host(placed.ref.array))
+
+    def _require_average(self) -> None:
+        if not self._averaging:
+            raise RuntimeError(
+                "the optimizer keeps no average of the parameters: make it with ema_decay or polyak_average"
+            )
 
     def _read_hyperparameters(self) -> None:
         """Take up what was edited in `param_groups`."""
         sizes = [len(group["params"]) for group in self.param_groups]
-        if sizes != self._sizes:
+        if sizes != self._groups.sizes:
             raise ValueError(
-                f"param_groups has groups of {sizes} parameters, not of {self._sizes}: use add_param_group()"
+                f"param_groups has groups of {sizes} parameters, not of {self._groups.sizes}: use add_param_group()"
             )
-        keys = [_group_key(group, f"group {number}") for number, group in enumerate(self.param_groups)]
+        keys = [
+            group_key(group, f"group {number}", read_lr=not self._capturable)
+            for number, group in enumerate(self.param_groups)
+        ]
         if keys == self._keys:
             return
-        hyper = [Hyperparameters.of_group(group, f"group {number}") for number, group in enumerate(self.param_groups)]
+        read_lr = not self._capturable
+        hyper = [
+            Hyperparameters.of_group(group, f"group {number}", read_lr=read_lr)
+            for number, group in enumerate(self.param_groups)
+        ]
         if [h.rule for h in hyper] != [h.rule for h in self._hyper]:
-            self._schedule = None
+            self._stepper.settle()
         self._keys, self._hyper = keys, hyper
-
-    def _follow_memory(self) -> None:
-        """Take up what was done to the parameters' memory since the last step."""
-        moved = self._residence.moved()
-        if moved:
-            for placed, ref in moved:
-                placed.ref = ref
-                placed.reread_master()
-            self._rest()
-        for placed in self._residence.written():
-            placed.reread_master()
 
     def reread_params(self) -> None:
         """Take up 16-bit parameters that were written to by hand since the last step.
@@ -305,56 +505,16 @@ class GpuAdam:
         tensors a step does so by itself (not for writes through ``p.data``, which torch does not tell of); arrays of other libraries cannot
         tell that they were written to.
         """
+        self._refuse_if_swapped()
         for placed in self._params:
             placed.reread_master()
 
     # Gradients.
 
-    def _bound_arrays(self) -> Sequence[Any]:
-        if not self._torch:
-            return self._bound
-        if len(self._torch) == len(self._params):
-            arrays = list(map(_grad_of, self._tensors))
-        else:
-            arrays = [
-                placed.ref.array.grad if placed.ref.family == "torch" else bound
-                for placed, bound in zip(self._params, self._bound, strict=True)
-            ]
-        # The buckets' own views, untouched, count as one object, so that nothing is looked up tensor by tensor.
-        same = all(map(is_, arrays, self._bound)) and (not self._pack or self._residence.gradients_are_home())
-        return self._bound if same else arrays
-
-    def _flatten(self, grads: Any) -> list[Any]:
-        if not self._grouped:
-            return self._structures[0].flatten(grads, "grads")
-        leaves = grads if isinstance(grads, Mapping) else ordered(grads, "grads")
-        if isinstance(leaves, list) and len(leaves) == len(self._structures) and any(map(_is_tree, leaves)):
-            parts = zip(self._structures, leaves, strict=True)
-            return [
-                leaf
-                for number, (structure, tree) in enumerate(parts)
-                for leaf in structure.flatten(tree, f"grads of group {number}")
-            ]
-        names = tuple(name for structure in self._structures for name in structure.names)
-        named = all(structure.named for structure in self._structures)
-        if named and len(set(names)) < len(names):
-            if isinstance(leaves, Mapping) or any(map(is_pair, leaves)):
-                raise ValueError("grads go by name, but groups share names: give a list of the gradients of each group")
-            named = False
-        return Structure("pairs" if named else "list", names).flatten(leaves, "grads")
-
-    def _build(self, leaves: Sequence[Any]) -> Any:
-        built = []
-        start = 0
-        for structure in self._structures:
-            built.append(structure.build(leaves[start : start + len(structure.names)]))
-            start += len(structure.names)
-        return built if self._grouped else built[0]
-
     @property
     def params(self) -> Any:
         """The arrays that are updated, in the structure in which they were given; with groups, a list of these."""
-        return self._build([placed.ref.array for placed in self._params])
+        return self._groups.build([placed.ref.array for placed in self._params])
 
     @property
     def grads(self) -> Any:
@@ -363,17 +523,18 @@ class GpuAdam:
         Assign arrays of the same structure to bind them: `step` without an argument then uses them, and looks at them only once. With
         ``pack=True`` there is nothing to assign: write into the views.
         """
-        return self._build(self._bound_arrays())
+        return self._groups.build(self._bound.current(self._stepper.residence))
 
     @grads.setter
     def grads(self, grads: Any) -> None:
-        arrays = self._flatten(grads)
+        arrays = self._groups.flatten(grads)
         if self._pack:
             raise ValueError("pack=True binds its own gradients: write into opt.grads, or call step(grads)")
-        if any(placed.ref.family == "torch" for placed in self._params):
+        if self._bound.torch:
             raise ValueError("torch tensors bind their own gradients: set .grad, or call step(grads)")
-        self._gradients.check(arrays)
-        self._bound, self._seen = arrays, None
+        self._stepper.check_gradients(arrays)
+        self._bound.arrays = arrays
+        self._stepper.look_again()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the bound gradients.
@@ -383,23 +544,7 @@ class GpuAdam:
         Args:
             set_to_none: Whether a torch tensor's ``.grad`` becomes ``None``, as in PyTorch, and is not filled with zeros.
         """
-        if self._pack:
-            for state in self._states:
-                zero(state.flat_view("grad", self._like(state)))
-            for placed, bound in zip(self._params, self._bound, strict=True):
-                if placed.ref.family == "torch":
-                    placed.ref.array.grad = bound
-            return
-        for placed, bound in zip(self._params, self._bound, strict=True):
-            if placed.ref.family == "torch" and set_to_none:
-                placed.ref.array.grad = None
-            else:
-                gradient = placed.ref.array.grad if placed.ref.family == "torch" else bound
-                if gradient is not None:
-                    zero(gradient)
-
-    def _like(self, state: BucketState) -> ArrayRef:
-        return self._params[state.bucket.segments[0].index].ref
+        self._bound.clear(set_to_none)
 
     # Looking at it.
 
@@ -409,14 +554,15 @@ class GpuAdam:
 
         Before the first step gradients that are not bound are taken to be like their parameters.
         """
-        if self._schedule is not None:
-            return self._schedule.plan
-        self._follow_memory()
+        if self._stepper.schedule is not None:
+            return self._stepper.schedule.plan
+        self._stepper.follow_memory()
         self._read_hyperparameters()
-        like = Gradients(self._params)
-        pairs = zip(self._params, self._bound, strict=True)
+        like = self._stepper.fresh_gradients()
+        pairs = zip(self._params, self._bound.arrays, strict=True)
         like.update([placed.ref.array if bound is None else bound for placed, bound in pairs])
-        return Schedule(self._params, like, self._steps, self._hyper).plan
+        mode, steps = self._mode(UNSCALED), self._stepper.steps
+        return Schedule(self._params, like, steps, self._hyper, self._averaging, mode).plan
 
     def __repr__(self) -> str:
         groups = "".join(
@@ -424,8 +570,27 @@ class GpuAdam:
             + ", ".join(f"{key}={group[key]!r}" for key in KEYS)
             for number, group in enumerate(self.param_groups)
         )
-        engines = ", ".join(sorted({state.engine.name for state in self._states})) or self._engine_name
-        return f"{type(self).__name__}(engine={engines}, pack={self._pack}){groups}"
+        engines = ", ".join(sorted({one.state.engine.name for one in self._params})) or self._engine_name
+        usual = {"max_grad_norm": None, "ema_decay": None, "master_weights": True}
+        chosen = "".join(
+            f", {name}={value!r}"
+            for name, value in self._options().items()
+            if name not in ("engine", "pack") and value != usual.get(name, False)
+        )
+        return f"{type(self).__name__}(engine={engines}, pack={self._pack}{chosen}){groups}"
+
+    def _options(self) -> dict[str, Any]:
+        """What the optimizer was made with, besides parameters and hyperparameters."""
+        return {
+            "engine": self._engine_name,
+            "pack": self._pack,
+            "master_weights": self._master_weights,
+            "max_grad_norm": self._max_grad_norm,
+            "group_norms": self._group_norms,
+            "skip_nonfinite": self._skip_nonfinite,
+            "capturable": self._capturable,
+            **self._averages,
+        }
 
     # State.
 
@@ -437,8 +602,11 @@ class GpuAdam:
             ``"master"`` where they are kept. The arrays have the parameters' shapes, libraries and devices, and the working
             format. Parameters that were never stepped are absent, as in PyTorch.
         """
-        self._follow_memory()
-        return checkpoint.save(self.param_groups, self._structures, self._params, self._steps)
+        if not self._is_swapped:
+            self._stepper.follow_memory()
+        steps = self._stepper.read_steps()
+        saved = checkpoint.save(self.param_groups, self._groups.structures, self._params, steps)
+        return {**saved, "steps_skipped": self.steps_skipped}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by ``torch.optim.Adam``; the next step is then the same to the bit.
@@ -449,27 +617,31 @@ class GpuAdam:
         Raises:
             TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then.
         """
-        loaded = checkpoint.check(state_dict, self.param_groups, self._structures, self._params)
-        checkpoint.apply(loaded, self.param_groups, self._params, self._steps)
-        self._rest()
+        self._refuse_if_swapped()
+        loaded = checkpoint.check(state_dict, self.param_groups, self._groups.structures, self._params)
+        self._stepper.settle()
+        checkpoint.apply(loaded, self.param_groups, self._params, self._stepper.steps)
+        self._control.skipped = loaded.steps_skipped
+        self._rest(self._stepper.steps, self._bound.arrays)
 
     def __getstate__(self) -> dict[str, Any]:
-        groups = zip(self.param_groups, self._structures, strict=True)
+        self._refuse_if_swapped()
+        groups = zip(self.param_groups, self._groups.structures, strict=True)
         return {
             "groups": [
                 {**{key: group[key] for key in KEYS}, "params": structure.build(group["params"])}
                 for group, structure in groups
             ],
-            "grouped": self._grouped,
+            "grouped": self._groups.grouped,
             "defaults": self.defaults,
-            "options": {"engine": self._engine_name, "pack": self._pack, "master_weights": self._master_weights},
+            "options": self._options(),
             "state_dict": self.state_dict(),
-            "bound": list(self._bound_arrays() if self._pack else self._bound),
+            "bound": list(self._bound.current(self._stepper.residence) if self._pack else self._bound.arrays),
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(saved["groups"], **saved["defaults"], **saved["options"])  # type: ignore[misc]
-        self._grouped = saved["grouped"]
+        self._groups.grouped = saved["grouped"]
         self.load_state_dict(saved["state_dict"])
         if self._pack:
             for placed, value in zip(self._params, saved["bound"], strict=True):
@@ -478,29 +650,4 @@ class GpuAdam:
                 else:
                     placed.ref.array.grad = None
         else:
-            self._bound = saved["bound"]
-
-
-def _is_groups(params: Any) -> bool:
-    return isinstance(params, (list, tuple)) and bool(params) and all(isinstance(group, Mapping) for group in params)
-
-
-def _is_tree(leaf: Any) -> bool:
-    return isinstance(leaf, (list, tuple, Mapping)) and not is_pair(leaf)
-
-
-_grad_of = attrgetter("grad")
-_other_values = itemgetter(*FLAGS)
-_NUMBERS = ("lr", "eps", "weight_decay", "betas[0]", "betas[1]")
-
-
-def _group_key(group: Mapping[str, Any], where: str) -> tuple[Any, ...]:
-    """What is compared from step to step: the values themselves, also of arrays and lists that are edited in place."""
-    try:
-        values = [group["lr"], group["eps"], group["weight_decay"], *two_betas(group["betas"], where)]
-        for k, value in enumerate(values):
-            if type(value) is not float and not (k == 0 and callable(value)):
-                values[k] = number(value, _NUMBERS[k], where)
-        return (*values, *_other_values(group))
-    except KeyError as error:
-        raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
+            self._bound.arrays = saved["bound"]

@@ -2,7 +2,7 @@
 
 A launch is one kernel call. The *flat* family updates one stretch of a bucket that holds the parameters themselves; the
 *multi-tensor* family updates any number of tensors through a table of pointers and chunks; the *strided* family does the same for
-tensors whose elements, or whose gradient's, do not lie one after the other.
+tensors whose elements, or whose gradient's, do not lie one after the other; *rows* updates some rows of one matrix.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from numpy.typing import NDArray
 
 from .formats import FLOAT32, Format
 from .layout import MAX_DIMS, VECTOR_BYTES, Bucket, Device, Walk
+from .prologue import Prologue
 
-Family = Literal["flat", "multi_tensor", "strided"]
+Family = Literal["flat", "multi_tensor", "strided", "rows"]
 
 MAX_STATES = 3
 """State arrays that a rule may keep for each parameter."""
 
-ROLES = ("param", "grad", "state0", "state1", "state2", "master")
+ROLES = ("param", "grad", "state0", "state1", "state2", "master", "average")
 """The streams of a kernel, in the order of a table's pointer rows."""
-
-ROW_WORDS = 16
-"""Numbers in one row of coefficients: five that all rules share, and the rule's own."""
 
 WALK_WORDS = 1 + 3 * MAX_DIMS
 """Words that describe one strided walk in a table: its dimensions, then sizes, parameter strides and gradient strides."""
@@ -43,6 +41,7 @@ class Specialization:
         param: The parameter's format.
         grad: The gradient's format.
         master: Whether the arithmetic reads and writes a float32 master copy, the parameter being only written.
+        average: Whether an average of the parameters is kept, in the working format.
     """
 
     family: Family
@@ -51,6 +50,7 @@ class Specialization:
     param: Format
     grad: Format
     master: bool
+    average: bool = False
 
     @property
     def working(self) -> Format:
@@ -66,19 +66,19 @@ class Specialization:
     def bytes_read(self) -> int:
         """Bytes read for one element."""
         param = self.working.itemsize if self.master else self.param.itemsize
-        return param + self.grad.itemsize + self.states * self.working.itemsize
+        return param + self.grad.itemsize + (self.states + self.average) * self.working.itemsize
 
     @property
     def bytes_written(self) -> int:
         """Bytes written for one element."""
         master = self.working.itemsize if self.master else 0
-        return self.param.itemsize + master + self.states * self.working.itemsize
+        return self.param.itemsize + master + (self.states + self.average) * self.working.itemsize
 
     @property
     def name(self) -> str:
         """A name that is a legal identifier and says all of the above."""
-        master = "_master" if self.master else ""
-        return f"{self.rule}_{self.family}_{self.param}_{self.grad}{master}"
+        master, average = "_master" if self.master else "", "_average" if self.average else ""
+        return f"{self.rule}_{self.family}_{self.param}_{self.grad}{master}{average}"
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,11 @@ class Task:
         walk: The strides of the journey.
         row: The row of coefficients that belongs to it.
         flat: Whether it is a stretch of a bucket.
-        param, grad, master: Formats, and whether there is a master copy.
+        param, grad, master, average: Formats, and whether there are a master copy and an average.
         rule, states: The rule and how many states it keeps.
         pointers: For each of ``ROLES`` the address of the first element, 0 where there is none.
+        width: Where the gradient is of some rows only, the elements of a row; else 0.
+        indices: The address of these rows' numbers.
     """
 
     index: int
@@ -150,18 +152,25 @@ class Task:
     rule: str
     states: int
     pointers: tuple[int, ...]
+    average: bool = False
+    width: int = 0
+    indices: int = 0
 
     @property
     def specialization(self) -> Specialization:
         """The kernel that it needs."""
-        family: Family = "flat" if self.flat else "multi_tensor" if self.walk.contiguous else "strided"
-        return Specialization(family, self.rule, self.states, self.param, self.grad, self.master)
+        family: Family = "multi_tensor" if self.walk.contiguous else "strided"
+        if self.width:
+            family = "rows"
+        elif self.flat:
+            family = "flat"
+        return Specialization(family, self.rule, self.states, self.param, self.grad, self.master, self.average)
 
 
 class Table:
     """The multi-tensor families' table: one int64 array, the same for all engines, with views that name its parts.
 
-    For ``S`` segments and ``C`` chunks, in words: ``6·S`` pointers, one row for each of ``ROLES``; ``S`` begins; ``S`` ends; ``S``
+    For ``S`` segments and ``C`` chunks, in words: ``7·S`` pointers, one row for each of ``ROLES``; ``S`` begins; ``S`` ends; ``S``
     coefficient rows; ``C`` chunk segments; ``C`` chunk starts; and for the strided family ``S`` walks of ``WALK_WORDS``.
 
     Indices count from the last vector boundary at or before the segment's first element: an element ``i`` in ``[begin, end)`` of
@@ -194,8 +203,8 @@ class Launch:
         block: Threads a block.
         chunk: Elements that a block handles.
         elements: Elements that are updated.
-        tasks: What is updated, in the table's order; one task for the flat family.
-        table: The multi-tensor families' table; ``None`` for the flat family.
+        tasks: What is updated, in the table's order; one task for the flat family and for rows.
+        table: The multi-tensor families' table; ``None`` for the others.
     """
 
     specialization: Specialization
@@ -230,15 +239,23 @@ class Launch:
 
 @dataclass(frozen=True)
 class Plan:
-    """All launches of a step, and the buckets that hold the state."""
+    """All launches of a step, and the buckets that hold the state.
+
+    Attributes:
+        buckets: Where the state lies.
+        prologues: What each device begins with; none where the host knows the coefficients.
+        launches: The updates.
+    """
 
     buckets: tuple[Bucket, ...]
+    prologues: tuple[Prologue, ...]
     launches: tuple[Launch, ...]
 
     @property
     def bytes_moved(self) -> int:
         """Bytes that a step reads and writes."""
-        return sum(launch.bytes_read + launch.bytes_written for launch in self.launches)
+        measured = sum(prologue.bytes_read for prologue in self.prologues)
+        return measured + sum(launch.bytes_read + launch.bytes_written for launch in self.launches)
 
     @property
     def elements(self) -> int:
@@ -247,11 +264,12 @@ class Plan:
 
     def __str__(self) -> str:
         each = f" ({self.bytes_moved / self.elements:.1f} a parameter)" if self.elements else ""
-        launches = f"{len(self.launches)} launch{'' if len(self.launches) == 1 else 'es'}"
+        count = len(self.prologues) + len(self.launches)
+        launches = f"{count} launch{'' if count == 1 else 'es'}"
         lines = [
             f"step: {launches}, {self.elements:,} elements, {self.bytes_moved:,} bytes{each}",
             *(f"  {bucket}" for bucket in self.buckets),
-            *(f"  {launch}" for launch in self.launches),
+            *(f"  {launch}" for launch in (*self.prologues, *self.launches)),
         ]
         return "\n".join(lines)
 
@@ -269,7 +287,9 @@ def schedule(tasks: Sequence[Task], device: Device, processors: int, policy: Pol
     kinds: dict[Specialization, list[Task]] = {}
     launches = []
     for task in tasks:
-        if task.flat:
+        if task.width:
+            launches.append(_rows_launch(task, device))
+        elif task.flat:
             launches.append(_flat_launch(task, device, policy))
         else:
             kinds.setdefault(task.specialization, []).append(task)
@@ -283,6 +303,14 @@ def _flat_launch(task: Task, device: Device, policy: Policy) -> Launch:
     kind = task.specialization
     chunk = policy.threads * policy.vectors * kind.lanes
     return Launch(kind, device, -(-task.size // chunk), policy.threads, chunk, task.size, (task,), None)
+
+
+def _rows_launch(task: Task, device: Device) -> Launch:
+    # A block for each row, of as many threads as serve its vectors, within the limits of a warp and of a policy's block.
+    vectors = -(-task.width // task.specialization.lanes)
+    threads = min(max(32, 1 << (vectors - 1).bit_length()), 256)
+    rows = task.size // task.width
+    return Launch(task.specialization, device, rows, threads, task.width, task.size, (task,), None)
 
 
 def _multi_tensor_launch(
@@ -316,4 +344,4 @@ def _multi_tensor_launch(
 def stream_sizes(kind: Specialization) -> tuple[int, ...]:
     """Bytes of one element of each of ``ROLES``."""
     working = kind.working.itemsize
-    return (kind.param.itemsize, kind.grad.itemsize, *(working,) * MAX_STATES, FLOAT32.itemsize)
+    return (kind.param.itemsize, kind.grad.itemsize, *(working,) * MAX_STATES, FLOAT32.itemsize, working)

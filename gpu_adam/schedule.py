@@ -2,173 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Family
-from .engines import Engine, Program
+from .engines import Engine, Memory, Program, Replay
 from .formats import Format
 from .gradients import Gradients
-from .hyperparameters import Hyperparameters
+from .hyperparameters import Averaging, Hyperparameters, coefficients
+from .kernels.row import ROW_WORDS
 from .kernels.rules import RULES
-from .layout import ALIGNMENT, Device, Walk, walk
-from .plan import MAX_STATES, ROLES, ROW_WORDS, Launch, Plan, Table, Task, schedule
+from .layout import Device
+from .packing import merge_packed
+from .plan import MAX_STATES, ROLES, Launch, Plan, Table, Task, schedule
+from .prologue import Gradient, MeasureTable, Prologue, leaves_of
+from .scaling import Scaling
+from .settings import WINDOW_ENTRIES, Cohort, Limits, Settings
 from .state import Placed
 
 _GRAD = ROLES.index("grad")
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """Parameters that share a row of coefficients: of one group, one working format and one step count.
+class Mode:
+    """How a step comes to its coefficients.
 
     Attributes:
-        group: The group's number.
-        working: The working format.
-        row: The row among those of its working format.
-        first: One of its parameters, whose step count is that of all.
+        on_device: Whether a prologue computes them on the device, because the host does not know whether the last steps were skipped,
+            how the gradients are scaled, or when a graph will be replayed.
+        measures: Whether the prologue measures the gradients first.
+        by_group: Whether it measures each group's as well.
     """
 
-    group: int
-    working: Format
-    row: int
-    first: int
+    on_device: bool = False
+    measures: bool = False
+    by_group: bool = False
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a parameter's gradient pointer stands."""
+    """Where a parameter's gradient pointer stands in a launch's table."""
 
     shard: int
     launch: int
     table: Table
     segment: int
-
-
-class Schedule:
-    """What a step runs while no gradient comes or goes or changes its format or strides.
-
-    Until `load` it is a plan and no more: nothing is compiled, nothing is on a device.
-    """
-
-    def __init__(
-        self,
-        params: Sequence[Placed],
-        gradients: Gradients,
-        steps: NDArray[np.int64],
-        hyperparameters: Sequence[Hyperparameters],
-    ) -> None:
-        active = [placed for placed in params if gradients.shape(placed.index) is not None]
-        self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
-        self._cohorts: dict[tuple[int, Format, int], Cohort] = {}
-        self._gradients = gradients
-        counts: dict[Format, int] = {}
-        tasks: dict[Device, list[Task]] = {}
-        for placed in active:
-            working = placed.ref.format.working
-            key = (placed.group, working, int(steps[placed.index]))
-            if key not in self._cohorts:
-                row = counts.get(working, 0)
-                counts[working] = row + 1
-                self._cohorts[key] = Cohort(placed.group, working, row, placed.index)
-            task = self._task(placed, hyperparameters[placed.group].rule, self._cohorts[key].row)
-            tasks.setdefault(placed.ref.device, []).append(task)
-        self._rows = {working.name: np.zeros((count, ROW_WORDS), working.dtype) for working, count in counts.items()}
-        by_index = {placed.index: placed for placed in active}
-        launches: list[Launch] = []
-        self._shards: list[_Shard] = []
-        self._places: dict[int, _Place] = {}
-        for device, members in tasks.items():
-            first = by_index[members[0].index]
-            engine = first.state.engine
-            own = schedule(_merge_packed(members, by_index), device, engine.processors(device), engine.policy)
-            self._shards.append(_Shard(device, engine, own, first.ref.family))
-            launches.extend(own)
-            for number, launch in enumerate(own):
-                if launch.table is not None:
-                    for segment, task in enumerate(launch.tasks):
-                        self._places[task.index] = _Place(len(self._shards) - 1, number, launch.table, segment)
-        states = {id(placed.state): placed.state for placed in params}
-        self.plan = Plan(tuple(state.bucket for state in states.values()), tuple(launches))
-        tensors = [placed.ref.array for placed in active if placed.ref.family == "torch"]
-        self.tensors = tuple(tensor for tensor in tensors if not tensor.is_inference())
-        self._programs: list[Program] = []
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether every launch is of the flat family."""
-        return all(launch.table is None for launch in self.plan.launches)
-
-    def load(self) -> None:
-        """Compile what the launches need and bring their tables to the devices."""
-        self._programs = [shard.engine.load(shard.launches, shard.device) for shard in self._shards]
-
-    def _task(self, placed: Placed, rule: str, row: int) -> Task:
-        ref, state, place = placed.ref, placed.state, placed.segment.start
-        names = RULES[rule].states
-        shape = self._gradients.shape(placed.index)
-        assert shape is not None
-        format, strides = shape
-        pointers = (
-            ref.address,
-            self._gradients.address(placed.index),
-            *(state.address(name, place) for name in names),
-            *(0,) * (MAX_STATES - len(names)),
-            state.address("master", place),
-        )
-        return Task(
-            index=placed.index,
-            label=placed.label,
-            size=placed.segment.size,
-            phase=placed.segment.phase,
-            walk=walk(ref.shape, ref.strides, strides),
-            row=row,
-            flat=False,
-            param=ref.format,
-            grad=format,
-            master=placed.master,
-            rule=rule,
-            states=len(names),
-            pointers=pointers,
-        )
-
-    def rebind(self, moved: Sequence[int]) -> bool:
-        """Take up the new addresses of these parameters' gradients.
-
-        Returns:
-            Whether it could: a gradient that has left its bucket needs another schedule.
-        """
-        touched: dict[tuple[int, int], _Place] = {}
-        for index in moved:
-            place = self._places.get(index)
-            if place is None:
-                return False
-            offset = int(place.table.begins[place.segment]) * self._gradients.itemsize(index)
-            place.table.pointers[_GRAD, place.segment] = self._gradients.address(index) - offset
-            touched[place.shard, place.launch] = place
-        for shard, launch in touched:
-            self._programs[shard].rebind(launch, _GRAD, self._shards[shard].stream())
-        return True
-
-    def prepare(self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters]) -> None:
-        """Compute the coefficients of the next step.
-
-        Raises:
-            TypeError, ValueError: If a learning rate given as a function returns what is none; nothing has changed then.
-        """
-        for cohort in self._cohorts.values():
-            hyper = hyperparameters[cohort.group]
-            t = int(steps[cohort.first]) + 1
-            lr = hyper.lr_at(t, f"group {cohort.group}")
-            self._rows[cohort.working.name][cohort.row] = hyper.row(t, lr, cohort.working)
-
-    def run(self) -> None:
-        """Launch, on each device's current stream."""
-        for shard, program in zip(self._shards, self._programs, strict=True):
-            program.run(self._rows, shard.stream())
 
 
 @dataclass(frozen=True)
@@ -179,9 +60,306 @@ class _Shard:
     engine: Engine
     launches: tuple[Launch, ...]
     family: Family
+    prologue: Prologue | None
+    measured: Mapping[int, int]
+    """For each parameter whose gradient the prologue measures its place in the prologue's table."""
 
-    def stream(self) -> int | None:
-        return current_stream(self.family, self.device)
+    def stream(self, given: int | None) -> int | None:
+        return current_stream(self.family, self.device) if given is None else given
+
+
+class Schedule:
+    """What a step runs while no gradient comes or goes or changes its format or strides.
+
+    Until `load` it is a plan and no more: nothing is compiled, nothing is on a device.
+
+    Attributes:
+        mode: How a step comes to its coefficients.
+        plan: The launches, as values.
+        active: The parameters that have gradients, as what picks them out of an array.
+        first: The first of them; ``None`` where there is none.
+        tensors: Those of them that are torch's and count their versions.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Placed],
+        gradients: Gradients,
+        steps: NDArray[np.int64],
+        hyperparameters: Sequence[Hyperparameters],
+        averaging: Averaging,
+        mode: Mode,
+    ) -> None:
+        self.mode = mode
+        self._gradients = gradients
+        self._averaging = averaging
+        self._hyper = hyperparameters
+        active = [placed for placed in params if gradients.operand(placed.index) is not None]
+        self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
+        self._cohorts, self._cohort_of = _cohorts(active, steps)
+        self._records = self._fresh_records()
+        self._rows = {
+            working.name: np.zeros(
+                (1 + max(c.row for c in self._cohorts if c.working is working), ROW_WORDS), working.dtype
+            )
+            for working in {cohort.working for cohort in self._cohorts}
+        }
+        self.first = active[0].ref if active else None
+        slots = _slots(active, gradients) if mode.measures else [0]
+        ranges = _ranges(active, slots, mode, len(hyperparameters))
+        self._settings = Settings(self._cohorts, ranges) if mode.on_device else None
+        self._unsent = False
+        self._shards: list[_Shard] = []
+        self._places: dict[int, _Place] = {}
+        devices: dict[Device, list[int]] = {}
+        for k, placed in enumerate(active):
+            devices.setdefault(placed.ref.device, []).append(k)
+        for device, members in devices.items():
+            tasks = [self._task(active[k], self._cohorts[self._cohort_of[k]]) for k in members]
+            prologue: Prologue | None = None
+            measured: dict[int, int] = {}
+            if self._settings is not None:
+                measures = [(active[k], slots[k]) for k in members] if mode.measures else []
+                prologue, measured = self._prologue(tasks[0].rule, device, measures, slots[-1], len(devices))
+            engine = active[members[0]].state.engine
+            merged = merge_packed(tasks, {active[k].index: active[k] for k in members})
+            launches = schedule(merged, device, engine.processors(device), engine.policy)
+            for number, launch in enumerate(launches):
+                if launch.table is not None:
+                    for segment, task in enumerate(launch.tasks):
+                        self._places[task.index] = _Place(len(self._shards), number, launch.table, segment)
+            family = active[members[0]].ref.family
+            self._shards.append(_Shard(device, engine, launches, family, prologue, measured))
+        states = {id(placed.state): placed.state for placed in params}
+        prologues = tuple(shard.prologue for shard in self._shards if shard.prologue is not None)
+        launches = tuple(launch for shard in self._shards for launch in shard.launches)
+        self.plan = Plan(tuple(state.bucket for state in states.values()), prologues, launches)
+        tensors = [placed.ref.array for placed in active if placed.ref.family == "torch"]
+        self.tensors = tuple(tensor for tensor in tensors if not tensor.is_inference())
+        self._counts = np.array([steps[cohort.first] for cohort in self._cohorts], np.int64)
+        self._programs: list[Program] = []
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether every launch is of the flat family."""
+        return all(launch.table is None for launch in self.plan.launches)
+
+    @property
+    def engines(self) -> dict[Device, Engine]:
+        """The engine of each device."""
+        return {shard.device: shard.engine for shard in self._shards}
+
+    def load(self, controls: Mapping[Device, Memory]) -> None:
+        """Compile what the launches need and bring their tables to the devices."""
+        self._programs = [
+            shard.engine.load(shard.launches, shard.device, shard.prologue, controls.get(shard.device), self._counts)
+            for shard in self._shards
+        ]
+
+    def _fresh_records(self) -> list[list[float]]:
+        return [self._hyper[cohort.group].record(self._averaging, cohort.working) for cohort in self._cohorts]
+
+    def _task(self, placed: Placed, cohort: Cohort) -> Task:
+        operand = self._gradients.operand(placed.index)
+        assert operand is not None
+        rule = self._hyper[placed.group].rule
+        names = RULES[rule].states
+        state, place = placed.state, placed.segment.start
+        averages = bool(self._averaging)
+        pointers = (
+            placed.ref.address,
+            operand.address,
+            *(state.address(name, place) for name in names),
+            *(0,) * (MAX_STATES - len(names)),
+            state.address("master", place),
+            state.address("average", place) if averages else 0,
+        )
+        return Task(
+            index=placed.index,
+            label=placed.label,
+            size=operand.size,
+            phase=placed.segment.phase,
+            walk=operand.walk,
+            row=cohort.row,
+            flat=False,
+            param=placed.ref.format,
+            grad=operand.format,
+            master=placed.master,
+            average=averages,
+            rule=rule,
+            states=len(names),
+            pointers=pointers,
+            width=operand.width,
+            indices=operand.indices,
+        )
+
+    def _prologue(
+        self, rule: str, device: Device, measures: Sequence[tuple[Placed, int]], slots: int, sources: int
+    ) -> tuple[Prologue, dict[int, int]]:
+        operands = [(placed.index, self._gradients.operand(placed.index), slot) for placed, slot in measures]
+        measured = [(index, operand, slot) for index, operand, slot in operands if operand is not None and operand.size]
+        gradients = [
+            Gradient(operand.address, operand.size, operand.format, operand.walk, slot) for _, operand, slot in measured
+        ]
+        assert self._settings is not None
+        # One kernel for all cohorts: rules that are mixed in an optimizer share their coefficients.
+        assert len({RULES[hyper.rule].coefficients for hyper in self._hyper}) == 1
+        prologue = Prologue(
+            rule=rule,
+            device=device,
+            table=MeasureTable(gradients) if gradients else None,
+            slots=slots,
+            sources=sources if self.mode.measures else 1,
+            cohorts=len(self._cohorts),
+            settings_words=len(self._settings.words),
+            elements=sum(gradient.size for gradient in gradients),
+            bytes_read=sum(gradient.size * gradient.format.itemsize for gradient in gradients),
+        )
+        return prologue, {index: segment for segment, (index, _, _) in enumerate(measured)}
+
+    def rebind(self, moved: Sequence[int], stream: int | None) -> bool:
+        """Take up the new addresses of these parameters' gradients.
+
+        Returns:
+            Whether it could: a gradient that has left its bucket needs another schedule.
+        """
+        touched: dict[tuple[int, int | None], None] = {}
+        for index in moved:
+            place = self._places.get(index)
+            if place is None:
+                return False
+            address = self._gradients.address(index)
+            offset = int(place.table.begins[place.segment]) * self._gradients.itemsize(index)
+            place.table.pointers[_GRAD, place.segment] = address - offset
+            touched[place.shard, place.launch] = None
+            shard = self._shards[place.shard]
+            if shard.prologue is not None and shard.prologue.table is not None and index in shard.measured:
+                shard.prologue.table.pointers[shard.measured[index]] = address
+                touched[place.shard, None] = None
+        for number, launch in touched:
+            self._programs[number].rebind(launch, _GRAD, self._shards[number].stream(stream))
+        return True
+
+    # Of each step.
+
+    def prepare(
+        self,
+        steps: NDArray[np.int64],
+        hyperparameters: Sequence[Hyperparameters],
+        scaling: Scaling,
+        limits: Limits,
+        stream: int | None,
+        *,
+        wait: bool = False,
+    ) -> None:
+        """Compute the coefficients of the next step, or send what the prologue computes them from.
+
+        Args:
+            steps: The parameters' step counts, where the host knows them.
+            hyperparameters: Of each group.
+            scaling: How the gradients are scaled.
+            limits: What is done about their norm.
+            stream: The stream of the step; ``None`` for the library's current one.
+            wait: Whether to wait for the device's step counts, because steps were run without the host.
+
+        Raises:
+            TypeError, ValueError: If a hyperparameter given as a function returns what is not allowed; nothing has changed then.
+        """
+        if self._settings is None:
+            self._compute_rows(steps, hyperparameters, scaling)
+            return
+        # Until it is sent: a function that raises comes in between.
+        self._unsent |= self._settings.update(hyperparameters, self._averaging, scaling, limits)
+        if self._settings.is_scheduled and self._programs:
+            counts, behind = (self._programs[0].counts(), 0) if wait else self._programs[0].recent_counts()
+            if behind >= WINDOW_ENTRIES:
+                counts, behind = self._programs[0].counts(), 0
+            self._settings.update_windows(counts.tolist(), behind)
+            self._unsent = True
+        if self._unsent:
+            for shard, program in zip(self._shards, self._programs, strict=True):
+                program.instruct(self._settings.words, shard.stream(stream))
+            self._unsent = False
+
+    def _compute_rows(
+        self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters], scaling: Scaling
+    ) -> None:
+        if hyperparameters is not self._hyper:
+            self._hyper = hyperparameters
+            self._records = self._fresh_records()
+        factor = 1.0 / scaling.scale
+        for cohort, record in zip(self._cohorts, self._records, strict=True):
+            t = int(steps[cohort.first]) + 1
+            hyper = hyperparameters[cohort.group]
+            row = coefficients(hyper, record, t, factor, f"group {cohort.group}")
+            self._rows[cohort.working.name][cohort.row] = row
+
+    def sum_rows(self) -> None:
+        """Sum the gradients of rows where the launches read them."""
+        for shard in self._shards:
+            self._gradients.sum_rows(shard.device, shard.stream(None))
+
+    def run(self, stream: int | None) -> None:
+        """Launch, on each device's current stream unless one is given."""
+        pairs = [(program, shard.stream(stream)) for program, shard in zip(self._programs, self._shards, strict=True)]
+        if self.mode.measures and len(pairs) > 1:
+            for program, own in pairs:
+                program.measure(own)
+            for program, own in pairs:
+                program.gather([other for other in self._programs if other is not program], own)
+        for program, own in pairs:
+            program.run(None if self.mode.on_device else self._rows, own)
+
+    def graphs(self) -> list[Callable[[int | None], None]]:
+        """What `run` launches on each device, as graphs that are replayed on its current stream unless one is given."""
+
+        def on_stream(shard: _Shard, replay: Replay) -> Callable[[int | None], None]:
+            return lambda stream: replay(shard.stream(stream))
+
+        return [on_stream(shard, program.graph()) for shard, program in zip(self._shards, self._programs, strict=True)]
+
+    def settle(self, steps: NDArray[np.int64]) -> None:
+        """Read back the step counts that the device kept, for which it waits."""
+        if self.mode.on_device and self._programs:
+            steps[self.active] = self._programs[0].counts()[self._cohort_of]
+
+
+def _cohorts(active: Sequence[Placed], steps: NDArray[np.int64]) -> tuple[list[Cohort], list[int]]:
+    """The cohorts, and for each parameter the number of its own."""
+    cohorts: dict[tuple[int, Format, int], Cohort] = {}
+    numbers: dict[tuple[int, Format, int], int] = {}
+    rows: dict[Format, int] = {}
+    cohort_of = []
+    for placed in active:
+        working = placed.ref.format.working
+        key = (placed.group, working, int(steps[placed.index]))
+        if key not in cohorts:
+            cohorts[key] = Cohort(placed.group, working, rows.get(working, 0), placed.index)
+            numbers[key] = len(numbers)
+            rows[working] = rows.get(working, 0) + 1
+        cohort_of.append(numbers[key])
+    return list(cohorts.values()), cohort_of
+
+
+def _slots(active: Sequence[Placed], gradients: Gradients) -> list[int]:
+    """The first leaf's slot of each gradient, and at the end the number of slots."""
+    slots = [0]
+    for placed in active:
+        operand = gradients.operand(placed.index)
+        slots.append(slots[-1] + leaves_of(0 if operand is None else operand.size))
+    return slots
+
+
+def _ranges(active: Sequence[Placed], slots: Sequence[int], mode: Mode, groups: int) -> list[tuple[int, int]]:
+    """The ranges of slots whose sums are asked for: all of them, then each group's."""
+    if not mode.measures:
+        return []
+    ranges = [(0, slots[-1])]
+    if mode.by_group:
+        for group in range(groups):
+            members = [k for k, placed in enumerate(active) if placed.group == group]
+            ranges.append((slots[members[0]], slots[members[-1] + 1]) if members else (0, 0))
+    return ranges
 
 
 def current_stream(family: Family, device: Device) -> int | None:
@@ -198,44 +376,3 @@ def current_stream(family: Family, device: Device) -> int | None:
         with cupy.cuda.Device(device.index):
             return int(cupy.cuda.get_current_stream().ptr)
     return None
-
-
-def _merge_packed(tasks: Sequence[Task], params: Mapping[int, Placed]) -> list[Task]:
-    """The tasks, those that follow each other in a bucket of parameters and gradients made one flat stretch.
-
-    Only where every bucket's row of coefficients becomes a single stretch; where gaps would make more, the tensors stay as they
-    are and share one multi-tensor launch.
-    """
-    apart: list[Task] = []
-    runs: list[list[Task]] = []
-    for task in tasks:
-        placed = params[task.index]
-        if task.size == 0 or not _in_bucket(task, placed):
-            apart.append(task)
-        elif runs and _continues(runs[-1][-1], task, params):
-            runs[-1].append(task)
-        else:
-            runs.append([task])
-    stretches = {(id(params[run[0].index].state), run[0].row) for run in runs}
-    if len(runs) > len(stretches):
-        return list(tasks)
-    return [*apart, *(_flat(run, params) for run in runs)]
-
-
-def _in_bucket(task: Task, placed: Placed) -> bool:
-    state, start = placed.state, placed.segment.start
-    bound = (state.address("param", start), state.address("grad", start))
-    return state.has("param") and task.pointers[:2] == bound and task.grad is task.param and task.walk.contiguous
-
-
-def _continues(last: Task, task: Task, params: Mapping[int, Placed]) -> bool:
-    before, after = params[last.index], params[task.index]
-    end = before.segment.offset + -(-before.segment.size // ALIGNMENT) * ALIGNMENT
-    return before.state is after.state and last.row == task.row and end == after.segment.offset
-
-
-def _flat(run: Sequence[Task], params: Mapping[int, Placed]) -> Task:
-    first, last = run[0], run[-1]
-    size = params[last.index].segment.start + last.size - params[first.index].segment.start
-    label = f"{len(run):,} packed tensors"
-    return replace(first, label=label, size=size, walk=Walk((size,), (1,), (1,)), flat=True)

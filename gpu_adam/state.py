@@ -16,7 +16,7 @@ from .layout import Bucket, Segment, visiting_order
 
 
 class BucketState:
-    """The flat arrays of one bucket, by name: a rule's states, ``"master"``, and with ``pack=True`` ``"param"`` and ``"grad"``.
+    """The flat arrays of one bucket, by name: a rule's states, ``"master"``, ``"average"``; with ``pack=True`` ``"param"``, ``"grad"``.
 
     Each is allocated when it is first needed, and never moves.
     """

@@ -1,4 +1,5 @@
-// Adam and AMSGrad: the rule, for one element. Its Python text is adam.py; the tests pin the two to each other bit by bit.
+// Adam and AMSGrad: the coefficients of a step, and the rule for one element. Its Python text is adam.py; the tests pin the two to each
+// other bit by bit.
 //
 // Kingma and Ba (2014), Algorithm 1; Reddi, Kale and Kumar (2018) for the maximum.
 
@@ -8,12 +9,42 @@
 
 namespace gpu_adam {
 
+struct AdamCoefficients {
+  // The rule's own coefficients in a row.
+  enum Own { kW1 = kFirstOwn, kW2, kR2, kEps, kA };
+
+  // The rule's own settings in a record.
+  enum OwnSetting { kBeta1 = kOwn0, kBeta2 = kOwn1, kEpsilon = kOwnSettings, kBiasCorrection, kEpsHat };
+
+  // The rule's own coefficients of step t, in float64. w1 and w2 are rounded to the working format before anything follows from them,
+  // so that the bias that is corrected is the one that the moments have.
+  __device__ static __forceinline__ void coefficients(const double* h, long long t, bool wide, double* row) {
+    const double w1 = to_working(1.0 - h[kBeta1], wide);
+    const double w2 = to_working(1.0 - h[kBeta2], wide);
+    double c1 = 1.0;
+    double c2 = 1.0;
+    if (h[kBiasCorrection] != 0.0) {
+      c1 = 1.0 - power(1.0 - w1, t);
+      c2 = 1.0 - power(1.0 - w2, t);
+    }
+    const double root = sqrt(c2);
+    row[kW1] = w1;
+    row[kW2] = w2;
+    row[kEps] = h[kEpsilon];
+    if (h[kEpsHat] != 0.0) {
+      row[kR2] = 1.0;
+      row[kA] = div(mul(-h[kLr], root), c1);
+    } else {
+      row[kR2] = div(1.0, root);
+      row[kA] = div(-h[kLr], c1);
+    }
+  }
+};
+
 template <bool kAmsgrad>
-struct Adam {
+struct Adam : AdamCoefficients {
   // exp_avg, exp_avg_sq and, with AMSGrad, max_exp_avg_sq.
   static constexpr int kStates = kAmsgrad ? 3 : 2;
-
-  enum Own { kW1 = kFirstOwn, kW2, kR2, kEps, kA };
 
   template <typename W>
   __device__ static __forceinline__ void apply(Element<W>& e, const Row<W>& c) {

@@ -15,12 +15,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# The rule's own coefficients, after the five that all rules share (`rules.FIRST_OWN`).
-W1 = 5
-W2 = 6
-R2 = 7
-EPS = 8
-A = 9
+from .row import FIRST_OWN, LR, OWN_0, OWN_1, OWN_SETTINGS
+
+# The rule's own coefficients in a row.
+W1 = FIRST_OWN
+W2 = FIRST_OWN + 1
+R2 = FIRST_OWN + 2
+EPS = FIRST_OWN + 3
+A = FIRST_OWN + 4
+
+# The rule's own settings in a record.
+BETA1 = OWN_0
+BETA2 = OWN_1
+EPSILON = OWN_SETTINGS
+BIAS_CORRECTION = OWN_SETTINGS + 1
+EPS_HAT = OWN_SETTINGS + 2
 
 
 def adam(fma: Callable[..., Any], sqrt: Callable[..., Any], amsgrad: bool = False) -> Callable[..., Any]:
@@ -39,3 +48,34 @@ def adam(fma: Callable[..., Any], sqrt: Callable[..., Any], amsgrad: bool = Fals
         return fma(c[A], m / d, p), m, v, s2
 
     return update
+
+
+def adam_coefficients(
+    mul: Callable[..., Any], sqrt: Callable[..., Any], narrow: Callable[..., Any], power: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Adam's own coefficients of step t, in float64: ``(h, t, wide, row)`` with the record ``h`` and the row to fill.
+
+    Kingma and Ba (2014), section 2. ``w1`` and ``w2`` are rounded to the working format before anything follows from them, so that the
+    bias that is corrected is the one that the moments have.
+    """
+
+    def coefficients(h, t, wide, row):
+        w1 = narrow(1.0 - h[BETA1], wide)
+        w2 = narrow(1.0 - h[BETA2], wide)
+        c1 = 1.0
+        c2 = 1.0
+        if h[BIAS_CORRECTION] != 0.0:
+            c1 = 1.0 - power(1.0 - w1, t)
+            c2 = 1.0 - power(1.0 - w2, t)
+        root = sqrt(c2)
+        row[W1] = w1
+        row[W2] = w2
+        row[EPS] = h[EPSILON]
+        if h[EPS_HAT] != 0.0:
+            row[R2] = 1.0
+            row[A] = mul(-h[LR], root) / c1
+        else:
+            row[R2] = 1.0 / root
+            row[A] = -h[LR] / c1
+
+    return coefficients

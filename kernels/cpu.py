@@ -7,106 +7,50 @@ calls the rule and stores; the strided family loops by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
 from gpu_adam.layout import MAX_DIMS
-from gpu_adam.plan import ROLES, ROW_WORDS, WALK_WORDS
+from gpu_adam.plan import ROLES, WALK_WORDS
 
-from .cpu_intrinsics import (
-    NoAliasCompiler,
-    array_at,
-    float_mode,
-    fma,
-    round_bfloat16,
-    round_float16,
-    widen_bfloat16,
-    widen_float16,
-)
-from .rules import RULES, decay
+from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, float_mode, fma, prefetch
+from .cpu_target import AHEAD, IEEE, STORAGE, jit, loader, storer
+from .row import ROW_WORDS, SKIP
+from .rules import RULES, average, decay
 
 if TYPE_CHECKING:
-    from gpu_adam.formats import Format
     from gpu_adam.plan import Specialization
 
-
-def _jit(kind: Specialization, **options: Any) -> Callable[..., Any]:
-    """Numba's decorator for a function of one specialization's kernel.
-
-    With NumPy's error model a division by zero gives what IEEE 754 says. Inlining is left to LLVM. The function is named after the
-    specialization, because Numba makes symbols out of names and a counter: kernels that two processes compiled and a third loads from
-    the disk would otherwise share symbols, and one of them run the other's code.
-    """
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        function.__qualname__ = f"{kind.name}.{function.__name__}"
-        return numba.njit(error_model="numpy", **options)(function)
-
-    return decorate
-
-
 _NROLES, _MAX_DIMS, _WALK_WORDS = len(ROLES), MAX_DIMS, WALK_WORDS
-_IEEE = np.uint32(0x1F80)
-"""MXCSR as a process starts with it: round to nearest even, subnormals kept, nothing trapped."""
-_STORAGE = {"float64": np.float64, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
-
-
-@numba.njit
-def _to_float32(x):
-    return np.float32(x)
-
-
-@numba.njit
-def _to_float64(x):
-    return np.float64(x)
-
-
-def _loader(kind: Specialization, format: Format) -> Callable[..., Any]:
-    """From a stored element to the working format."""
-    convert = {"float32": _to_float32, "float64": _to_float64}[kind.working.name]
-    widen = {"float16": widen_float16, "bfloat16": widen_bfloat16}.get(format.name)
-    if widen is None:
-        return convert
-
-    def load(word):
-        return convert(widen(word))
-
-    load.__name__ += f"_{format}"
-    return _jit(kind)(load)
-
-
-def _storer(format: Format) -> Callable[..., Any]:
-    """From the working format to the stored element, rounded once."""
-    rounders = {"float64": _to_float64, "float32": _to_float32, "float16": round_float16, "bfloat16": round_bfloat16}
-    return rounders[format.name]
 
 
 def make_kernel(kind: Specialization) -> Any:
     """The kernel of a specialization, not yet compiled.
 
-    Flat: ``(param, grad, state0, state1, state2, master, begin, end, row)`` with addresses as int64, updates ``[begin, end)``.
+    Flat: ``(param, grad, state0, state1, state2, master, average, begin, end, row)`` with addresses as int64, updates ``[begin, end)``.
     Multi-tensor and strided: ``(words, segments, chunks, chunk, first, last, rows)`` updates the chunks ``[first, last)``.
+    Rows: ``(param, …, average, width, indices, first, last, row)`` updates with the gradient's rows ``[first, last)``.
     """
     element = _make_element(kind)
     if kind.family == "strided":
         return _make_strided(kind, element)
     span = _make_span(kind, element)
-    return _make_flat(kind, span) if kind.family == "flat" else _make_multi_tensor(kind, span)
+    make = {"flat": _make_flat, "multi_tensor": _make_multi_tensor, "rows": _make_rows}[kind.family]
+    return make(kind, span)
 
 
 def _make_element(kind: Specialization) -> Any:
-    """One element's update, in place: ``(p, g, s0, s1, s2, w, i, j, k, c)`` with ``i, j, k`` its places in param, grad and state."""
-    before = _jit(kind)(decay(fma, math.sqrt))
-    rule = _jit(kind)(RULES[kind.rule].make(fma, math.sqrt))
-    load_param, load_grad = _loader(kind, kind.param), _loader(kind, kind.grad)
-    store_param = _storer(kind.param)
-    states, master = kind.states, kind.master
+    """One element's update, in place: ``(p, g, s0, s1, s2, w, e, i, j, k, c)`` with ``i, j, k`` its places in param, grad and state."""
+    before, after = jit(kind.name)(decay(fma, math.sqrt)), jit(kind.name)(average(fma))
+    rule = jit(kind.name)(RULES[kind.rule].make(fma, math.sqrt))
+    load_param, load_grad = (loader(kind.name, format, kind.working) for format in (kind.param, kind.grad))
+    store_param = storer(kind.param)
+    states, master, averages = kind.states, kind.master, kind.average
 
-    @_jit(kind)
-    def element(p, g, s0, s1, s2, w, i, j, k, c):
+    @jit(kind.name)
+    def element(p, g, s0, s1, s2, w, e, i, j, k, c):
         theta = w[k] if master else load_param(p[i])
         theta, gradient = before(theta, load_grad(g[j]), c)
         # A state that the rule lacks is handed some number of the right type; the compiler drops it.
@@ -123,6 +67,8 @@ def _make_element(kind: Specialization) -> Any:
             s1[k] = x1
         if states > 2:
             s2[k] = x2
+        if averages:
+            e[k] = after(e[k], theta, c)
 
     return element
 
@@ -140,16 +86,16 @@ assert ROW_WORDS == 16
 
 
 def _make_span(kind: Specialization, element: Any) -> Any:
-    param, grad, working = _STORAGE[kind.param.name], _STORAGE[kind.grad.name], _STORAGE[kind.working.name]
+    param, grad, working = STORAGE[kind.param.name], STORAGE[kind.grad.name], STORAGE[kind.working.name]
     param_bytes, grad_bytes, working_bytes = kind.param.itemsize, kind.grad.itemsize, kind.working.itemsize
 
-    @_jit(kind, pipeline_class=NoAliasCompiler)
-    def loop(p, g, s0, s1, s2, w, c):
+    @jit(kind.name, pipeline_class=NoAliasCompiler)
+    def loop(p, g, s0, s1, s2, w, e, c):
         for i in range(p.size):
-            element(p, g, s0, s1, s2, w, i, i, i, c)
+            element(p, g, s0, s1, s2, w, e, i, i, i, c)
 
-    @_jit(kind)
-    def span(p, g, s0, s1, s2, w, begin, end, row):
+    @jit(kind.name)
+    def span(p, g, s0, s1, s2, w, e, begin, end, row):
         n = end - begin
         loop(
             array_at(p + begin * param_bytes, n, param),
@@ -158,6 +104,7 @@ def _make_span(kind: Specialization, element: Any) -> Any:
             array_at(s1 + begin * working_bytes, n, working),
             array_at(s2 + begin * working_bytes, n, working),
             array_at(w + begin * working_bytes, n, working),
+            array_at(e + begin * working_bytes, n, working),
             _coefficients(row),
         )
 
@@ -165,19 +112,21 @@ def _make_span(kind: Specialization, element: Any) -> Any:
 
 
 def _make_flat(kind: Specialization, span: Any) -> Any:
-    @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
-    def flat(p, g, s0, s1, s2, w, begin, end, row):
-        before = float_mode(_IEEE)
-        span(p, g, s0, s1, s2, w, begin, end, row)
+    @jit(kind.name, nogil=True)  # so that threads of any kind can run side by side
+    def flat(p, g, s0, s1, s2, w, e, begin, end, row):
+        if row[SKIP]:
+            return
+        before = float_mode(IEEE)
+        span(p, g, s0, s1, s2, w, e, begin, end, row)
         float_mode(before)
 
     return flat
 
 
 def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
-    @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
+    @jit(kind.name, nogil=True)  # so that threads of any kind can run side by side
     def multi_tensor(words, segments, chunks, chunk, first, last, rows):
-        before = float_mode(_IEEE)
+        before = float_mode(IEEE)
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
         for at in range(chunk_segments + first, chunk_segments + last):
@@ -186,6 +135,8 @@ def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
             begin = max(start, words[after_pointers + s])
             end = min(start + chunk, words[after_pointers + segments + s])
             row = rows[words[after_pointers + 2 * segments + s]]
+            if row[SKIP]:
+                continue
             span(
                 words[s],
                 words[segments + s],
@@ -193,6 +144,7 @@ def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
                 words[3 * segments + s],
                 words[4 * segments + s],
                 words[5 * segments + s],
+                words[6 * segments + s],
                 begin,
                 end,
                 row,
@@ -203,20 +155,20 @@ def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
 
 
 def _make_strided(kind: Specialization, element: Any) -> Any:
-    param, grad, working = _STORAGE[kind.param.name], _STORAGE[kind.grad.name], _STORAGE[kind.working.name]
+    param, grad, working = STORAGE[kind.param.name], STORAGE[kind.grad.name], STORAGE[kind.working.name]
     param_bytes, grad_bytes = kind.param.itemsize, kind.grad.itemsize
 
-    @_jit(kind)
-    def run(p, g, s0, s1, s2, w, begin, end, p_step, g_step, c):
+    @jit(kind.name)
+    def run(p, g, s0, s1, s2, w, e, begin, end, p_step, g_step, c):
         # Addresses, not indices: an offset may be negative, and Numba would count a negative index from the end.
         for k in range(begin, end):
-            element(array_at(p, 1, param), array_at(g, 1, grad), s0, s1, s2, w, 0, 0, k, c)
+            element(array_at(p, 1, param), array_at(g, 1, grad), s0, s1, s2, w, e, 0, 0, k, c)
             p += p_step
             g += g_step
 
-    @_jit(kind, nogil=True)  # so that threads of any kind can run side by side
+    @jit(kind.name, nogil=True)  # so that threads of any kind can run side by side
     def strided(words, segments, chunks, chunk, first, last, rows):
-        before = float_mode(_IEEE)
+        before = float_mode(IEEE)
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
         walks = chunk_segments + 2 * chunks
@@ -225,10 +177,13 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
             start = words[at + chunks]
             end = min(start + chunk, words[after_pointers + segments + s])
             c = _coefficients(rows[words[after_pointers + 2 * segments + s]])
+            if c[SKIP]:
+                continue
             s0 = array_at(words[2 * segments + s], end, working)
             s1 = array_at(words[3 * segments + s], end, working)
             s2 = array_at(words[4 * segments + s], end, working)
             w = array_at(words[5 * segments + s], end, working)
+            e = array_at(words[6 * segments + s], end, working)
             walk = walks + s * _WALK_WORDS
             inner = words[walk] - 1
             length = words[walk + 1 + inner]
@@ -245,11 +200,59 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
                     rest //= words[walk + 1 + d]
                     p += coordinate * words[walk + 1 + _MAX_DIMS + d] * param_bytes
                     g += coordinate * words[walk + 1 + 2 * _MAX_DIMS + d] * grad_bytes
-                run(p, g, s0, s1, s2, w, k, stop, p_step, g_step, c)
+                run(p, g, s0, s1, s2, w, e, k, stop, p_step, g_step, c)
                 k = stop
         float_mode(before)
 
     return strided
+
+
+def _make_rows(kind: Specialization, span: Any) -> Any:
+    param_bytes, working_bytes, states, master = kind.param.itemsize, kind.working.itemsize, kind.states, kind.master
+
+    @jit(kind.name)
+    def ask_for(stream, nbytes):
+        for line in range(0, nbytes, LINE):
+            prefetch(stream + line)
+
+    @jit(kind.name, nogil=True)  # so that threads of any kind can run side by side
+    def rows(p, g, s0, s1, s2, w, e, width, indices, first, last, row):
+        if row[SKIP]:
+            return
+        before = float_mode(IEEE)
+        numbers = array_at(indices, last, np.int64)
+        for q in range(first, last):
+            # The rows lie anywhere, so the processor does not know the next ones before it is there.
+            if q + AHEAD < last and numbers[q + AHEAD] >= 0:
+                at = numbers[q + AHEAD] * width
+                place, nbytes = at * working_bytes, width * working_bytes
+                ask_for(p + at * param_bytes, width * param_bytes)
+                if states > 0:
+                    ask_for(s0 + place, nbytes)
+                if states > 1:
+                    ask_for(s1 + place, nbytes)
+                if states > 2:
+                    ask_for(s2 + place, nbytes)
+                if master:
+                    ask_for(w + place, nbytes)
+            if numbers[q] >= 0:
+                at = numbers[q] * width
+                place = at * working_bytes
+                span(
+                    p + at * param_bytes,
+                    g + q * width * working_bytes,
+                    s0 + place,
+                    s1 + place,
+                    s2 + place,
+                    w + place,
+                    e,
+                    0,
+                    width,
+                    row,
+                )
+        float_mode(before)
+
+    return rows
 
 
 def signature(kind: Specialization) -> tuple[Any, ...]:
@@ -257,6 +260,6 @@ def signature(kind: Specialization) -> tuple[Any, ...]:
     from numba import float32, float64, int64
 
     working = {"float32": float32, "float64": float64}[kind.working.name]
-    if kind.family == "flat":
-        return (*(int64,) * (_NROLES + 2), working[::1])
+    if kind.family in ("flat", "rows"):
+        return (*(int64,) * (_NROLES + (2 if kind.family == "flat" else 4)), working[::1])
     return (int64[::1], *(int64,) * 5, working[:, ::1])

@@ -18,6 +18,8 @@ from numba.np.arrayobj import make_array, populate_array
 _WORD = ir.IntType(16)
 _BITS = ir.IntType(32)
 _FLOAT = ir.FloatType()
+_DOUBLE = ir.DoubleType()
+_ADDRESS = ir.IntType(64)
 
 
 class NoAliasCompiler(CompilerBase):
@@ -68,6 +70,29 @@ def float_mode(typingctx, mode):
     return types.uint32(types.uint32), codegen
 
 
+LINE = 64
+"""Bytes of a cache line."""
+
+
+def ask_for_line(builder: Any, address: Any) -> None:
+    """Emit a prefetch of the cache line at an address, which does nothing where there is no memory."""
+    pointer = builder.inttoptr(address, cgutils.int8_t.as_pointer())
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, _BITS, _BITS, _BITS])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0i8")
+    builder.call(function, [pointer, _BITS(0), _BITS(0), _BITS(1)])
+
+
+@intrinsic
+def prefetch(typingctx, address):
+    """Ask for the cache line at an address."""
+
+    def codegen(context, builder, signature, args):
+        ask_for_line(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
 @intrinsic
 def array_at(typingctx, address, size, dtype):
     """A one-dimensional array of ``size`` elements of ``dtype`` at an address."""
@@ -88,6 +113,42 @@ def array_at(typingctx, address, size, dtype):
         return array._getvalue()
 
     return array_type(address, types.intp, dtype), codegen
+
+
+@intrinsic
+def load_at(typingctx, address, dtype):
+    """The number of type ``dtype`` at an address."""
+    number = dtype.dtype
+
+    def codegen(context, builder, signature, args):
+        return builder.load(builder.inttoptr(args[0], context.get_data_type(number).as_pointer()))
+
+    return number(types.int64, dtype), codegen
+
+
+@intrinsic
+def store_at(typingctx, address, value):
+    """Write a number to an address."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[1], builder.inttoptr(args[0], args[1].type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.none(types.int64, value), codegen
+
+
+@intrinsic
+def stack(typingctx, nbytes):
+    """The address of so many bytes, a literal number, that live as long as the calling function runs."""
+    if not isinstance(nbytes, types.IntegerLiteral):
+        return None
+    size = nbytes.literal_value
+
+    def codegen(context, builder, signature, args):
+        room = cgutils.alloca_once(builder, ir.ArrayType(_DOUBLE, size // 8))
+        return builder.ptrtoint(room, _ADDRESS)
+
+    return types.int64(nbytes), codegen
 
 
 @intrinsic

@@ -1,4 +1,4 @@
-"""What Numba's CUDA target lacks: a fused multiply-add, and memory reached by address, 16 bytes at a time.
+"""What Numba's CUDA target lacks: arithmetic that is rounded as it says, and memory reached by address, 16 bytes at a time.
 
 Addresses are int64, the same for every format and library. Widening and rounding belong to the access, so that the kernels see
 the working format alone.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
-from numba.cuda import types
+from numba.cuda import cgutils, types
 from numba.cuda.extending import intrinsic
 
 from gpu_adam.layout import VECTOR_BYTES
@@ -37,11 +37,58 @@ def fma(typingctx, a, b, c):
 
 
 @intrinsic
+def mul(typingctx, a, b):
+    """``a*b`` in float64, rounded by itself.
+
+    NVVM and the assembler, as Numba calls them, contract a multiplication with the addition that follows it, but not this one.
+    """
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(_DOUBLE, [_DOUBLE, _DOUBLE])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.nvvm.mul.rn.d"), args)
+
+    return types.float64(types.float64, types.float64), codegen
+
+
+@intrinsic
 def load_word(typingctx, address):
     """The int64 at an address."""
 
     def codegen(context, builder, signature, args):
         return builder.load(_pointer(builder, args[0], _I64), align=8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def store_word(typingctx, address, word):
+    """Write an int64 to an address."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[1], _pointer(builder, args[0], _I64), align=8)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), codegen
+
+
+@intrinsic
+def load_fresh(typingctx, address):
+    """The float64 at an address as other blocks have left it, past the L1 cache, which may hold what was there before."""
+
+    def codegen(context, builder, signature, args):
+        # In PTX itself: LLVM has such loads for integers only, and NVVM not all of them.
+        kind = ir.FunctionType(_DOUBLE, [_I64])
+        return builder.asm(kind, "ld.relaxed.gpu.global.f64 $0, [$1];", "=d,l", args, side_effect=True)
+
+    return types.float64(types.int64), codegen
+
+
+@intrinsic
+def count_in(typingctx, address):
+    """Add 1 to the int64 at an address, one block after the other; what it was before. It orders nothing else."""
+
+    def codegen(context, builder, signature, args):
+        return builder.atomic_rmw("add", _pointer(builder, args[0], _I64), _I64(1), "monotonic")
 
     return types.int64(types.int64), codegen
 
@@ -142,6 +189,48 @@ def store_vector(format: Format, working: Format, lanes: int) -> Callable[..., A
     return store_elements
 
 
+@intrinsic
+def load_packed(typingctx, address, words, first):
+    """``(address, words, first)``: the 16 bytes at an address that is a multiple of 16, as four int32 into ``words[first:]``."""
+
+    def codegen(context, builder, signature, args):
+        slot = _slots(context, builder, signature, args)
+        vector = builder.load(_pointer(builder, args[0], ir.VectorType(_I32, 4)), align=VECTOR_BYTES)
+        for k in range(4):
+            builder.store(builder.extract_element(vector, _I32(k)), slot(k))
+        return context.get_dummy_value()
+
+    return types.none(types.int64, words, types.int64), codegen
+
+
+def element(format: Format, working: Format) -> Callable[..., Any]:
+    """An intrinsic ``(words, first, k) -> number``: the k-th element in 16 bytes that `load_packed` loaded, widened as by `load`."""
+    result = getattr(types, working.name)
+
+    @intrinsic
+    def unpacked_element(typingctx, words, first, k):
+        def codegen(context, builder, signature, args):
+            data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
+            # Numbers known once the loops are unrolled, so that nothing of this is left but the words themselves.
+            byte = builder.mul(args[2], _I64(format.itemsize))
+            place = builder.add(args[1], builder.lshr(byte, _I64(2)))
+            packed = builder.load(builder.gep(data, [place]))
+            if format.itemsize == 2:
+                shift = builder.shl(builder.trunc(builder.and_(byte, _I64(2)), _I32), _I32(3))
+                packed = builder.trunc(builder.lshr(packed, shift), _I16)
+            elif format.itemsize == 4:
+                packed = builder.bitcast(packed, _FLOAT)
+            else:
+                upper = builder.load(builder.gep(data, [builder.add(place, _I64(1))]))
+                upper = builder.shl(builder.zext(upper, _I64), _I64(32))
+                packed = builder.bitcast(builder.or_(builder.zext(packed, _I64), upper), _DOUBLE)
+            return _to_working(builder, packed, format, working)
+
+        return result(words, types.int64, types.int64), codegen
+
+    return unpacked_element
+
+
 def _batched(items: list[Any], size: int) -> list[list[Any]]:
     return [items[k : k + size] for k in range(0, len(items), size)]
 
@@ -193,10 +282,8 @@ def _from_working(builder: Any, value: Any, format: Format) -> Any:
         return _to_bfloat16(builder, value)
     if format.name == "float16":
         return builder.bitcast(builder.fptrunc(value, _HALF), _I16)
-    assert value.type == _STORAGE[format.name], (
-        "only 16-bit formats differ from the working format that they are written from"
-    )
-    return value
+    target = _STORAGE[format.name]
+    return value if value.type == target else builder.fptrunc(value, target)
 
 
 def _to_bfloat16(builder: Any, value: Any) -> Any:

@@ -1,4 +1,5 @@
-// What all update rules share: a row of coefficients, and what comes before the rule itself. The Python text is rules.py.
+// What all update rules share: a row of coefficients, how it is computed, and what comes before and after the rule itself. The Python texts
+// are row.py, which says what each word means, and rules.py.
 
 #pragma once
 
@@ -10,14 +11,38 @@ constexpr int kRowWords = 16;
 constexpr int kMaxStates = 3;
 
 // The places of a row that every rule has; a rule's own begin at kFirstOwn.
-enum Common { kScale, kL2, kDecoupled, kWeightDecay, kShrink, kFirstOwn };
+enum Common { kScale, kL2, kDecoupled, kWeightDecay, kShrink, kSkip, kAverageWeight, kFirstOwn };
 
-// What a rule works on: one element in the working format. State slots that a rule does not keep are never read.
+// The words of a record of settings, from which a row is computed. The first kScheduledWords may follow a schedule.
+constexpr int kRecordWords = 24;
+constexpr int kScheduledWords = 4;
+enum RecordWord {
+  kLr,
+  kOwn0,
+  kOwn1,
+  kDecay,
+  kIsDecoupled,
+  kMaximize,
+  kAveraging,
+  kAverageDecay,
+  kWide,
+  kRow,
+  kLrAddress,
+  kLrFormat,
+  kWindow,
+  kWindowFirst,
+  kWindowLength,
+  kOwnSettings = 16
+};
+
+// What a rule works on: one element in the working format. State slots that a rule does not keep are never read, nor is an average that
+// is not kept.
 template <typename W>
 struct Element {
   W param;
   W grad;
   W state[kMaxStates];
+  W average;
 };
 
 // One row of coefficients, read once into registers: the kernels' stores could otherwise force it to be read again.
@@ -31,6 +56,9 @@ struct Row {
   }
 
   __device__ __forceinline__ W operator[](int k) const { return word[k]; }
+
+  // Whether the step changes nothing: the same for all threads of a block.
+  __device__ __forceinline__ bool skips() const { return word[kSkip] != W(0); }
 };
 
 // Scales the gradient, then applies weight decay of either kind. All threads of a block take the same branches, which cost nothing
@@ -40,6 +68,51 @@ __device__ __forceinline__ void scale_and_decay(Element<W>& e, const Row<W>& c) 
   e.grad = mul(c[kScale], e.grad);
   if (c[kL2] != W(0)) e.grad = fma(c[kWeightDecay], e.param, e.grad);
   if (c[kDecoupled] != W(0)) e.param = fma(c[kShrink], e.param, e.param);
+}
+
+// Moves the average of the parameters towards the new parameter, after the rule.
+template <typename W>
+__device__ __forceinline__ void average(Element<W>& e, const Row<W>& c) {
+  e.average = fma(c[kAverageWeight], e.param, fma(-c[kAverageWeight], e.average, e.average));
+}
+
+// base ** exponent, by repeated squaring from the lowest bit up, so that every machine rounds alike.
+__device__ __forceinline__ double power(double base, long long exponent) {
+  double result = 1.0;
+#pragma unroll 1
+  for (; exponent > 0; exponent >>= 1) {
+    if (exponent & 1) result = mul(result, base);
+    base = mul(base, base);
+  }
+  return result;
+}
+
+// x rounded to the working format.
+__device__ __forceinline__ double to_working(double x, bool wide) { return wide ? x : static_cast<double>(static_cast<float>(x)); }
+
+// Fills a row with the coefficients of step t, in float64, to be rounded once when stored.
+//
+// Args:
+//   h: a record.
+//   factor: the clip factor over the loss scale.
+//   wide: whether the working format is float64.
+template <typename Rule>
+__device__ __forceinline__ void coefficients(const double* h, long long t, double factor, bool wide, double* row) {
+  const bool decays = h[kDecay] != 0.0;
+  const bool decoupled = h[kIsDecoupled] != 0.0;
+  row[kScale] = h[kMaximize] != 0.0 ? -factor : factor;
+  row[kL2] = decays && !decoupled ? 1.0 : 0.0;
+  row[kDecoupled] = decays && decoupled ? 1.0 : 0.0;
+  row[kWeightDecay] = h[kDecay];
+  row[kShrink] = mul(-h[kLr], h[kDecay]);
+  row[kSkip] = 0.0;
+  row[kAverageWeight] = 0.0;
+  if (h[kAveraging] == 1.0) {
+    const double w = to_working(1.0 - h[kAverageDecay], wide);
+    row[kAverageWeight] = div(w, 1.0 - power(1.0 - w, t));
+  }
+  if (h[kAveraging] == 2.0) row[kAverageWeight] = div(1.0, static_cast<double>(t));
+  Rule::coefficients(h, t, wide, row);
 }
 
 }  // namespace gpu_adam

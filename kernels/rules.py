@@ -3,6 +3,9 @@
 A rule is a scalar function of one element: ``(p, g, s0, s1, s2, c) -> (p, s0, s1, s2)`` with the parameter, the gradient, up to three
 states and the row of coefficients ``c``. It is made by a *maker* from the target's ``fma`` and ``sqrt``, so that one text serves the CPU
 engine, the Numba CUDA kernels and the simulator. It contains no number: a Python literal would promote a float32 to float64.
+
+The coefficients of step t are a scalar function too, in float64: the host calls it where it knows t, the engines compile it where t and
+the gradient's scale are known on the device only. Both return the same bits.
 """
 
 from __future__ import annotations
@@ -12,21 +15,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .adam import adam
-
-# Numbers that every row of coefficients begins with.
-SCALE = 0
-"""What the gradient is multiplied by: -1 to maximize, else 1, both of them exact."""
-L2 = 1
-"""1 where weight decay is added to the gradient, else 0."""
-DECOUPLED = 2
-"""1 where weight decay shrinks the parameter (AdamW), else 0."""
-WEIGHT_DECAY = 3
-"""The factor of L2 decay."""
-SHRINK = 4
-"""The factor of decoupled decay, ``fl(-lr * weight_decay)``."""
-FIRST_OWN = 5
-"""Where the rule's own coefficients begin."""
+from .adam import adam, adam_coefficients
+from .row import (
+    AVERAGE,
+    AVERAGE_DECAY,
+    AVERAGING,
+    DECAY,
+    DECOUPLED,
+    IS_DECOUPLED,
+    L2,
+    LR,
+    MAXIMIZE,
+    SCALE,
+    SHRINK,
+    SKIP,
+    WEIGHT_DECAY,
+)
 
 ScalarRule = Callable[..., Any]
 Maker = Callable[[Callable[..., Any], Callable[..., Any]], ScalarRule]
@@ -40,20 +44,28 @@ class Rule:
         name: Its name in a specialization and in CUDA C++.
         states: The names of its state arrays, as in a state dict.
         make: From ``(fma, sqrt)`` to the scalar function.
+        coefficients: From ``(mul, sqrt, narrow, power)`` to the function of its own coefficients.
         cuda: Its type in CUDA C++, in namespace ``gpu_adam``.
     """
 
     name: str
     states: tuple[str, ...]
     make: Maker
+    coefficients: Callable[..., Any]
     cuda: str
 
 
 RULES = {
     rule.name: rule
     for rule in (
-        Rule("adam", ("exp_avg", "exp_avg_sq"), adam, "Adam<false>"),
-        Rule("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), partial(adam, amsgrad=True), "Adam<true>"),
+        Rule("adam", ("exp_avg", "exp_avg_sq"), adam, adam_coefficients, "Adam<false>"),
+        Rule(
+            "adam_amsgrad",
+            ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+            partial(adam, amsgrad=True),
+            adam_coefficients,
+            "Adam<true>",
+        ),
     )
 }
 
@@ -70,3 +82,67 @@ def decay(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., An
         return p, g
 
     return scale_and_decay
+
+
+def average(fma: Callable[..., Any]) -> Callable[..., Any]:
+    """What comes after a rule where an average of the parameters is kept: ``(average, p, c) -> average``.
+
+    Both kinds are this one line: with the weight 1/t the plain mean of the parameters (Polyak), with ``(1-β)/(1-β^t)`` the exponential
+    average of Kingma and Ba (2014), section 7.2, its bias already corrected: if ``s`` is the biased one, ``s/(1-β^t)`` moves by that
+    share of its distance from the new parameter.
+    """
+
+    def averaged(e, p, c):
+        return fma(c[AVERAGE], p, fma(-c[AVERAGE], e, e))
+
+    return averaged
+
+
+def power(mul: Callable[..., Any]) -> Callable[..., Any]:
+    """``(base, exponent) -> base ** exponent``, by repeated squaring from the lowest bit up, so that every machine rounds alike."""
+
+    def repeated_squaring(base, exponent):
+        result = 1.0
+        while exponent > 0:
+            if exponent & 1:
+                result = mul(result, base)
+            base = mul(base, base)
+            exponent >>= 1
+        return result
+
+    return repeated_squaring
+
+
+def coefficients(
+    mul: Callable[..., Any], narrow: Callable[..., Any], power: Callable[..., Any], own: Callable[..., Any]
+) -> Callable[..., Any]:
+    """``(h, t, factor, wide, row)``: fill a row with the coefficients of step ``t``, in float64, to be rounded once when stored.
+
+    Args:
+        mul: Multiplication, rounded by itself: no compiler may contract it with the subtraction that follows.
+        narrow: ``(x, wide)``: ``x`` rounded to the working format, float64 if ``wide``, else float32; as a float64.
+        power: See `power`.
+        own: The rule's own, made by `Rule.coefficients`.
+
+    The arguments of the function: ``h`` a record (`gpu_adam.kernels.row`), ``t`` the step number, ``factor`` the clip factor over the loss
+    scale, ``wide`` whether the working format is float64.
+    """
+
+    def fill(h, t, factor, wide, row):
+        decays = h[DECAY] != 0.0
+        decoupled = h[IS_DECOUPLED] != 0.0
+        row[SCALE] = -factor if h[MAXIMIZE] != 0.0 else factor
+        row[L2] = 1.0 if decays and not decoupled else 0.0
+        row[DECOUPLED] = 1.0 if decays and decoupled else 0.0
+        row[WEIGHT_DECAY] = h[DECAY]
+        row[SHRINK] = mul(-h[LR], h[DECAY])
+        row[SKIP] = 0.0
+        row[AVERAGE] = 0.0
+        if h[AVERAGING] == 1.0:
+            w = narrow(1.0 - h[AVERAGE_DECAY], wide)
+            row[AVERAGE] = w / (1.0 - power(1.0 - w, t))
+        if h[AVERAGING] == 2.0:
+            row[AVERAGE] = 1.0 / t
+        own(h, t, wide, row)
+
+    return fill

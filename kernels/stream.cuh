@@ -22,13 +22,30 @@ struct WordOf<8> {
   using type = unsigned long long;
 };
 
-// One element out of, and into, global memory. The intrinsics say that the memory is global, which the compiler cannot know of a pointer
-// that came out of a table: it would use generic accesses, which look the kind of memory up each time. They also say that a step touches
-// each byte once, so that the streams leave the cache first and the network's activations stay.
+// How memory is read. The intrinsics say that it is global, which the compiler cannot know of a pointer that came out of a table: it would
+// use generic accesses, which look the kind of memory up each time. They also say what the caches should do.
 
-template <typename T>
+// An update touches each byte once, so its streams leave the cache first, and the network's activations stay.
+struct Streamed {
+  template <typename T>
+  __device__ static __forceinline__ T load(const T* from) {
+    return __ldcs(from);
+  }
+};
+
+// Gradients that are measured are read again by the update. Nothing writes them meanwhile.
+struct Kept {
+  template <typename T>
+  __device__ static __forceinline__ T load(const T* from) {
+    return __ldg(from);
+  }
+};
+
+// One element out of, and into, global memory.
+
+template <typename Access = Streamed, typename T>
 __device__ __forceinline__ T get(const T* from) {
-  const auto word = __ldcs(reinterpret_cast<const typename WordOf<sizeof(T)>::type*>(from));
+  const auto word = Access::load(reinterpret_cast<const typename WordOf<sizeof(T)>::type*>(from));
   T value;
   memcpy(&value, &word, sizeof value);
   return value;
@@ -72,18 +89,18 @@ struct Stream {
       : base(pointer), aligned(reinterpret_cast<unsigned long long>(pointer) % kVectorBytes == 0) {}
 
   // Reads the vector at i; lanes outside the window are zero and cost no access.
-  template <typename U, int kLanes>
+  template <typename Access = Streamed, typename U, int kLanes>
   __device__ __forceinline__ void load(long long i, const Window& window, Lanes<U, kLanes>& to) const {
     if (aligned && window.covers(i, kLanes)) {
       // Words of 16 bytes by name: compilers do not merge eight 2-byte loads into one.
       constexpr int kWords = Lanes<U, kLanes>::kWords;
       uint4 words[kWords];
 #pragma unroll
-      for (int k = 0; k < kWords; ++k) words[k] = __ldcs(reinterpret_cast<const uint4*>(base + i) + k);
+      for (int k = 0; k < kWords; ++k) words[k] = Access::load(reinterpret_cast<const uint4*>(base + i) + k);
       memcpy(to.lane, words, sizeof words);
     } else {
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) to.lane[k] = window.has(i + k) ? get<U>(base + i + k) : U{};
+      for (int k = 0; k < kLanes; ++k) to.lane[k] = window.has(i + k) ? get<Access, U>(base + i + k) : U{};
     }
   }
 

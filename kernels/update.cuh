@@ -9,13 +9,14 @@ namespace gpu_adam {
 
 // What a kernel is compiled for: all that changes the bytes it moves, and nothing that a uniform branch can decide.
 // The Python text is gpu_adam.plan.Specialization.
-template <typename R, typename P, typename G, bool kMaster_>
+template <typename R, typename P, typename G, bool kMaster_, bool kAverage_>
 struct Kind {
   using Rule = R;
   using Param = P;
   using Grad = G;
   using W = Working<P>;
   static constexpr bool kMaster = kMaster_;
+  static constexpr bool kAverage = kAverage_;
   static constexpr int kStates = R::kStates;
 
   template <bool kFirst, typename A, typename B>
@@ -42,6 +43,7 @@ struct Tensor {
   const typename K::Grad* grad;
   typename K::W* state[kMaxStates];
   float* master;
+  typename K::W* average;
 
   __device__ __forceinline__ typename K::Source* source() const {
     if constexpr (K::kMaster) {
@@ -56,6 +58,7 @@ template <typename K>
 __device__ __forceinline__ void update(Element<typename K::W>& e, const Row<typename K::W>& coefficients) {
   scale_and_decay(e, coefficients);
   K::Rule::apply(e, coefficients);
+  if constexpr (K::kAverage) average(e, coefficients);
 }
 
 // Updates this thread's vectors of [at, at + kVectors * kThreads * kLanes), as far as they lie in the window. Neighbouring threads
@@ -70,6 +73,7 @@ __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long lon
   Lanes<typename K::Source, kLanes> source[kVectors];
   Lanes<typename K::Grad, kLanes> grad[kVectors];
   Lanes<W, kLanes> state[kVectors][K::kStates];
+  Lanes<W, kLanes> average[K::kAverage ? kVectors : 1];
 
   at += static_cast<long long>(threadIdx.x) * kLanes;
 #pragma unroll
@@ -79,6 +83,7 @@ __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long lon
     grads.load(i, window, grad[v]);
 #pragma unroll
     for (int s = 0; s < K::kStates; ++s) Stream<W>(tensor.state[s]).load(i, window, state[v][s]);
+    if constexpr (K::kAverage) Stream<W>(tensor.average).load(i, window, average[v]);
   }
 
 #pragma unroll
@@ -92,16 +97,19 @@ __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long lon
       e.grad = widen<W>(grad[v].lane[k]);
 #pragma unroll
       for (int s = 0; s < K::kStates; ++s) e.state[s] = state[v][s].lane[k];
+      if constexpr (K::kAverage) e.average = average[v].lane[k];
       update<K>(e, coefficients);
       param.lane[k] = narrow<typename K::Param>(e.param);
       if constexpr (K::kMaster) source[v].lane[k] = e.param;
 #pragma unroll
       for (int s = 0; s < K::kStates; ++s) state[v][s].lane[k] = e.state[s];
+      if constexpr (K::kAverage) average[v].lane[k] = e.average;
     }
     Stream<typename K::Param>(tensor.param).store(i, window, param);
     if constexpr (K::kMaster) sources.store(i, window, source[v]);
 #pragma unroll
     for (int s = 0; s < K::kStates; ++s) Stream<W>(tensor.state[s]).store(i, window, state[v][s]);
+    if constexpr (K::kAverage) Stream<W>(tensor.average).store(i, window, average[v]);
   }
 }
 

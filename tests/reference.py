@@ -8,7 +8,7 @@ test holds against fractions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -25,6 +25,9 @@ DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+
+
+# ---- Fused multiply-add -------------------------------------------------------------------------------------------------------------
 
 
 def fma_float64(a: float, b: float, c: float) -> float:
@@ -99,6 +102,9 @@ def power(base: float, exponent: int) -> float:
     return result
 
 
+# ---- Coefficients -------------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Options:
     """The hyperparameters of a step."""
@@ -114,68 +120,184 @@ class Options:
     eps_hat: bool = False
 
 
+@dataclass(frozen=True)
+class Coefficients:
+    """What a step multiplies by, in the working format."""
+
+    scale: Any
+    decay: Any
+    k: Any
+    w1: Any
+    w2: Any
+    r2: Any
+    eps: Any
+    a: Any
+
+
+def coefficients(options: Options, t: int, fl: type[Any], factor: float = 1.0) -> Coefficients:
+    """Of step ``t``, each computed in float64 and rounded once by ``fl``; ``factor`` is the clip factor over the loss scale."""
+    lr = float(options.lr(t) if callable(options.lr) else options.lr)
+    w1, w2 = fl(1.0 - options.betas[0]), fl(1.0 - options.betas[1])
+    c1 = c2 = 1.0
+    if options.bias_correction:
+        c1 = 1.0 - power(1.0 - float(w1), t)
+        c2 = 1.0 - power(1.0 - float(w2), t)
+    r2, a = fl(1.0 / math.sqrt(c2)), fl(-lr / c1)
+    if options.eps_hat:
+        r2, a = fl(1.0), fl(-lr * math.sqrt(c2) / c1)
+    decay, k, eps = fl(options.weight_decay), fl(-lr * options.weight_decay), fl(options.eps)
+    return Coefficients(fl(-factor if options.maximize else factor), decay, k, w1, w2, r2, eps, a)
+
+
+def average_weight(t: int, fl: type[Any], ema_decay: float | None) -> Any:
+    """The new parameter's weight in the average of ``t`` of them: an exponential one, or by default the plain mean."""
+    if ema_decay is None:
+        return fl(1.0 / t)
+    w = float(fl(1.0 - ema_decay))
+    return fl(w / (1.0 - power(1.0 - w, t)))
+
+
+# ---- Steps --------------------------------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Reference:
-    """One parameter, its state and its step count. `p` is what is stored, in the parameter's own format."""
+    """One parameter, its state and its step count. `p` is what is stored, `unrounded` the same in the working format.
+
+    `average` is the plain mean of the parameters after each step, or with `ema_decay` an exponential one.
+    """
 
     p: Array
     keeps_master: bool = True
+    ema_decay: float | None = None
     t: int = 0
     m: Array = field(init=False)
     v: Array = field(init=False)
     v_max: Array = field(init=False)
+    average: Array = field(init=False)
+    unrounded: Array = field(init=False)
     master: Array | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.p = self.p.copy()
         self.working = np.dtype(np.float64 if self.p.dtype == np.float64 else np.float32)
-        self.m, self.v, self.v_max = (np.zeros(self.p.shape, self.working) for _ in range(3))
+        self.m, self.v, self.v_max, self.average = (np.zeros(self.p.shape, self.working) for _ in range(4))
         if self.keeps_master and self.p.dtype.itemsize == 2:
             self.master = self.p.astype(np.float32)
 
-    def step(self, gradient: Array, options: Options) -> None:
-        """One step, each line a rounding a call."""
+    def step(self, gradient: Array, options: Options, factor: float = 1.0) -> None:
+        """One step, each line a rounding a call; ``factor`` is the clip factor over the loss scale."""
         self.t += 1
         with np.errstate(all="ignore"):
-            self._step(gradient.astype(self.working), options)
+            self._step(gradient.astype(self.working), options, coefficients(options, self.t, self.working.type, factor))
 
-    def _step(self, g: Array, options: Options) -> None:
-        fl = self.working.type
-        lr = float(options.lr(self.t) if callable(options.lr) else options.lr)
-        w1, w2 = fl(1.0 - options.betas[0]), fl(1.0 - options.betas[1])
-        c1 = c2 = 1.0
-        if options.bias_correction:
-            c1 = 1.0 - power(1.0 - float(w1), self.t)
-            c2 = 1.0 - power(1.0 - float(w2), self.t)
-        r2, a = fl(1.0 / math.sqrt(c2)), fl(-lr / c1)
-        if options.eps_hat:
-            r2, a = fl(1.0), fl(-lr * math.sqrt(c2) / c1)
-        decay, k, eps = fl(options.weight_decay), fl(-lr * options.weight_decay), fl(options.eps)
-
+    def _step(self, g: Array, options: Options, c: Coefficients) -> None:
         p = self.master if self.master is not None else self.p.astype(self.working)
-        if options.maximize:
-            g = -g
+        g = c.scale * g
         if options.weight_decay and not options.decoupled_weight_decay:
-            g = fma(decay, p, g)
+            g = fma(c.decay, p, g)
         if options.weight_decay and options.decoupled_weight_decay:
-            p = fma(k, p, p)
-        self.m = fma(w1, g, fma(-w1, self.m, self.m))
-        self.v = fma(w2 * g, g, fma(-w2, self.v, self.v))
+            p = fma(c.k, p, p)
+        self.m = fma(c.w1, g, fma(-c.w1, self.m, self.m))
+        self.v = fma(c.w2 * g, g, fma(-c.w2, self.v, self.v))
         x = self.v
         if options.amsgrad:
             x = self.v_max = np.maximum(self.v_max, self.v)  # in which NaN wins
-        d = fma(np.sqrt(x), r2, eps)
-        p = fma(a, self.m / d, p)
+        d = fma(np.sqrt(x), c.r2, c.eps)
+        p = self.unrounded = fma(c.a, self.m / d, p)
+        weight = average_weight(self.t, self.working.type, self.ema_decay)
+        self.average = fma(weight, p, fma(-weight, self.average, self.average))
         if self.master is not None:
             self.master = p
         self.p = p.astype(self.p.dtype)
+
+
+# ---- Norms, and what follows from them ----------------------------------------------------------------------------------------------
+
+LEAF, LANES, SUM_LANES = 1024, 128, 256
+
+
+def in_memory_order(gradient: Array, param: Array) -> Array:
+    """A gradient's elements in the order in which its parameter lies in memory: dimensions of larger strides outside."""
+    dims = sorted((d for d in range(param.ndim) if param.shape[d] != 1), key=lambda d: -abs(param.strides[d]))
+    rest = [d for d in range(param.ndim) if param.shape[d] == 1]
+    return gradient.transpose(*rest, *dims).reshape(-1)
+
+
+def add_neighbours(sums: Array) -> float:
+    """The first with the second, the third with the fourth, and so on up to one."""
+    while sums.size > 1:
+        sums = sums[0::2] + sums[1::2]
+    return float(sums[0])
+
+
+def leaf_sums(gradient: Array) -> list[float]:
+    """The sum of squares of each leaf of a gradient, given in the order of its parameter's memory."""
+    totals = []
+    with np.errstate(all="ignore"):
+        for start in range(0, gradient.size, LEAF):
+            part = gradient.reshape(-1)[start : start + LEAF].astype(np.float64)
+            rows = np.append(part, np.zeros(-part.size % LANES)).reshape(-1, LANES)
+            sums = np.zeros(LANES)
+            for row in rows:
+                # The square of a narrower number is exact in float64, and then the sum alone is rounded.
+                sums = fma(row, row, sums) if gradient.dtype == np.float64 else row * row + sums
+            totals.append(add_neighbours(sums))
+    return totals
+
+
+def sum_over_slots(slots: Sequence[float]) -> float:
+    """The sum of the leaves' sums."""
+    sums = np.zeros(SUM_LANES)
+    with np.errstate(all="ignore"):
+        for j, value in enumerate(slots):
+            sums[j % SUM_LANES] += value
+        return add_neighbours(sums)
+
+
+def norm(gradients: Sequence[Array], scale: float = 1.0) -> float:
+    """The global norm of gradients that were scaled, each in the order of its parameter's memory."""
+    total = sum_over_slots([one for gradient in gradients for one in leaf_sums(gradient)])
+    return math.sqrt(total) / scale
+
+
+def clip_factor(norm: float, most: float) -> float:
+    """What gradients of this norm are multiplied by, a NaN if it is one; 1 if ``most`` is infinite."""
+    return min(most / (norm + 1e-6), 1.0) if math.isfinite(most) else 1.0
+
+
+@dataclass
+class Scaler:
+    """A loss scale that grows after ``interval`` steps without an infinity and backs off at one."""
+
+    scale: np.float32
+    growth: float = 2.0
+    backoff: float = 0.5
+    interval: int = 2000
+    tracker: int = 0
+
+    def update(self, found: bool) -> None:
+        """What follows a step."""
+        self.tracker = 0 if found else self.tracker + 1
+        with np.errstate(over="ignore"):
+            if found:
+                self.scale = np.float32(float(self.scale) * self.backoff) or self.scale
+            elif self.tracker == self.interval:
+                self.tracker = 0
+                grown = np.float32(float(self.scale) * self.growth)
+                self.scale = grown if np.isfinite(grown) else self.scale
+
+
+# ---- Bits ---------------------------------------------------------------------------------------------------------------------------
 
 
 def bits(array: Array) -> Array:
     """The words of an array, every NaN made the same one: its payload and sign are not promised."""
     array = np.ascontiguousarray(array)
     words = array.view(f"u{array.dtype.itemsize}").copy()
-    words[np.isnan(array)] = np.array(np.nan, array.dtype).view(words.dtype)
+    with np.errstate(invalid="ignore"):  # which a bfloat16's signaling NaN sets
+        nans = np.isnan(array)
+    words[nans] = np.array(np.nan, array.dtype).view(words.dtype)
     return words
 
 

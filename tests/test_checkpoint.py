@@ -302,3 +302,14 @@ def test_state_moves_between_libraries_unchanged() -> None:
     for one in (ours, theirs):
         one.step([g])
     assert_same_bits(q.numpy(), p)
+
+
+def test_a_state_saved_right_after_amsgrad_was_switched_on_loads() -> None:
+    p = np.ones(3, np.float32)
+    optimizer = GpuAdam([p])
+    optimizer.step([np.ones(3, np.float32)])
+    optimizer.param_groups[0]["amsgrad"] = True
+    other = copy.deepcopy(optimizer)
+    for one in (optimizer, other):
+        one.step([np.full(3, 0.5, np.float32)])
+    assert (other.params[0] == p).all()

@@ -13,18 +13,18 @@ STEP = """
 import sys
 import numpy as np
 from gpu_adam import GpuAdam
-for amsgrad in map(bool, map(int, sys.argv[1])):
+for kind in map(int, sys.argv[1]):
     p = np.ones(100, np.float32)
-    opt = GpuAdam([p], amsgrad=amsgrad)
+    opt = GpuAdam([p], amsgrad=kind % 2 == 1, max_grad_norm=0.5 if kind > 1 else None)
     for scale in (2, 1):
         opt.step([np.full(100, scale, np.float32)])
     arrays = opt.state_dict()["state"][0]
-    print(amsgrad, p[0].tobytes().hex(), *(arrays[name][7].tobytes().hex() for name in arrays if name != "step"))
+    print(kind, p[0].tobytes().hex(), *(arrays[name][7].tobytes().hex() for name in arrays if name != "step"))
 """
 
 
 def steps(folder: Path, which: str) -> tuple[list[str], str]:
-    """What a new process prints that steps Adam for every 0 and AMSGrad for every 1, and what it warns of."""
+    """What a new process prints that steps Adam for every 0 and AMSGrad for every 1, clipped for 2 and 3, and what it warns of."""
     environment = {**os.environ, "GPU_ADAM_CACHE_DIR": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", STEP, which],
@@ -47,6 +47,22 @@ def test_kernels_that_two_processes_compiled_do_not_mix_in_a_third(tmp_path, tog
     assert steps(tmp_path, "0")[0] + steps(tmp_path, "1")[0] == together
     assert steps(tmp_path, "01")[0] == together
     assert steps(tmp_path, "10")[0] == together[::-1]
+
+
+def test_the_kernels_of_the_norm_and_of_the_coefficients_are_kept_and_shared(tmp_path):
+    folder, other = tmp_path / "one", tmp_path / "other"
+    expected = steps(other, "23")[0]
+    assert steps(folder, "3")[0] == expected[1:]
+    kept = {entry.name for entry in folder.glob("*.numba")}
+    assert sorted(name.partition("-")[0] for name in kept) == [
+        "adam_amsgrad_multi_tensor_float32_float32",
+        "finish_adam_coefficients",
+        "measure",
+    ]
+    times = {entry: entry.stat().st_mtime_ns for entry in folder.glob("*.numba")}
+    assert steps(folder, "23")[0] == expected
+    assert {entry.name for entry in folder.glob("*.numba")} > kept
+    assert all(entry.stat().st_mtime_ns == time for entry, time in times.items())
 
 
 def test_a_damaged_entry_is_a_warning_and_a_recompilation(tmp_path, together):

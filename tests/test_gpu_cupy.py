@@ -14,8 +14,9 @@ from cuda_cpp.instances import SPECIALIZATIONS
 
 from gpu_adam.engines import Engine, engine_named
 from gpu_adam.formats import BFLOAT16, FLOAT32
+from gpu_adam.kernels.adam import A
 from gpu_adam.layout import Device
-from gpu_adam.plan import Specialization
+from gpu_adam.plan import ROLES, Specialization
 
 pytestmark = pytest.mark.gpu
 GPU = Device("cuda")
@@ -74,14 +75,19 @@ def test_every_kernel_returns_the_cpus_bits(kind: Specialization, engine: Engine
     if kind.family == "strided":
         tensors = tuple(Tensor(7 * n, walk=cases.strided(rng, (n, 7))) for n in sizes)
     else:
-        tensors = tuple(Tensor(n, tuple(int(k) for k in rng.integers(0, 8, 6) * (n % 2))) for n in sizes)
+        tensors = tuple(Tensor(n, tuple(int(k) for k in rng.integers(0, 8, len(ROLES)) * (n % 2))) for n in sizes)
     compare(Case(kind, tensors, seed=1), engine, cupy)
     compare(Case(kind, tensors, seed=2, tame=True), engine, cupy, steps=5)
 
 
 def test_many_tensors(engine: Engine, cupy: Any) -> None:
     kind = Specialization("multi_tensor", "adam", 2, BFLOAT16, BFLOAT16, True)
-    compare(Case(kind, tuple(Tensor(1 + k % 700, (k % 8,) * 6) for k in range(3000)), seed=4), engine, cupy, steps=2)
+    compare(
+        Case(kind, tuple(Tensor(1 + k % 700, (k % 8,) * len(ROLES)) for k in range(3000)), seed=4),
+        engine,
+        cupy,
+        steps=2,
+    )
 
 
 def test_hundreds_of_steps_without_waiting(engine: Engine, cupy: Any) -> None:
@@ -95,7 +101,7 @@ def test_hundreds_of_steps_without_waiting(engine: Engine, cupy: Any) -> None:
         program = on.load(launches, Device(on.kind))
         for step in range(300):
             rows = case.coefficients()
-            rows["float32"][:, 9] *= np.float32(1 + step)
+            rows["float32"][:, A] *= np.float32(1 + step)
             program.run(rows)
             rows["float32"][:] = np.nan
         results.append(gpu.result() if on is engine else host)

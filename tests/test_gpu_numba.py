@@ -12,8 +12,10 @@ import pytest
 
 from gpu_adam.engines import Engine, engine_named
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.kernels.adam import EPS, R2, W1, W2, A
+from gpu_adam.kernels.row import AVERAGE, DECOUPLED, L2, ROW_WORDS, SCALE, SHRINK, WEIGHT_DECAY
 from gpu_adam.layout import VECTOR_BYTES, Device, Walk, walk
-from gpu_adam.plan import ROW_WORDS, Launch, Policy, Task, schedule
+from gpu_adam.plan import Launch, Policy, Task, schedule
 
 pytestmark = pytest.mark.gpu
 
@@ -37,15 +39,18 @@ class Kind:
     grad: Format
     master: bool
     rule: str
+    average: bool = False
 
     def __str__(self) -> str:
-        return f"{self.rule}-{self.param}-{self.grad}{'-master' if self.master else ''}"
+        master, average = "-master" if self.master else "", "-average" if self.average else ""
+        return f"{self.rule}-{self.param}-{self.grad}{master}{average}"
 
 
 KINDS = [
-    Kind(param, grad, master, rule)
+    Kind(param, grad, master, rule, average)
     for param, grad, rule in product(FORMATS, FORMATS, RULES)
     for master in ((False, True) if param.itemsize == 2 else (False,))
+    for average in ((False, True) if param is grad else (False,))
 ]
 
 
@@ -71,10 +76,11 @@ class Arena:
             *(self._stream(working, (size,), (1,), phase, positive=s > 0) for s in range(states)),
             *(-1,) * (3 - states),
             self._stream(FLOAT32, (size,), (1,), phase) if kind.master else -1,
+            self._stream(working, (size,), (1,), phase) if kind.average else -1,
         ]
         about = {
             "index": len(self._tasks), "label": str(kind), "size": size, "phase": phase, "walk": journey, "row": row, "flat": flat,
-            "param": kind.param, "grad": kind.grad, "master": kind.master, "rule": kind.rule, "states": states,
+            "param": kind.param, "grad": kind.grad, "master": kind.master, "average": kind.average, "rule": kind.rule, "states": states,
         }  # fmt: skip
         self._tasks.append((about, tuple(places)))
 
@@ -128,11 +134,12 @@ class Arena:
 def coefficients(step: int, rows: int = 1) -> dict[str, Any]:
     numbers = np.zeros((rows, ROW_WORDS))
     k = np.arange(rows)
-    numbers[:, 0] = np.where(k % 2, -1, 1)
-    numbers[:, 1] = k % 3 == 1
-    numbers[:, 2] = k % 3 == 2
-    numbers[:, 3:5] = 0.01, -1e-5
-    numbers[:, 5:10] = 0.1, 0.001, 1 / np.sqrt(1 - 0.999 ** (step + 1)), 1e-8, -1e-3 / (1 - 0.9 ** (step + 1))
+    numbers[:, SCALE] = np.where(k % 2, -1, 1)
+    numbers[:, L2] = k % 3 == 1
+    numbers[:, DECOUPLED] = k % 3 == 2
+    numbers[:, [WEIGHT_DECAY, SHRINK, AVERAGE]] = 0.01, -1e-5, 0.25
+    numbers[:, [W1, W2, R2, EPS]] = 0.1, 0.001, 1 / np.sqrt(1 - 0.999 ** (step + 1)), 1e-8
+    numbers[:, A] = -1e-3 / (1 - 0.9 ** (step + 1))
     return {"float64": numbers, "float32": numbers.astype(np.float32)}
 
 
@@ -209,7 +216,7 @@ def test_more_than_two_to_the_31_elements(numba: Engine) -> None:
     }
     for role, image in images.items():
         numba.upload(memories[role], (size - tail) * sizes[role], image)
-    pointers = (*(memory.address for memory in memories.values()), 0, 0)
+    pointers = (*(memory.address for memory in memories.values()), 0, 0, 0)
     about = {
         "index": 0,
         "label": "large",
@@ -225,7 +232,7 @@ def test_more_than_two_to_the_31_elements(numba: Engine) -> None:
     task = Task(**about, size=size, walk=contiguous(size), pointers=pointers)
     numba.load(schedule([task], GPU, numba.processors(GPU), numba.policy), GPU).run(coefficients(0))
 
-    pointers = (*(image.ctypes.data for image in images.values()), 0, 0)
+    pointers = (*(image.ctypes.data for image in images.values()), 0, 0, 0)
     task = Task(**about, size=tail, walk=contiguous(tail), pointers=pointers)
     cpu = engine_named("cpu")
     cpu.load(schedule([task], CPU, cpu.processors(CPU), cpu.policy), CPU).run(coefficients(0))
@@ -260,7 +267,7 @@ def running(numba: Engine) -> Running:
     memory = numba.allocate(GPU, 5 * 4096)
     for k, value in enumerate((1.0, 0.5, 0.0, 0.0, -0.5)):
         numba.upload(memory, 4096 * k, np.full(1000, value, np.float32))
-    pointers = (*(memory.address + 4096 * k for k in range(4)), 0, 0)
+    pointers = (*(memory.address + 4096 * k for k in range(4)), 0, 0, 0)
     task = Task(
         index=0, label="one", size=1000, phase=0, walk=contiguous(1000), row=0, flat=False, param=FLOAT32, grad=FLOAT32,
         master=False, rule="adam", states=2, pointers=pointers,

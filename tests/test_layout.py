@@ -49,7 +49,7 @@ def task(
     strides: int = 1,
 ) -> Task:
     """A tensor of made-up addresses, which nothing follows."""
-    pointers = (address + 2 * phase, *(address << k for k in range(1, 6)))
+    pointers = (address + 2 * phase, *(address << k for k in range(1, 7)))
     how = walk((size,), (strides,), (strides,))
     rule = "adam_amsgrad" if states == 3 else "adam"
     return Task(index, f"t{index}", size, phase, how, row, False, param, grad, master, rule, states, pointers)
@@ -311,7 +311,7 @@ def test_every_kernel_that_is_needed_is_one_launch() -> None:
 def test_nothing_to_do_is_no_launch() -> None:
     assert schedule([], GPU, H100, GPU_POLICY) == ()
     assert schedule([task(0)], GPU, H100, GPU_POLICY) == ()
-    assert str(Plan((), ())) == "step: 0 launches, 0 elements, 0 bytes"
+    assert str(Plan((), (), ())) == "step: 0 launches, 0 elements, 0 bytes"
 
 
 @pytest.mark.parametrize("policy", [GPU_POLICY, CPU_POLICY], ids=["gpu", "cpu"])
@@ -337,7 +337,7 @@ def test_sizes_beyond_32_bits_stay_exact(policy: Policy) -> None:
 def test_a_flat_stretch_beyond_32_bits_is_one_launch() -> None:
     size = (1 << 32) + 7
     whole = Task(
-        0, "all", size, 0, walk((size,), (1,), (1,)), 0, True, FLOAT32, FLOAT32, False, "adam", 2, (1 << 40,) * 6
+        0, "all", size, 0, walk((size,), (1,), (1,)), 0, True, FLOAT32, FLOAT32, False, "adam", 2, (1 << 40,) * 7
     )
     (launch,) = schedule([whole], GPU, H100, GPU_POLICY)
     assert launch.table is None

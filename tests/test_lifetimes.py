@@ -46,9 +46,10 @@ def test_a_group_may_use_memory_that_a_parameter_has_left() -> None:
 def test_a_step_whose_upload_of_pointers_fails_is_not_followed_by_one_on_old_gradients(monkeypatch) -> None:
     p = np.zeros(2, np.float32)
     opt = GpuAdam([p], betas=(0.0, 0.999))
-    opt.step([np.ones(2, np.float32)])
+    old = np.ones(2, np.float32)  # alive, so that the new one lies elsewhere
+    opt.step([old])
 
-    def fail(self: Schedule, moved: list[int]) -> bool:
+    def fail(self: Schedule, moved: list[int], stream: int | None) -> bool:
         raise RuntimeError("the device is gone")
 
     new = np.full(2, -5, np.float32)
@@ -135,7 +136,7 @@ def test_a_plan_that_is_only_looked_at_allocates_and_compiles_nothing(monkeypatc
     opt = GpuAdam([np.zeros(2, np.float32)])
     monkeypatch.setattr(Schedule, "load", None)
     assert "multi_tensor" in str(opt.plan)
-    assert not opt._states[0].has("exp_avg")
+    assert not opt._params[0].state.has("exp_avg")
 
 
 def test_packed_gradients_that_come_home_are_stepped_flat_again() -> None:

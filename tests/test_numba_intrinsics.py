@@ -116,6 +116,69 @@ def test_single_elements_are_what_a_vector_of_them_is(format: Format, working: F
     assert_same(found, numbers)
 
 
+@pytest.mark.parametrize(("format", "working"), READ, ids=str)
+def test_packed_elements_are_what_they_are_one_by_one(format: Format, working: Format) -> None:
+    import numba
+
+    from gpu_adam.kernels import cuda_intrinsics
+
+    load_packed, element = on_cpu(cuda_intrinsics.load_packed), on_cpu(cuda_intrinsics.element(format, working))
+    per_vector = 16 // format.itemsize
+
+    @numba.njit  # type: ignore[untyped-decorator,unused-ignore]
+    def unpack(source, found):  # type: ignore[no-untyped-def]
+        words = np.zeros(8, np.int32)
+        for k in range(0, found.size, 2 * per_vector):
+            load_packed(source + k * (16 // per_vector), words, 0)
+            load_packed(source + (k + per_vector) * (16 // per_vector), words, 4)
+            for n in range(2 * per_vector):
+                found[k + n] = element(words, n // per_vector * 4, n % per_vector)
+
+    numbers = every_bit(format)
+    stored = aligned(format.dtype, numbers.size, 0)
+    stored[:] = numbers
+    found = np.zeros(numbers.size, working.dtype)
+    unpack(stored.ctypes.data, found)
+    with np.errstate(all="ignore"):
+        assert_same(found, numbers.astype(working.dtype))
+
+
+def test_a_float64_is_rounded_once_to_a_float32() -> None:
+    import numba
+
+    from gpu_adam.kernels import cuda_intrinsics
+
+    store = on_cpu(cuda_intrinsics.store(FLOAT32, FLOAT64))
+
+    @numba.njit  # type: ignore[untyped-decorator,unused-ignore]
+    def run(to, numbers):  # type: ignore[no-untyped-def]
+        for k in range(numbers.size):
+            store(to + 4 * k, numbers[k])
+
+    numbers = every_bit(FLOAT64)
+    found = np.zeros(numbers.size, np.float32)
+    run(found.ctypes.data, numbers)
+    with np.errstate(all="ignore"):
+        assert_same(found, numbers.astype(np.float32))
+
+
+def test_words_are_stored_and_counted_in() -> None:
+    import numba
+
+    from gpu_adam.kernels import cuda_intrinsics
+
+    store_word, count_in = on_cpu(cuda_intrinsics.store_word), on_cpu(cuda_intrinsics.count_in)
+    words = np.array([5, 7, 9], np.int64)
+
+    @numba.njit  # type: ignore[untyped-decorator,unused-ignore]
+    def run(address):  # type: ignore[no-untyped-def]
+        store_word(address, -(1 << 60))
+        return count_in(address)
+
+    assert run(words[1:].ctypes.data) == -(1 << 60)
+    assert words.tolist() == [5, -(1 << 60) + 1, 9]
+
+
 def test_a_bfloat16_nan_stays_quiet_and_keeps_its_sign() -> None:
     values = np.array([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF] * 2, np.uint32).view(np.float32)
     stored = aligned(BFLOAT16.dtype, 8, 0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from cuda_cpp.instances import FAMILIES, SHIPPED
+from cuda_cpp.instances import COALESCES, FAMILIES, PROLOGUES, ROWS, SPECIALIZATIONS, WITH_AVERAGE, instances
 
 from gpu_adam.engines import EngineUnavailable, nvrtc
-from gpu_adam.engines.nvrtc import CompileError, Instance
+from gpu_adam.engines.nvrtc import CompileError, Instance, Kernel, PrologueInstance
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 from gpu_adam.plan import Specialization
 
@@ -23,35 +23,80 @@ ARCHITECTURES = [f"sm_{n}" for n in (70, 75, 80, 86, 89, 90, 100, 120) if n in S
 FLAT = Instance(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
 
 
+FILES: dict[str, list[Kernel]] = {
+    **{
+        family: [
+            kernel
+            for kind in SPECIALIZATIONS
+            if kind.family == family and (kind.rule == "adam_amsgrad" or not kind.average)
+            for kernel in instances(kind)
+        ]
+        for family in FAMILIES
+    },
+    # Blocks of other sizes differ in this number only.
+    "rows": [instances(kind)[-1] for kind in ROWS],
+    "coalesce": [*COALESCES[::4]],
+    "prologue": [*PROLOGUES],
+}
+"""What is compiled together."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_specialization_compiles(file: str, architecture: str) -> None:
+    _compile(FILES[file], architecture)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_specialization_compiles(family: str, architecture: str) -> None:
+def test_every_specialization_with_an_average_compiles(family: str) -> None:
+    """For one architecture; for all of them those that are compiled above."""
+    _compile([kernel for kind in WITH_AVERAGE if kind.family == family for kernel in instances(kind)], "sm_90")
+
+
+def _compile(kernels: list[Kernel], architecture: str) -> None:
     # One program for a whole family, so that its headers are parsed once and not once a kernel.
-    kernels = [kernel for kernel in SHIPPED if kernel.specialization.family == family]
     symbols, binary = nvrtc.build(kernels[0].source, [kernel.expression for kernel in kernels], architecture)
     assert len(set(symbols)) == len(kernels)
     assert binary
 
 
+def operations(kernel: Kernel) -> list[str]:
+    """The instructions of a kernel in PTX."""
+    _, binary = nvrtc.build(kernel.source, [kernel.expression], f"compute_{min(n for n in SUPPORTED if n >= 75)}")
+    return re.findall(r"^\s+(?:@%p\d+ )?([a-z]+\.[a-z0-9.:]+)\s", binary.decode(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("param", "grad", "master"),
     [(FLOAT32, FLOAT32, False), (BFLOAT16, BFLOAT16, True), (FLOAT16, FLOAT16, True), (FLOAT64, FLOAT64, False)],
 )
-def test_the_arithmetic_in_ptx(family, param, grad, master) -> None:  # type: ignore[no-untyped-def]
+def test_the_arithmetic_in_ptx(family, param, grad, master, average) -> None:  # type: ignore[no-untyped-def]
     """Roundings are named, nothing is flushed, and neither is wider than the working format."""
-    kernel = Instance(Specialization(family, "adam_amsgrad", 3, param, grad, master), 256, 1)
-    _, binary = nvrtc.build(kernel.source, [kernel.expression], f"compute_{min(n for n in SUPPORTED if n >= 75)}")
-    operations = re.findall(r"^\s+(?:@%p\d+ )?([a-z]+\.[a-z0-9.:]+)\s", binary.decode(), re.MULTILINE)
+    kernel = Instance(Specialization(family, "adam_amsgrad", 3, param, grad, master, average), 256, 1)
+    found = operations(kernel)
     working, other = ("f64", "f32") if param is FLOAT64 else ("f32", "f64")
-    arithmetic = {op for op in operations if re.match(r"(fma|mul|add|sub|div|sqrt|rcp|rsqrt|neg|abs|cvt).*\.f\d\d", op)}
+    arithmetic = {op for op in found if re.match(r"(fma|mul|add|sub|div|sqrt|rcp|rsqrt|neg|abs|cvt).*\.f\d\d", op)}
     assert {f"fma.rn.{working}", f"mul.rn.{working}", f"div.rn.{working}", f"sqrt.rn.{working}"} <= arithmetic
-    assert not [op for op in operations if "ftz" in op or "approx" in op]
+    assert not [op for op in found if "ftz" in op or "approx" in op]
     assert not [op for op in arithmetic if op.endswith(other)], "nothing is widened beyond the working format"
     assert not [op for op in arithmetic if op.startswith(("add.", "sub.")) and ".f" in op], "every sum is an fma"
     if param is FLOAT16:
         assert {"cvt.f32.f16", "cvt.rn.f16.f32"} <= arithmetic
+
+
+@pytest.mark.parametrize("kernel", PROLOGUES, ids=lambda kernel: kernel.name)
+def test_the_prologues_arithmetic_in_ptx(kernel: PrologueInstance) -> None:
+    """In float64, but for formats that are widened and narrowed; products and quotients are rounded by themselves."""
+    found = operations(kernel)
+    assert {"fma.rn.f64", "mul.rn.f64", "div.rn.f64", "sqrt.rn.f64", "add.rn.f64", "cvt.f64.f32"} <= set(found)
+    assert not [op for op in found if "ftz" in op or "approx" in op]
+    assert not [op for op in found if re.match(r"(fma|mul|add|sub|div|sqrt|rcp|rsqrt).*\.f32", op)]
+    # Without the "rn" a sum or product of the source may be contracted.
+    assert not [op for op in found if op in ("add.f64", "sub.f64", "mul.f64")]
 
 
 def test_a_gpu_that_the_compiler_does_not_know_gets_ptx() -> None:

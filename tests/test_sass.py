@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from gpu_adam.engines import EngineUnavailable, nvrtc
-from gpu_adam.engines.nvrtc import Instance
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.engines.nvrtc import CoalesceInstance, Instance, Kernel, PrologueInstance
+from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 from gpu_adam.plan import GPU_POLICY, Specialization
+from gpu_adam.prologue import PROLOGUE_THREADS
 
 
 @cache
@@ -45,21 +46,34 @@ if tool("nvdisasm") is None or tool("cuobjdump") is None:
 
 ARCHITECTURES = [n for n in (80, 90, 100) if n in SUPPORTED]
 
-# The most registers of a thread, by formats, states and family, over the architectures: measured, so that growth is noticed.
+# The most registers of a thread, by family, formats, states and whether an average is kept, over the architectures: measured, so that
+# growth is noticed.
 REGISTERS = {
-    ("flat", FLOAT32, FLOAT32, 2): 48,
-    ("flat", FLOAT32, FLOAT32, 3): 56,
-    ("flat", BFLOAT16, BFLOAT16, 2): 64,
-    ("flat", BFLOAT16, BFLOAT16, 3): 80,
-    ("flat", FLOAT16, FLOAT16, 2): 64,
-    ("flat", FLOAT64, FLOAT64, 2): 64,
-    ("multi_tensor", FLOAT32, FLOAT32, 2): 56,
-    ("multi_tensor", FLOAT32, FLOAT32, 3): 64,
-    ("multi_tensor", BFLOAT16, BFLOAT16, 2): 64,
-    ("multi_tensor", BFLOAT16, BFLOAT16, 3): 80,
-    ("multi_tensor", FLOAT16, FLOAT16, 2): 64,
-    ("multi_tensor", FLOAT64, FLOAT64, 2): 80,
-    ("multi_tensor", FLOAT32, BFLOAT16, 2): 80,
+    ("flat", FLOAT32, FLOAT32, 2, False): 48,
+    ("flat", FLOAT32, FLOAT32, 3, False): 56,
+    ("flat", BFLOAT16, BFLOAT16, 2, False): 64,
+    ("flat", BFLOAT16, BFLOAT16, 3, False): 80,
+    ("flat", FLOAT16, FLOAT16, 2, False): 64,
+    ("flat", FLOAT64, FLOAT64, 2, False): 64,
+    ("multi_tensor", FLOAT32, FLOAT32, 2, False): 56,
+    ("multi_tensor", FLOAT32, FLOAT32, 3, False): 64,
+    ("multi_tensor", BFLOAT16, BFLOAT16, 2, False): 64,
+    ("multi_tensor", BFLOAT16, BFLOAT16, 3, False): 80,
+    ("multi_tensor", FLOAT16, FLOAT16, 2, False): 64,
+    ("multi_tensor", FLOAT64, FLOAT64, 2, False): 80,
+    ("multi_tensor", FLOAT32, BFLOAT16, 2, False): 80,
+    ("flat", FLOAT32, FLOAT32, 2, True): 56,
+    ("flat", BFLOAT16, BFLOAT16, 2, True): 80,
+    ("flat", BFLOAT16, BFLOAT16, 3, True): 80,
+    ("flat", FLOAT64, FLOAT64, 3, True): 80,
+    ("multi_tensor", FLOAT32, FLOAT32, 2, True): 56,
+    ("multi_tensor", BFLOAT16, BFLOAT16, 3, True): 88,
+    ("multi_tensor", FLOAT64, FLOAT64, 3, True): 80,
+    ("flat", FLOAT64, FLOAT16, 3, True): 144,
+    ("rows", FLOAT32, FLOAT32, 2, False): 80,
+    ("rows", BFLOAT16, FLOAT32, 2, False): 80,
+    ("rows", FLOAT16, FLOAT32, 3, False): 80,
+    ("rows", FLOAT64, FLOAT64, 3, False): 80,
 }
 
 IN_FLIGHT = 48 << 10
@@ -79,9 +93,9 @@ class Sass:
 
 
 @cache
-def disassemble(kernel: Instance, architecture: int, folder: Path) -> Sass:
+def disassemble(kernel: Kernel, architecture: int, folder: Path) -> Sass:
     _, binary = nvrtc.build(kernel.source, [kernel.expression], f"sm_{architecture}")
-    file = folder / f"{kernel.specialization.name}-{architecture}.cubin"
+    file = folder / f"{kernel.name}-{architecture}.cubin"
     file.write_bytes(binary)
     code = run(tool("nvdisasm"), file)
     usage = run(tool("cuobjdump"), "-res-usage", file)
@@ -100,9 +114,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sass")
 
 
-def instance(family: str, param: Format, grad: Format, states: int) -> Instance:
+def instance(family: str, param: Format, grad: Format, states: int, average: bool = False) -> Instance:
     rule = {2: "adam", 3: "adam_amsgrad"}[states]
-    kind = Specialization(family, rule, states, param, grad, param.itemsize == 2)  # type: ignore[arg-type]
+    kind = Specialization(family, rule, states, param, grad, param.itemsize == 2, average)  # type: ignore[arg-type]
     return Instance(kind, GPU_POLICY.threads, GPU_POLICY.vectors)
 
 
@@ -111,9 +125,9 @@ def count(operations: Counter[str], pattern: str) -> int:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda n: f"sm_{n}")
-@pytest.mark.parametrize(("family", "param", "grad", "states"), REGISTERS, ids=lambda x: str(x))
-def test_machine_code(family: str, param: Format, grad: Format, states: int, architecture: int, folder: Path) -> None:
-    kernel = instance(family, param, grad, states)
+@pytest.mark.parametrize("key", REGISTERS, ids=lambda key: "-".join(map(str, key)))
+def test_machine_code(key: tuple[str, Format, Format, int, bool], architecture: int, folder: Path) -> None:
+    kernel = instance(*key)
     kind = kernel.specialization
     sass = disassemble(kernel, architecture, folder)
     operations = sass.operations
@@ -127,7 +141,7 @@ def test_machine_code(family: str, param: Format, grad: Format, states: int, arc
     # Nothing spilled.
     assert not count(operations, r"(LDL|STL).*")
     assert sass.stack == 0
-    assert sass.registers <= REGISTERS[family, param, grad, states]
+    assert sass.registers <= REGISTERS[key]
 
     # Flushing is left to the steps within division and square root, which know that nothing is lost; the sums are all fused.
     assert not count(operations, r"FFMA.*\.FTZ.*")
@@ -149,3 +163,45 @@ def test_strided_kernels_spill_nothing(param: Format, architecture: int, folder:
     assert not count(sass.operations, r"(LDL|STL|LD|ST)\..*")
     assert sass.stack == 0
     assert sass.registers <= 128
+
+
+PROLOGUE_REGISTERS = 80
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda n: f"sm_{n}")
+def test_the_prologue(architecture: int, folder: Path) -> None:
+    sass = disassemble(PrologueInstance("adam"), architecture, folder)
+    operations = sass.operations
+
+    # Eight vectors of every format are asked for before the first is waited for.
+    in_flight = 8
+    assert count(operations, r"LDG\.E\.128\.CONSTANT.*") == in_flight * len(FORMATS)
+    # What other blocks wrote is read past the L1 cache.
+    assert count(operations, r"LDG\.E\.64\.STRONG\.GPU") == 16
+    # The loop that every element goes through, in four formats and for strides.
+    accumulators = 8
+    assert count(operations, r"DFMA") >= in_flight * sum(16 // format.itemsize for format in FORMATS) + accumulators
+    assert count(operations, r"MEMBAR.*\.GPU") == 2
+    assert count(operations, r"ATOMG\..*INC.*") == 1
+
+    # All of it is in float64.
+    assert not count(operations, r"F(ADD|MUL).*")
+
+    assert not count(operations, r"(LDL|STL).*")
+    assert sass.stack == 0
+    assert sass.registers <= PROLOGUE_REGISTERS
+    blocks = REGISTER_FILE // (PROLOGUE_THREADS * -(-sass.registers // 8) * 8)
+    assert blocks * PROLOGUE_THREADS * in_flight * 16 >= IN_FLIGHT
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda n: f"sm_{n}")
+@pytest.mark.parametrize("working", [FLOAT32, FLOAT64], ids=str)
+@pytest.mark.parametrize("values", FORMATS, ids=str)
+def test_the_sum_of_rows(values: Format, working: Format, architecture: int, folder: Path) -> None:
+    sass = disassemble(CoalesceInstance(values, working, 256), architecture, folder)
+    # The first row of a run, and eight words of the rows that follow.
+    words = max(values.itemsize // working.itemsize, 1) if values.itemsize > working.itemsize else 1
+    assert count(sass.operations, r"LDG\.E\.(EF\.)?128.*") == words + 8
+    assert not count(sass.operations, r"(LDL|STL|LD|ST)\..*")
+    assert sass.stack == 0
+    assert sass.registers <= 96

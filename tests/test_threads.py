@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,13 @@ def several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu.engine(), "pool", ThreadPool(3))
 
 
-def test_two_threads_step_two_optimizers_at_once() -> None:
-    expected = [run(seed) for seed in range(4)]
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "ema_decay": 0.9}], ids=["plain", "clipped"])
+def test_two_threads_step_two_optimizers_at_once(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "MEASURED_SERIAL", 1000)
+    expected = [run(seed, **options) for seed in range(4)]
     with ThreadPoolExecutor(4) as threads:
         for _ in range(3):
-            for seed, p in enumerate(threads.map(run, range(4))):
+            for seed, p in enumerate(threads.map(partial(run, **options), range(4))):
                 assert_same_bits(p, expected[seed])
 
 

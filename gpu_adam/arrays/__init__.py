@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .overlap import Occupied, reach
 from .probe import ArrayRef, Family, probe
-from .views import copy_of, to_host, view, zero
+from .views import assign, copy_of, to_host, view, zero
 
-__all__ = ["ArrayRef", "Family", "Occupied", "copy_of", "probe", "reach", "to_host", "view", "zero"]
+__all__ = ["ArrayRef", "Family", "Occupied", "assign", "copy_of", "probe", "reach", "to_host", "view", "zero"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..formats import BFLOAT16, Format
 from ..layout import Device
-from .probe import Family, probe
+from .probe import ArrayRef, Family, probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +102,24 @@ def copy_of(family: Family, array: Any) -> Any:
         fresh.copy_to_device(array)
         return fresh
     return array.copy(order="K")
+
+
+def assign(to: ArrayRef, value: Any) -> None:
+    """Copy the elements of an array into one of the same shape and device, each rounded once to its format."""
+    if to.family == "torch":
+        to.array.detach().copy_(value)
+    elif to.family in ("numpy", "cupy"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            to.array[...] = value
+    else:
+        place = view(to.family, to.device, to.address, to.format, to.shape, to.strides, to.array)
+        host = to_host(value).astype(to.format.dtype)
+        if to.device.kind == "cpu":
+            place[...] = host
+        elif hasattr(place, "set"):
+            place.set(host)
+        else:
+            place.copy_to_device(host)
 
 
 def to_host(array: Any) -> NDArray[Any]:

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats import Format
 from ..layout import Device
 from ..plan import Launch, Policy
+from ..prologue import Prologue
 
 ENGINES = ("cpu", "cupy", "numba")
 
@@ -51,16 +53,52 @@ class Memory:
 class Program(Protocol):
     """Launches of one device, compiled, their tables on the device."""
 
-    def run(self, coefficients: Coefficients, stream: int | None = None) -> None:
-        """Run every launch once.
+    def run(self, coefficients: Coefficients | None, stream: int | None = None) -> None:
+        """Run every launch once, the prologue first where there is one.
 
         Args:
-            coefficients: The rows that the launches refer to.
-            stream: The CUDA stream to run on, as a handle; by default the array library's current one.
+            coefficients: The rows that the launches refer to; ``None`` where the prologue computes them.
+            stream: The CUDA stream to run on, as a handle; by default the array library's current one. While it is being captured
+                in a graph, nothing is queued but the kernels and the gradients' addresses.
         """
 
-    def rebind(self, launch: int, role: int, stream: int | None = None) -> None:
-        """Take up the pointers of one role again, after ``launches[launch].table.pointers[role]`` was changed in place."""
+    def rebind(self, launch: int | None, role: int, stream: int | None = None) -> None:
+        """Take up pointers that were changed in place.
+
+        Args:
+            launch: Whose ``table.pointers[role]``; ``None`` for the pointers of the prologue's table.
+            role: Which role's.
+            stream: As for `run`.
+        """
+
+    def instruct(self, settings: NDArray[np.int64], stream: int | None = None) -> None:
+        """Send the settings that the prologue goes by from the next run on."""
+
+    def counts(self) -> NDArray[np.int64]:
+        """The cohorts' step counts after all runs so far, for which it waits."""
+
+    def recent_counts(self) -> tuple[NDArray[np.int64], int]:
+        """Step counts of some moment that are known without waiting, and how many runs have begun since."""
+
+    def measure(self, stream: int | None = None) -> None:
+        """Run the prologue's first stage alone; only where gradients lie on several devices."""
+
+    def gather(self, others: Sequence[Any], stream: int | None = None) -> None:
+        """Bring the sums of the other devices' programs here, after they are measured; the next run's prologue adds them up."""
+
+    def graph(self) -> Replay:
+        """What `run` launches, as a graph.
+
+        Raises:
+            RuntimeError: On a CPU, which has no graphs.
+        """
+
+
+class Replay(Protocol):
+    """A captured graph."""
+
+    def __call__(self, stream: int | None = None) -> None:
+        """Launch it."""
 
 
 class Engine(Protocol):
@@ -83,15 +121,58 @@ class Engine(Protocol):
     def download(self, memory: Memory, offset: int, nbytes: int, stream: int | None = None) -> NDArray[np.uint8]:
         """Copy bytes to the host, after what the stream holds is done."""
 
-    def check_stream(self, device: Device, stream: int | None) -> None:
-        """Nothing, if a step may run on this stream now.
+    def coalesce(
+        self,
+        values: int,
+        values_format: Format,
+        working: Format,
+        out: int,
+        indices: int,
+        width: int,
+        count: int,
+        capacity: int,
+        order: int,
+        ranked: int,
+        limit: int,
+        stream: int | None,
+    ) -> None:
+        """Sum the rows of a gradient that have the same number.
 
-        Raises:
-            RuntimeError: If the stream is being captured in a CUDA graph.
+        Args:
+            values: The address of ``count`` rows of ``width`` elements.
+            values_format: Their format.
+            working: The format of the sums.
+            out: The address of ``capacity`` rows, of which the first of each run of equal numbers gets its sum and all others zeros.
+            indices: The address of ``capacity`` int64, which get the number of each sum and -1 for all others.
+            width: Elements of a row.
+            count: Rows that are given.
+            capacity: Rows that there is room for.
+            order: The address of ``count`` int64: the places of the rows in ``values``, by their numbers, equal ones as they were given.
+            ranked: The address of ``count`` int64: their numbers in that order.
+            limit: Numbers outside ``[0, limit)`` are left out.
+            stream: As for `Program.run`.
         """
 
-    def load(self, launches: Sequence[Launch], device: Device) -> Program:
-        """Compile what the launches need and bring their tables to the device."""
+    def capturing(self, device: Device, stream: int | None) -> bool:
+        """Whether the stream is being captured in a CUDA graph."""
+
+    def load(
+        self,
+        launches: Sequence[Launch],
+        device: Device,
+        prologue: Prologue | None = None,
+        control: Memory | None = None,
+        counts: NDArray[np.int64] | None = None,
+    ) -> Program:
+        """Compile what the launches need and bring their tables to the device.
+
+        Args:
+            launches: The updates.
+            device: Where.
+            prologue: What comes before them; ``None`` where the host gives the coefficients.
+            control: The device's control words (`gpu_adam.kernels.prologue`), of all programs that it ever has.
+            counts: The cohorts' step counts so far.
+        """
 
 
 def engine_named(name: str) -> Engine:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats import FLOAT32, FLOAT64, Format
+from ..kernels.row import ROW_WORDS
+from ..kernels.rules import RULES
 from ..layout import Device
 from ..plan import CPU_POLICY, Launch, Policy, Specialization
-from . import Coefficients, EngineUnavailable, Memory
+from ..prologue import Prologue
+from . import Coefficients, EngineUnavailable, Memory, Replay
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
 """Elements up to which one thread is faster than waking others."""
+
+MEASURED_SERIAL = 4 * SERIAL
+"""The same for elements that are only measured."""
 
 _ALIGNMENT = 256
 """Alignment of allocations, in bytes."""
@@ -58,32 +66,127 @@ class CpuEngine:
         ctypes.memmove(out.ctypes.data, memory.address + offset, nbytes)
         return out
 
-    def check_stream(self, device: Device, stream: int | None) -> None:
-        """A CPU has no streams."""
+    def coalesce(
+        self,
+        values: int,
+        values_format: Format,
+        working: Format,
+        out: int,
+        indices: int,
+        width: int,
+        count: int,
+        capacity: int,
+        order: int,
+        ranked: int,
+        limit: int,
+        stream: int | None,
+    ) -> None:
+        """Sum the rows of a gradient that have the same number."""
+        fixed = (values, out, indices, width, count, capacity, order, ranked, limit)
+        # A copy, of which one thread does as much as of a sum.
+        cuts = _cuts(capacity, capacity * width, MEASURED_SERIAL, self.pool.count)
+        _share_out(self.pool, coalescing(values_format, working), [(*fixed, *ends) for ends in cuts])
 
-    def load(self, launches: Sequence[Launch], device: Device) -> CpuProgram:
+    def capturing(self, device: Device, stream: int | None) -> bool:
+        """A CPU has no streams."""
+        return False
+
+    def load(
+        self,
+        launches: Sequence[Launch],
+        device: Device,
+        prologue: Prologue | None = None,
+        control: Memory | None = None,
+        counts: NDArray[np.int64] | None = None,
+    ) -> CpuProgram:
         """Compile what the launches need."""
-        return CpuProgram(launches, self.pool)
+        first = None
+        if prologue is not None and control is not None and counts is not None:
+            first = _Prologue(prologue, control, counts, self.pool)
+        return CpuProgram(launches, self.pool, first)
 
 
 class CpuProgram:
     """Launches whose work is cut into as many parts as there are threads, once."""
 
-    def __init__(self, launches: Sequence[Launch], pool: ThreadPool) -> None:
+    def __init__(self, launches: Sequence[Launch], pool: ThreadPool, prologue: _Prologue | None) -> None:
         self._pool = pool
+        self._prologue = prologue
         self._calls = [_Call(launch, pool.count) for launch in launches]
+        # Where the prologue computes the rows they are always the same arrays.
+        self._fixed = [] if prologue is None else [(call.kernel, call.parts(prologue.rows)) for call in self._calls]
 
-    def run(self, coefficients: Coefficients, stream: int | None = None) -> None:
-        """Run every launch once; a CPU has no streams."""
-        for call in self._calls:
-            parts = call.parts(coefficients)
-            if len(parts) == 1:
-                call.kernel(*parts[0])
-            else:
-                self._pool.run(call.kernel, parts)
+    def run(self, coefficients: Coefficients | None, stream: int | None = None) -> None:
+        """Run every launch once, the prologue first; a CPU has no streams."""
+        if self._prologue is not None:
+            self._prologue.run()
+            for kernel, parts in self._fixed:
+                _share_out(self._pool, kernel, parts)
+        elif coefficients is not None:
+            for call in self._calls:
+                _share_out(self._pool, call.kernel, call.parts(coefficients))
 
-    def rebind(self, launch: int, role: int, stream: int | None = None) -> None:
-        """Nothing to do: the kernels read the plan's own table."""
+    def rebind(self, launch: int | None, role: int, stream: int | None = None) -> None:
+        """Nothing to do: the kernels read the plan's own tables."""
+
+    def instruct(self, settings: NDArray[np.int64], stream: int | None = None) -> None:
+        """Take up the settings."""
+        if self._prologue is not None:
+            self._prologue.settings[:] = settings
+
+    def counts(self) -> NDArray[np.int64]:
+        """The cohorts' step counts."""
+        return np.zeros(0, np.int64) if self._prologue is None else self._prologue.counts.copy()
+
+    def recent_counts(self) -> tuple[NDArray[np.int64], int]:
+        """The cohorts' step counts, which are never behind."""
+        return self.counts(), 0
+
+    def measure(self, stream: int | None = None) -> None:
+        """Nothing to do: there is one CPU, and `run` measures."""
+
+    def gather(self, others: Sequence[Any], stream: int | None = None) -> None:
+        """Nothing to do: there is one CPU."""
+
+    def graph(self) -> Replay:
+        """Refused: a CPU has no graphs."""
+        raise RuntimeError("a CPU has no CUDA graphs: call step()")
+
+
+class _Prologue:
+    """What a step begins with where the host does not know its coefficients, and the memory that it works on."""
+
+    def __init__(self, prologue: Prologue, control: Memory, counts: NDArray[np.int64], pool: ThreadPool) -> None:
+        self._pool = pool
+        self._control = control
+        self.counts = counts.copy()
+        self.settings: NDArray[np.int64] = np.zeros(prologue.settings_words, np.int64)
+        # As many rows of each working format as there could be.
+        self.rows: dict[str, NDArray[Any]] = {
+            working.name: np.zeros((prologue.cohorts, ROW_WORDS), working.dtype) for working in (FLOAT32, FLOAT64)
+        }
+        self._partials = np.zeros(max(prologue.slots * prologue.sources, 1))
+        self._parts: list[tuple[Any, ...]] = []
+        if prologue.table is not None:
+            table = prologue.table
+            self._measure = measuring()
+            fixed = (table.words, table.segments, table.leaves, self._partials.ctypes.data)
+            cuts = _cuts(table.leaves, prologue.elements, MEASURED_SERIAL, pool.count)
+            self._parts = [(*fixed, *ends) for ends in cuts]
+        self._finish = finishing(RULES[prologue.rule].coefficients)
+        self._finish_arguments = (
+            self._partials.ctypes.data,
+            prologue.slots,
+            prologue.sources,
+            control.address,
+            *(array.ctypes.data for array in (self.settings, self.counts, *self.rows.values())),
+        )
+
+    def run(self) -> None:
+        """Measure, decide, and compute the rows."""
+        if self._parts:
+            _share_out(self._pool, self._measure, self._parts)
+        self._finish(*self._finish_arguments)
 
 
 class _Call:
@@ -93,26 +196,47 @@ class _Call:
         kind = launch.specialization
         self.kernel = compiled(kind)
         self._working = kind.working.name
-        count = min(threads, -(-launch.elements // SERIAL))
-        if launch.table is None:
-            (task,) = launch.tasks
-            # Cuts at multiples of 1,024 elements keep each thread's stretch on cache lines of its own.
-            cuts = [task.size * k // count // 1024 * 1024 for k in range(count)] + [task.size]
-            self._row: int | slice = task.row
-            self._parts: list[tuple[Any, ...]] = [(*task.pointers, cuts[k], cuts[k + 1]) for k in range(count)]
-        else:
+        self._row: int | slice = slice(None)
+        if launch.table is not None:
             table = launch.table
             segments = table.chunk_segments
             covered = np.minimum(table.chunk_starts + launch.chunk, table.ends[segments]) - table.chunk_starts
             done = np.concatenate(([0], np.cumsum(covered)))
+            count = min(threads, -(-launch.elements // SERIAL))
             cuts = np.searchsorted(done, done[-1] * np.arange(count + 1) / count).tolist()
-            self._row = slice(None)
-            fixed = (table.words, table.segments, table.chunks, launch.chunk)
-            self._parts = [(*fixed, cuts[k], cuts[k + 1]) for k in range(count)]
+            fixed: tuple[Any, ...] = (table.words, table.segments, table.chunks, launch.chunk)
+            self._parts = [(*fixed, *ends) for ends in pairwise(cuts)]
+            return
+        (task,) = launch.tasks
+        self._row = task.row
+        if task.width:
+            fixed = (*task.pointers, task.width, task.indices)
+            cuts_of = _cuts(task.size // task.width, task.size, SERIAL, threads)
+        else:
+            fixed = task.pointers
+            # Cuts at multiples of 1,024 elements keep each thread's stretch on cache lines of its own.
+            cuts_of = _cuts(task.size, task.size, SERIAL, threads, 1024)
+        self._parts = [(*fixed, *ends) for ends in cuts_of]
 
     def parts(self, coefficients: Coefficients) -> list[tuple[Any, ...]]:
         rows = coefficients[self._working][self._row]
         return [(*part, rows) for part in self._parts]
+
+
+def _cuts(count: int, elements: int, serial: int, threads: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Where each thread's part of ``count`` things begins and ends, which are ``elements`` elements together.
+
+    A part has at least ``serial`` elements or so; it begins at a multiple of ``multiple``.
+    """
+    parts = max(1, min(threads, -(-elements // serial)))
+    return list(pairwise([*(count * k // parts // multiple * multiple for k in range(parts)), count]))
+
+
+def _share_out(pool: ThreadPool, kernel: Callable[..., None], parts: Sequence[tuple[Any, ...]]) -> None:
+    if len(parts) == 1:
+        kernel(*parts[0])
+    else:
+        pool.run(kernel, parts)
 
 
 @functools.cache
@@ -121,11 +245,39 @@ def compiled(kind: Specialization) -> Any:
     # Numba takes half a second to import, so it waits for the first step.
     from gpu_adam.kernels.cpu import make_kernel, signature
 
+    return _kept(make_kernel(kind), kind.name, signature(kind))
+
+
+@functools.cache
+def measuring() -> Any:
+    """The compiled kernel that measures gradients."""
+    from gpu_adam.kernels.cpu_prologue import MEASURE, make_measure
+
+    return _kept(make_measure(), "measure", MEASURE)
+
+
+@functools.cache
+def finishing(coefficients: Callable[..., Any]) -> Any:
+    """The compiled kernel that computes the rows, for the rules that have these coefficients."""
+    from gpu_adam.kernels.cpu_prologue import FINISH, make_finish
+
+    return _kept(make_finish(coefficients), f"finish_{coefficients.__name__}", FINISH)
+
+
+@functools.cache
+def coalescing(values: Format, working: Format) -> Any:
+    """The compiled kernel that sums rows."""
+    from gpu_adam.kernels.cpu_rows import COALESCE, make_coalesce
+
+    return _kept(make_coalesce(values, working), f"coalesce_{values}_{working}", COALESCE)
+
+
+def _kept(kernel: Any, name: str, signature: tuple[Any, ...]) -> Any:
+    """A kernel, compiled or from the disk."""
     from .numba_cache import keep_on_disk
 
-    kernel = make_kernel(kind)
     if not hasattr(kernel, "compile"):
         raise EngineUnavailable("NUMBA_DISABLE_JIT is set, without which the CPU engine cannot run: unset it")
-    keep_on_disk(kernel, kind.name)
-    kernel.compile(signature(kind))
+    keep_on_disk(kernel, name)
+    kernel.compile(signature)
     return kernel

@@ -6,7 +6,7 @@ CuPy serves as the binding to CUDA's runtime and driver. It compiles nothing her
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plan import Launch
 from . import EngineUnavailable, nvrtc
-from .gpu import Call, GpuEngine
+from .gpu import GpuEngine
+from .gpu_binding import Call
+from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 from .staging import Event
 
 _OUT_OF_MEMORY = 2
@@ -58,10 +59,21 @@ class CupyEngine(GpuEngine["CupyBinding"]):
 
     name = "cupy"
 
-    def compiled(self, launch: Launch, vectors: int, capability: int) -> tuple[str, bytes]:
-        """The symbol and the machine code of a launch's kernel."""
-        code = nvrtc.compile_kernel(nvrtc.Instance(launch.specialization, launch.block, vectors), capability)
+    def compiled(self, kernel: Kernel, capability: int) -> tuple[str, bytes]:
+        """The symbol and the machine code of a kernel."""
+        code = nvrtc.compile_kernel(instance_of(kernel), capability)
         return code.symbol, code.binary
+
+
+def instance_of(kernel: Kernel) -> nvrtc.Kernel:
+    """A kernel in CUDA C++."""
+    match kernel:
+        case UpdateKernel(specialization, threads, vectors):
+            return nvrtc.Instance(specialization, threads, vectors)
+        case PrologueKernel(rule):
+            return nvrtc.PrologueInstance(rule)
+        case CoalesceKernel(values, working, threads):
+            return nvrtc.CoalesceInstance(values, working, threads)
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,21 @@ class CupyEvent:
         self.runtime.streamWaitEvent(stream, self.event.ptr)
 
 
+@dataclass(frozen=True)
+class CupyGraph:
+    """See `gpu_adam.engines.gpu_binding.Graph`."""
+
+    runtime: Any
+    graph: Any
+
+    def launch(self, stream: int) -> None:
+        """Queue all of it."""
+        # The graph's own method wants a stream of CuPy's.
+        self.runtime.graphLaunch(self.graph.graphExec, stream)
+
+
 class CupyBinding:
-    """CUDA as CuPy offers it, every call checked; see `gpu_adam.engines.gpu.Binding`."""
+    """CUDA as CuPy offers it, every call checked; see `gpu_adam.engines.gpu_binding.Binding`."""
 
     def __init__(self, cupy: Any) -> None:
         self._cuda = cupy.cuda
@@ -118,12 +143,9 @@ class CupyBinding:
         """The handle of the stream to work on: CuPy's current one unless another is given."""
         return self._cuda.get_current_stream().ptr if stream is None else stream
 
-    def refuse_capture(self, stream: int) -> None:
-        """Raise if the stream is being captured: a graph would repeat this step's coefficients for ever."""
-        if self._runtime.streamIsCapturing(stream):
-            raise RuntimeError(
-                "step() cannot be captured in a CUDA graph: the graph would repeat this step's coefficients for ever"
-            )
+    def is_capturing(self, stream: int) -> bool:
+        """Whether the stream is being captured in a graph."""
+        return bool(self._runtime.streamIsCapturing(stream))
 
     def allocate(self, nbytes: int) -> tuple[int, Any]:
         """New zeroed memory on the current device: its address, and what keeps it alive."""
@@ -145,17 +167,22 @@ class CupyBinding:
         self._runtime.streamSynchronize(0)
         return memory.ptr, memory
 
+    def wait(self) -> None:
+        """Have the host wait for all that is queued on the current device."""
+        self._runtime.deviceSynchronize()
+
     def exchange(self, to: int, source: int, nbytes: int, stream: int | None) -> None:
         """Copy between host and device after all that is queued on the device, and wait for it."""
         # A step may still be running on another stream, and this is rare: state dicts, tables.
-        self._runtime.deviceSynchronize()
+        self.wait()
         stream = self.stream(stream)
-        self._runtime.memcpyAsync(to, source, nbytes, self._runtime.memcpyDefault, stream)
+        self.copy(to, source, nbytes, stream)
         self._runtime.streamSynchronize(stream)
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Page-locked host memory; the array keeps it alive."""
         # Not from CuPy's pool either, for the same reason.
+        nbytes = max(nbytes, 1)
         memory = self._cuda.PinnedMemoryPointer(self._cuda.PinnedMemory(nbytes), 0)
         return np.frombuffer(memory, np.uint8, nbytes)
 
@@ -164,8 +191,8 @@ class CupyBinding:
         return CupyEvent(self._runtime, self._cuda.Event(disable_timing=True))
 
     def copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
-        """Queue a copy from page-locked host memory to the device."""
-        self._runtime.memcpyAsync(to, source, nbytes, self._runtime.memcpyHostToDevice, stream)
+        """Queue a copy between any device's memory and page-locked host memory, in any direction."""
+        self._runtime.memcpyAsync(to, source, nbytes, self._runtime.memcpyDefault, stream)
 
     def function(self, binary: bytes, symbol: str) -> Any:
         """A kernel of a binary, loaded on the current device; it keeps its module alive."""
@@ -177,3 +204,13 @@ class CupyBinding:
         """Queue a kernel call."""
         # CuPy's own Function.__call__ converts every argument again in every call.
         self._driver.launchKernel(call.function.ptr, call.grid, 1, 1, call.block, 1, 1, 0, stream, call.parameters, 0)
+
+    def capture(self, work: Callable[[int], None]) -> CupyGraph:
+        """What ``work`` queues on the stream that it is handed, as a graph; none of it runs."""
+        stream = self._cuda.Stream(non_blocking=True)
+        stream.begin_capture(self._runtime.streamCaptureModeThreadLocal)
+        try:
+            work(stream.ptr)
+        finally:
+            graph = stream.end_capture()
+        return CupyGraph(self._runtime, graph)

@@ -1,38 +1,33 @@
 """The ``numba`` engine: the Numba CUDA kernels, for people without CuPy.
 
 Numba compiles and gives memory; launches and copies go to the driver directly, with arguments that are laid out once, because
-Numba's own launch takes them apart again each time. Compiled kernels are kept in the cache folder as machine code: Numba's own cache
-cannot hold them, since it knows a kernel by what its closure contains, and device functions there are new in each process.
+Numba's own launch takes them apart again each time. Its compiler is in `nvvm.py`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import cache as disk
-from ..plan import Launch, Specialization
-from . import CompileError, EngineUnavailable
-from .gpu import Call, GpuEngine
+from ..prologue import PROLOGUE_THREADS
+from . import EngineUnavailable
+from .gpu import GpuEngine
+from .gpu_binding import Call
+from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
+from .nvvm import compile_coalesce, compile_kernel, compile_prologue, package_version
 from .staging import Event
 
 _INSTALL = "pip install gpu_adam[cuda12] or gpu_adam[cuda13], by the CUDA version of your driver"
-_COMPILERS = (
-    "numba", "numba-cuda", "llvmlite", "cuda-core", "cuda-bindings",
-    "nvidia-cuda-nvcc-cu12", "nvidia-nvvm", "nvidia-nvjitlink-cu12", "nvidia-nvjitlink",
-)  # fmt: skip
 
 
 @cache
@@ -52,9 +47,16 @@ class NumbaEngine(GpuEngine["NumbaBinding"]):
 
     name = "numba"
 
-    def compiled(self, launch: Launch, vectors: int, capability: int) -> tuple[str, bytes]:
-        """The symbol and the machine code of a launch's kernel."""
-        return compile_kernel(launch.specialization, vectors, launch.block, divmod(capability, 10))
+    def compiled(self, kernel: Kernel, capability: int) -> tuple[str, bytes]:
+        """The symbol and the machine code of a kernel."""
+        version = divmod(capability, 10)
+        match kernel:
+            case UpdateKernel(specialization, threads, vectors):
+                return compile_kernel(specialization, vectors, threads, version)
+            case PrologueKernel(rule):
+                return compile_prologue(rule, PROLOGUE_THREADS, version)
+            case CoalesceKernel(values, working, threads):
+                return compile_coalesce(values, working, threads, version)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,21 @@ class NumbaEvent:
         _driver("cuStreamWaitEvent", stream, self.event.handle, 0)
 
 
+class NumbaGraph:
+    """See `gpu_adam.engines.gpu_binding.Graph`."""
+
+    def __init__(self, graph: Any) -> None:
+        self._executable = _driver("cuGraphInstantiate", graph, 0)
+        # Not through `_driver`: at the end of the process there may be no driver to complain.
+        finalize(self, _bindings().cuGraphExecDestroy, self._executable)
+
+    def launch(self, stream: int) -> None:
+        """Queue all of it."""
+        _driver("cuGraphLaunch", self._executable, stream)
+
+
 class NumbaBinding:
-    """CUDA as Numba and ``cuda.bindings`` offer it, every call checked; see `gpu_adam.engines.gpu.Binding`."""
+    """CUDA as Numba and ``cuda.bindings`` offer it, every call checked; see `gpu_adam.engines.gpu_binding.Binding`."""
 
     def __init__(self) -> None:
         from numba import cuda
@@ -102,12 +117,9 @@ class NumbaBinding:
         """The handle of the stream to work on: the default one, which Numba's launches take too, unless another is given."""
         return stream or 0
 
-    def refuse_capture(self, stream: int) -> None:
-        """Raise if the stream is being captured: a graph would repeat this step's coefficients for ever."""
-        if int(_driver("cuStreamIsCapturing", stream)) != 0:
-            raise RuntimeError(
-                "step() cannot be captured in a CUDA graph: the graph would repeat this step's coefficients for ever"
-            )
+    def is_capturing(self, stream: int) -> bool:
+        """Whether the stream is being captured in a graph."""
+        return int(_driver("cuStreamIsCapturing", stream)) != 0
 
     def allocate(self, nbytes: int) -> tuple[int, Any]:
         """New zeroed memory on the current device: its address, and what keeps it alive."""
@@ -119,11 +131,15 @@ class NumbaBinding:
         _driver("cuStreamSynchronize", 0)
         return address, owner
 
+    def wait(self) -> None:
+        """Have the host wait for all that is queued on the current device."""
+        _driver("cuCtxSynchronize")
+
     def exchange(self, to: int, source: int, nbytes: int, stream: int | None) -> None:
         """Copy between host and device after all that is queued on the device, and wait for it."""
         # A step may still be running on another stream, and this is rare: state dicts, tables.
-        _driver("cuCtxSynchronize")
-        _driver("cuMemcpyAsync", to, source, nbytes, self.stream(stream))
+        self.wait()
+        self.copy(to, source, nbytes, self.stream(stream))
         _driver("cuStreamSynchronize", self.stream(stream))
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
@@ -136,8 +152,8 @@ class NumbaBinding:
         return NumbaEvent(self._cuda.event(timing=False))
 
     def copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
-        """Queue a copy from page-locked host memory to the device."""
-        _driver("cuMemcpyHtoDAsync", to, source, nbytes, stream)
+        """Queue a copy between any device's memory and page-locked host memory, in any direction."""
+        _driver("cuMemcpyAsync", to, source, nbytes, stream)
 
     def function(self, binary: bytes, symbol: str) -> Any:
         """A kernel of a binary, loaded on the current device for as long as the process lives."""
@@ -146,6 +162,24 @@ class NumbaBinding:
     def launch(self, call: Call, stream: int) -> None:
         """Queue a kernel call."""
         _driver("cuLaunchKernel", call.function, call.grid, 1, 1, call.block, 1, 1, 0, stream, call.parameters, 0)
+
+    def capture(self, work: Callable[[int], None]) -> NumbaGraph:
+        """What ``work`` queues on the stream that it is handed, as a graph; none of it runs."""
+        driver = _bindings()
+        # Numba's own streams wait for the default one, which may not be mixed with a capture.
+        stream = _driver("cuStreamCreate", int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        try:
+            _driver("cuStreamBeginCapture", stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            try:
+                work(int(stream))
+            finally:
+                graph = _driver("cuStreamEndCapture", stream)
+        finally:
+            _driver("cuStreamDestroy", stream)
+        try:
+            return NumbaGraph(graph)
+        finally:
+            _driver("cuGraphDestroy", graph)
 
 
 def _driver(name: str, *arguments: Any) -> Any:
@@ -169,92 +203,6 @@ def _bindings() -> Any:
     return driver
 
 
-def compile_ptx(kind: Specialization, vectors: int, threads: int, capability: tuple[int, int]) -> tuple[str, str]:
-    """A kernel's symbol and PTX, compiled now. It needs neither a GPU nor a driver.
-
-    Args:
-        kind: What to compile.
-        vectors: Vectors that a thread loads before it computes with the first.
-        threads: Threads in a block, at most.
-        capability: The compute capability, such as ``(9, 0)``.
-
-    Raises:
-        CompileError: If Numba refuses it.
-    """
-    from numba import cuda
-
-    from ..kernels.cuda import make_kernel, signature
-
-    try:
-        ptx, _ = cuda.compile(
-            make_kernel(kind, vectors), signature(kind), device=False, abi="numba", cc=capability, launch_bounds=threads
-        )
-    except Exception as error:
-        raise CompileError(f"Numba could not compile {kind.name} for {_architecture(capability)}: {error}") from error
-    # The only entry of its module; its name is mangled with all that Numba knows of it.
-    return ptx.split(".entry ")[1].split("(")[0].strip(), ptx
-
-
-def link(ptx: str, capability: tuple[int, int]) -> bytes:
-    """The machine code of PTX. The linker is the compiler's sibling, so that an older driver need not know the PTX of a newer compiler.
-
-    Raises:
-        CompileError: If the linker refuses it.
-    """
-    from cuda.core import Linker, LinkerOptions, ObjectCode
-
-    architecture = _architecture(capability)
-    try:
-        linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=architecture))
-        return bytes(linker.link("cubin").code)
-    except Exception as error:
-        raise CompileError(f"PTX could not be linked for {architecture}: {error}") from error
-
-
-@cache
-def compile_kernel(kind: Specialization, vectors: int, threads: int, capability: tuple[int, int]) -> tuple[str, bytes]:
-    """A kernel's symbol and machine code, from the cache folder, or compiled now and kept there."""
-    key = _digest(kind.name, str(vectors), str(threads), _architecture(capability), *_sources(), *_versions())
-    name = f"{kind.name}-{key}.numba.cubin"
-    entry = disk.read(name)
-    if entry is not None:
-        symbol, _, binary = entry.partition(b"\n")
-        return symbol.decode(), binary
-    text, ptx = compile_ptx(kind, vectors, threads, capability)
-    binary = link(ptx, capability)
-    disk.write(name, text.encode() + b"\n" + binary)
-    return text, binary
-
-
-def _architecture(capability: tuple[int, int]) -> str:
-    return f"sm_{capability[0]}{capability[1]}"
-
-
-def _digest(*parts: str) -> str:
-    digest = sha256()
-    for part in parts:
-        # With their lengths, so that no two lists of parts run together into the same text.
-        digest.update(f"{len(part)}:{part}".encode())
-    return digest.hexdigest()[:32]
-
-
-@cache
-def _sources() -> tuple[str, ...]:
-    """The texts that a kernel is made of: the kernels' own, and the modules whose tables and sizes they go by."""
-    kernels = [entry for entry in files("gpu_adam.kernels").iterdir() if entry.name.endswith(".py")]
-    package = [files("gpu_adam") / name for name in ("formats.py", "layout.py", "plan.py", "engines/numba.py")]
-    return tuple(
-        entry.read_text(encoding="utf-8") for entry in (*sorted(kernels, key=lambda entry: entry.name), *package)
-    )
-
-
-@cache
-def _versions() -> tuple[str, ...]:
-    from numba.cuda import runtime
-
-    return (*(f"{name} {_version(name)}" for name in _COMPILERS), f"toolkit {runtime.get_version()}")
-
-
 def _require_packages() -> None:
     """Raise `EngineUnavailable` unless Numba's CUDA target can be imported."""
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0":
@@ -272,12 +220,12 @@ def _require_packages() -> None:
         _ = import_module("cuda.core").Linker
     except ImportError as error:
         raise EngineUnavailable(
-            f"numba-cuda {_version('numba-cuda')} cannot be imported ({error}): {_INSTALL}"
+            f"numba-cuda {package_version('numba-cuda')} cannot be imported ({error}): {_INSTALL}"
         ) from error
     except AttributeError as error:
         raise EngineUnavailable(
-            f"numba-cuda {_version('numba-cuda')}, NumPy {np.__version__} and cuda-core {_version('cuda-core')} do not fit together "
-            f"({error}): {_INSTALL}, which chooses versions that do"
+            f"numba-cuda {package_version('numba-cuda')}, NumPy {np.__version__} and cuda-core {package_version('cuda-core')} "
+            f"do not fit together ({error}): {_INSTALL}, which chooses versions that do"
         ) from error
 
 
@@ -310,10 +258,3 @@ def _require_gpu() -> None:
         NVVM()
     except Exception as error:
         raise EngineUnavailable(f"NVVM, Numba's compiler for GPUs, cannot be loaded ({error}): {_INSTALL}") from error
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "of unknown version"

@@ -28,7 +28,7 @@ def _sources() -> bytes:
     """A digest of every Python file that a kernel is made from, and of the versions of what compiles it."""
     digest = hashlib.sha256()
     texts = [entry for entry in files("gpu_adam.kernels").iterdir() if entry.name.endswith(".py")]
-    texts += [files("gpu_adam") / name for name in ("formats.py", "layout.py", "plan.py")]
+    texts += [files("gpu_adam") / name for name in ("formats.py", "layout.py", "plan.py", "prologue.py")]
     for text in sorted(texts, key=lambda entry: entry.name):
         digest.update(text.read_bytes())
     digest.update(repr((numba.__version__, llvmlite.__version__, platform.python_version())).encode())

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import cache as disk
+from ..formats import Format
 from ..kernels.rules import RULES
 from ..plan import Specialization
 from . import CompileError, EngineUnavailable
@@ -24,7 +25,7 @@ from . import CompileError, EngineUnavailable
 OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=false")
 """What the arithmetic needs: subnormals kept, division and square root rounded correctly, nothing contracted."""
 
-SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "multi_tensor.cu"}
+SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "multi_tensor.cu", "rows": "rows.cu"}
 """The file that holds each family's kernel."""
 
 _C_TYPES = {"float64": "double", "float32": "float", "float16": "gpu_adam::float16", "bfloat16": "gpu_adam::bfloat16"}
@@ -32,7 +33,7 @@ _C_TYPES = {"float64": "double", "float32": "float", "float16": "gpu_adam::float
 
 @dataclass(frozen=True)
 class Instance:
-    """One kernel to compile: a specialization and the geometry that is compiled in.
+    """An update to compile: a specialization and the geometry that is compiled in.
 
     Attributes:
         specialization: What it is compiled for.
@@ -45,6 +46,11 @@ class Instance:
     vectors: int
 
     @property
+    def name(self) -> str:
+        """A legal identifier, the geometry left out."""
+        return self.specialization.name
+
+    @property
     def source(self) -> str:
         """The file that holds the kernel."""
         return SOURCES[self.specialization.family]
@@ -55,18 +61,84 @@ class Instance:
 
         >>> from gpu_adam.formats import BFLOAT16, FLOAT32
         >>> Instance(Specialization("flat", "adam", 2, BFLOAT16, FLOAT32, True), 256, 1).expression
-        'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, 1, 256>'
+        'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 1, 256>'
         """
         s = self.specialization
         arguments = (
-            f"gpu_adam::{RULES[s.rule].cuda}",
+            _rule_type(s.rule),
             _C_TYPES[s.param.name],
             _C_TYPES[s.grad.name],
             "true" if s.master else "false",
+            "true" if s.average else "false",
             str(self.vectors),
             str(self.threads),
         )
         return f"gpu_adam::{s.family}<{', '.join(arguments)}>"
+
+
+@dataclass(frozen=True)
+class PrologueInstance:
+    """The prologue to compile for a rule, whose coefficients it computes; its block is of ``gpu_adam.prologue.PROLOGUE_THREADS``.
+
+    Attributes:
+        rule: The rule's name.
+    """
+
+    rule: str
+    source = "prologue.cu"
+
+    @property
+    def name(self) -> str:
+        """A legal identifier."""
+        return f"{self.rule}_prologue"
+
+    @property
+    def expression(self) -> str:
+        """The kernel's name in C++.
+
+        >>> PrologueInstance("adam_amsgrad").expression
+        'gpu_adam::prologue<gpu_adam::Adam<true>>'
+        """
+        return f"gpu_adam::prologue<{_rule_type(self.rule)}>"
+
+
+@dataclass(frozen=True)
+class CoalesceInstance:
+    """The sum of a sparse gradient's rows to compile; its grid has a block for each row that there is room for.
+
+    Attributes:
+        values: The gradient's format.
+        working: The format of the sums.
+        threads: Threads in a block.
+    """
+
+    values: Format
+    working: Format
+    threads: int
+    source = "rows.cu"
+
+    @property
+    def name(self) -> str:
+        """A legal identifier, the geometry left out."""
+        return f"coalesce_{self.values}_{self.working}"
+
+    @property
+    def expression(self) -> str:
+        """The kernel's name in C++.
+
+        >>> from gpu_adam.formats import FLOAT16, FLOAT32
+        >>> CoalesceInstance(FLOAT16, FLOAT32, 128).expression
+        'gpu_adam::coalesce<gpu_adam::float16, float, 128>'
+        """
+        return f"gpu_adam::coalesce<{_C_TYPES[self.values.name]}, {_C_TYPES[self.working.name]}, {self.threads}>"
+
+
+Kernel = Instance | PrologueInstance | CoalesceInstance
+"""Whatever is compiled: it has a name, a source and an expression."""
+
+
+def _rule_type(rule: str) -> str:
+    return f"gpu_adam::{RULES[rule].cuda}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +182,7 @@ def target(capability: int, supported: Sequence[int]) -> str:
     return f"compute_{max(older)}"
 
 
-def compile_kernel(kernel: Instance, capability: int) -> Code:
+def compile_kernel(kernel: Kernel, capability: int) -> Code:
     """The machine code of a kernel for a device, from memory, from the cache folder, or compiled now and kept in both.
 
     Args:
@@ -125,8 +197,8 @@ def compile_kernel(kernel: Instance, capability: int) -> Code:
 
 
 @cache
-def _compiled(kernel: Instance, architecture: str) -> Code:
-    name = f"{kernel.specialization.name}-{key(kernel, architecture)}.{'ptx' if architecture[0] == 'c' else 'cubin'}"
+def _compiled(kernel: Kernel, architecture: str) -> Code:
+    name = f"{kernel.name}-{key(kernel, architecture)}.{'ptx' if architecture[0] == 'c' else 'cubin'}"
     entry = disk.read(name)
     if entry is not None:
         head, _, binary = entry.partition(b"\n")
@@ -136,7 +208,7 @@ def _compiled(kernel: Instance, architecture: str) -> Code:
     return Code(symbols[0], architecture, binary)
 
 
-def key(kernel: Instance, architecture: str) -> str:
+def key(kernel: Kernel, architecture: str) -> str:
     """What a cache entry goes by: a digest of all that the machine code depends on."""
     parts = [kernel.expression, kernel.source, architecture, *OPTIONS, *map(str, version())]
     for name, text in sorted(sources().items()):

@@ -40,7 +40,7 @@ class Transport(Protocol):
         """A new event."""
 
     def copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
-        """Queue a copy from page-locked host memory to the device."""
+        """Queue a copy between any device's memory and page-locked host memory, in any direction."""
 
 
 class Staging:
@@ -49,48 +49,101 @@ class Staging:
     All that is sent goes to buffers that the program's own kernels read. On one stream these copies and kernels follow each other. When
     the stream changes from one step to the next, the new one is made to wait for the old one's last step, so that neither the buffers
     nor the state are touched by two steps at once.
+
+    Attributes:
+        turn: Slots that were used up so far. What was queued in turn ``k`` is done when turn ``k + SLOTS`` has begun.
     """
 
     def __init__(self, transport: Transport, nbytes: int) -> None:
         """A ring whose slots hold ``nbytes`` each: at least as much as the largest single array, at best all that one step sends."""
         self._transport = transport
-        self._slot_bytes = _rounded(nbytes)
+        self._slot_bytes = rounded(nbytes)
         self._host = transport.pinned(SLOTS * self._slot_bytes)
         self._address = self._host.ctypes.data
         self._events = [transport.event() for _ in range(SLOTS)]
-        self._slot = 0
+        self.turn = 0
         self._used = 0
         self._stream: int | None = None
+        self._is_open = False
 
     def send(self, data: NDArray[Any], to: int, stream: int) -> None:
         """Queue a copy of ``data`` to the device's address ``to``; the array may be changed as soon as this returns."""
         self.follow(stream)
         if self._used + data.nbytes > self._slot_bytes:
             self.end_step()
-        at = self._slot * self._slot_bytes + self._used
-        self._host[at : at + data.nbytes].view(data.dtype).reshape(data.shape)[...] = data
+            self._is_open = True
+        at = self.turn % SLOTS * self._slot_bytes + self._used
+        put(data, self._host, at)
         self._transport.copy(to, self._address + at, data.nbytes, stream)
-        self._used += _rounded(data.nbytes)
+        self._used += rounded(data.nbytes)
 
     def follow(self, stream: int) -> None:
         """Go on in ``stream``, after all that came before in another."""
-        if stream == self._stream:
-            return
-        if self._stream is not None:
-            if self._used:
+        if stream != self._stream:
+            if self._is_open:
                 self.end_step()
-            self._events[self._slot - 1].hold(stream)
-        self._stream = stream
+            if self._stream is not None:
+                self._events[(self.turn - 1) % SLOTS].hold(stream)
+            self._stream = stream
+        self._is_open = True
 
     def end_step(self) -> None:
         """Say that a step's last kernel is queued: its slot is free when the device comes to this place."""
         # Recorded now and not when the stream changes: by then the caller may have destroyed the old stream.
         if self._stream is not None:
-            self._events[self._slot].record(self._stream)
-        self._slot = (self._slot + 1) % SLOTS
+            self._events[self.turn % SLOTS].record(self._stream)
+        self.turn += 1
         self._used = 0
-        self._events[self._slot].synchronize()
+        self._is_open = False
+        self._events[self.turn % SLOTS].synchronize()
 
 
-def _rounded(nbytes: int) -> int:
+class Imprints:
+    """Host arrays that graphs copy to the device, again at every replay: each lies in pinned memory that is never written again.
+
+    Pinned memory cannot be had while a stream is being captured, so there is some in reserve.
+    """
+
+    def __init__(self, transport: Transport, nbytes: int) -> None:
+        """A reserve of ``nbytes``."""
+        self._transport = transport
+        self._nbytes = nbytes
+        self._used = 0
+        self._host = transport.pinned(nbytes)
+        self._full: list[NDArray[np.uint8]] = []
+        self._last: dict[int, tuple[NDArray[Any], int]] = {}
+
+    def send(self, data: NDArray[Any], to: int, stream: int) -> None:
+        """Have the graph that the stream is being captured in copy ``data``, as it is now, to the device's address ``to``.
+
+        Raises:
+            RuntimeError: If the reserve is used up.
+        """
+        same = self._last.get(to)
+        if same is None or not np.array_equal(same[0], data):
+            if self._used + data.nbytes > len(self._host):
+                raise RuntimeError(
+                    "the gradients' addresses have changed too often among captured steps: "
+                    "run a step that is not captured between the captures"
+                )
+            put(data, self._host, self._used)
+            same = self._last[to] = (data.copy(), self._host.ctypes.data + self._used)
+            self._used += rounded(data.nbytes)
+        self._transport.copy(to, same[1], data.nbytes, stream)
+
+    def refill(self) -> None:
+        """Have a full reserve again; not while a stream is being captured."""
+        if self._used:
+            self._full.append(self._host)
+            self._host = self._transport.pinned(self._nbytes)
+            self._used = 0
+
+
+def put(data: NDArray[Any], memory: NDArray[np.uint8], at: int) -> None:
+    """Write an array's elements to ``at`` bytes into a byte array."""
+    memory[at : at + data.nbytes].view(data.dtype).reshape(data.shape)[...] = data
+
+
+def rounded(nbytes: int) -> int:
+    """The bytes that an array takes up with the gap behind it, so that the next one is aligned."""
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT

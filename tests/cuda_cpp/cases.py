@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from gpu_adam.engines import Engine
 from gpu_adam.formats import FLOAT32, FLOAT64, Format
+from gpu_adam.kernels import adam, row
 from gpu_adam.layout import Device, Walk, walk
-from gpu_adam.plan import GPU_POLICY, ROLES, ROW_WORDS, Launch, Policy, Specialization, Task, schedule
+from gpu_adam.plan import GPU_POLICY, ROLES, Launch, Policy, Specialization, Task, schedule
 
 GUARD = 64
 """Bytes before and after a stream that no kernel may change."""
@@ -28,11 +29,17 @@ class Tensor:
         size: The number of elements.
         offsets: For each of ``ROLES``, elements by which it begins beyond a 16-byte boundary.
         walk: The strides; ``None`` for one element after the other.
+        width: Where the gradient is of some rows of a matrix, the elements of a row.
+        height: The matrix's rows.
+        indices: The numbers of the gradient's rows.
     """
 
     size: int
     offsets: tuple[int, ...] = (0,) * len(ROLES)
     walk: Walk | None = None
+    width: int = 0
+    height: int = 0
+    indices: tuple[int, ...] = ()
 
 
 @dataclass
@@ -40,6 +47,7 @@ class Memory:
     """The memory of one tensor's streams, as guarded byte arrays, and the address of each first element."""
 
     formats: tuple[Format | None, ...]
+    indices: NDArray[np.int64]
     blocks: list[NDArray[np.uint8] | None] = field(default_factory=list)
     pointers: list[int] = field(default_factory=list)
 
@@ -57,6 +65,9 @@ class Case:
         tensors: The tensors.
         seed: Of all values.
         guard: Bytes of guard; 0 under AddressSanitizer, which has its own.
+        rows: Rows of coefficients.
+        tame: Whether the values are ordinary numbers.
+        skip: Whether the step is one that changes nothing.
     """
 
     kind: Specialization
@@ -66,6 +77,7 @@ class Case:
     policy: Policy = GPU_POLICY
     rows: int = 3
     tame: bool = False
+    skip: bool = False
 
     def memory(self) -> list[Memory]:
         """Fresh memory with the case's values."""
@@ -76,10 +88,11 @@ class Case:
             kind.grad,
             *(kind.working if s < kind.states else None for s in range(3)),
             FLOAT32 if kind.master else None,
+            kind.working if kind.average else None,
         )
         memories = []
         for tensor in self.tensors:
-            memory = Memory(formats)
+            memory = Memory(formats, np.array(tensor.indices, np.int64))
             for role, format in enumerate(formats):
                 if format is None:
                     memory.add(None, None, 0)
@@ -117,6 +130,9 @@ class Case:
                 rule=kind.rule,
                 states=kind.states,
                 pointers=tuple(memory.pointers),
+                average=kind.average,
+                width=tensor.width,
+                indices=memory.indices.ctypes.data,
             )
             for k, (tensor, memory) in enumerate(zip(self.tensors, memories, strict=True))
         ]
@@ -125,14 +141,24 @@ class Case:
     def coefficients(self) -> dict[str, NDArray[Any]]:
         """Rows for both working formats, the same settings in each: rows differ in decay, sign and magnitudes."""
         rng = np.random.default_rng(self.seed + 1)
-        rows = np.zeros((self.rows, ROW_WORDS))
-        for row in rows:
-            row[0] = rng.choice([1.0, -1.0, 1.0, 0.37])
-            row[1], row[2] = rng.integers(0, 2, 2)
-            row[3], row[4] = rng.choice([0.0, 0.01, 0.5]), rng.choice([0.0, -1e-4, -0.1])
-            row[5], row[6] = rng.choice([0.1, 1.0, 0.5, rng.random()]), rng.choice([1e-3, 1.0, rng.random()])
-            row[7], row[8] = rng.choice([1.0, 31.6, 1 + rng.random()]), rng.choice([1e-8, 0.0, 1e-3])
-            row[9] = rng.choice([-1e-3, 0.0, -0.1, -rng.random()])
+        rows = np.zeros((self.rows, row.ROW_WORDS))
+        choices: dict[int, Any] = {
+            row.SCALE: lambda: rng.choice([1.0, -1.0, 1.0, 0.37]),
+            row.L2: lambda: rng.integers(0, 2),
+            row.DECOUPLED: lambda: rng.integers(0, 2),
+            row.WEIGHT_DECAY: lambda: rng.choice([0.0, 0.01, 0.5]),
+            row.SHRINK: lambda: rng.choice([0.0, -1e-4, -0.1]),
+            row.SKIP: lambda: float(self.skip),
+            row.AVERAGE: lambda: rng.choice([1.0, 0.5, 1e-4, rng.random()]),
+            adam.W1: lambda: rng.choice([0.1, 1.0, 0.5, rng.random()]),
+            adam.W2: lambda: rng.choice([1e-3, 1.0, rng.random()]),
+            adam.R2: lambda: rng.choice([1.0, 31.6, 1 + rng.random()]),
+            adam.EPS: lambda: rng.choice([1e-8, 0.0, 1e-3]),
+            adam.A: lambda: rng.choice([-1e-3, 0.0, -0.1, -rng.random()]),
+        }
+        for one in rows:
+            for word, choose in choices.items():
+                one[word] = choose()
         return {"float32": rows.astype(np.float32), "float64": rows}
 
 
@@ -188,6 +214,14 @@ def strided(rng: np.random.Generator, shape: Sequence[int]) -> Walk:
     return walk(shape, strides(), strides())
 
 
+def some_rows(rng: np.random.Generator, width: int, height: int, count: int, offsets: Sequence[int] = ()) -> Tensor:
+    """A gradient of ``count`` rows of a matrix, of which some have no number."""
+    indices = np.where(rng.random(count) < 0.2, -1, rng.permutation(height)[:count])
+    return Tensor(
+        count * width, tuple(offsets) or (0,) * len(ROLES), None, width, height, tuple(int(index) for index in indices)
+    )
+
+
 def values(rng: np.random.Generator, format: Format, out: NDArray[np.uint8], tame: bool, positive: bool) -> None:
     """Fill bytes with elements of a format: ordinary numbers, and unless ``tame`` every kind of special one."""
     n = len(out) // format.itemsize
@@ -219,7 +253,7 @@ def _specials(format: Format) -> NDArray[Any]:
 def _reach(tensor: Tensor, role: int) -> tuple[int, int]:
     """The lowest and the highest element that a stream touches, counted from its first."""
     if tensor.walk is None or role > 1:
-        return 0, tensor.size - 1
+        return 0, (tensor.height * tensor.width if tensor.width and role != 1 else tensor.size) - 1
     strides = tensor.walk.param if role == 0 else tensor.walk.grad
     ends = [(n - 1) * s for n, s in zip(tensor.walk.shape, strides, strict=True)]
     return sum(e for e in ends if e < 0), sum(e for e in ends if e > 0)

@@ -1,5 +1,5 @@
-// Stands in for CUDA, so that g++ compiles the shipped kernels unchanged and a CPU runs them: one thread of one block after the other.
-// Included before anything else (-include). The kernels have no barriers; one that has them will need real threads.
+// Stands in for CUDA, so that g++ compiles the shipped kernels unchanged and a CPU runs them: one thread of one block after the other, or,
+// where a kernel has barriers, as in blocks.h. Included before anything else (-include).
 
 #pragma once
 
@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <string>
 #include <utility>
 
 #define __global__
@@ -19,7 +21,7 @@
 struct Index3 {
   unsigned x, y, z;
 };
-inline thread_local Index3 threadIdx, blockIdx;
+inline thread_local Index3 threadIdx, blockIdx, gridDim;
 
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
@@ -48,6 +50,18 @@ inline float __uint_as_float(unsigned bits) {
   return value;
 }
 
+inline long long __double_as_longlong(double value) {
+  long long bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline double __longlong_as_double(long long bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // ---- Memory: an access that is not aligned to its own size is an error on a GPU, so it is one here.
 
 inline void require_aligned(const void* pointer, std::size_t bytes) {
@@ -62,6 +76,16 @@ inline T __ldcs(const T* from) {
   T value;
   std::memcpy(&value, from, sizeof value);
   return value;
+}
+
+template <typename T>
+inline T __ldg(const T* from) {
+  return __ldcs(from);
+}
+
+template <typename T>
+inline T __ldcg(const T* from) {
+  return __ldcs(from);
 }
 
 template <typename T>
@@ -107,6 +131,7 @@ namespace stand_in {
 
 template <typename... Parameters, std::size_t... k>
 void launch(void (*kernel)(Parameters...), long long grid, int block, void** parameters, std::index_sequence<k...>) {
+  gridDim = {static_cast<unsigned>(grid), 1, 1};
   for (long long b = 0; b < grid; ++b) {
     blockIdx = {static_cast<unsigned>(b), 0, 0};
     for (int t = 0; t < block; ++t) {
@@ -123,6 +148,8 @@ void launch(void (*kernel)(Parameters...), long long grid, int block, void** par
 
 }  // namespace stand_in
 
-// A C function that launches one kernel, with the parameters as cuLaunchKernel takes them: the addresses of their values.
+// A C function that launches one kernel without barriers, with the parameters as cuLaunchKernel takes them: the addresses of their values.
 #define STAND_IN_KERNEL(name, ...) \
   extern "C" void name(long long grid, int block, void** parameters) { stand_in::launch(__VA_ARGS__, grid, block, parameters); }
+
+#include "blocks.h"

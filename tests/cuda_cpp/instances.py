@@ -1,15 +1,19 @@
-"""Every kernel that a plan can ask for, as one table."""
+"""Every kernel that a plan can ask for, as tables."""
 
 from __future__ import annotations
 
-from gpu_adam.engines.nvrtc import Instance
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FORMATS
+from dataclasses import replace
+
+from gpu_adam.engines.nvrtc import CoalesceInstance, Instance, Kernel, PrologueInstance
+from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
 from gpu_adam.plan import GPU_POLICY, Specialization
 
 FAMILIES = ("flat", "multi_tensor", "strided")
 RULES = {"adam": 2, "adam_amsgrad": 3}
+ROW_THREADS = (32, 64, 128, 256)
+"""Blocks that rows are updated and summed by, depending on their width."""
 
-SPECIALIZATIONS = tuple(
+WITHOUT_AVERAGE = tuple(
     Specialization(family, rule, states, param, grad, master)  # type: ignore[arg-type]
     for family in FAMILIES
     for rule, states in RULES.items()
@@ -17,9 +21,40 @@ SPECIALIZATIONS = tuple(
     for grad in FORMATS
     for master in ((False, True) if param.itemsize == 2 else (False,))
 )
+WITH_AVERAGE = tuple(replace(kind, average=True) for kind in WITHOUT_AVERAGE)
+ROWS = tuple(
+    replace(kind, family="rows")
+    for kind in WITHOUT_AVERAGE
+    if kind.family == "flat" and kind.grad is kind.param.working
+)
 
-SHIPPED = tuple(Instance(kind, GPU_POLICY.threads, GPU_POLICY.vectors) for kind in SPECIALIZATIONS)
-"""At the geometry that the GPU engines use."""
+SPECIALIZATIONS = (
+    *WITHOUT_AVERAGE,
+    # How the average is kept does not depend on the gradient.
+    *(kind for kind in WITH_AVERAGE if kind.grad is kind.param),
+    *ROWS,
+)
+
+PROLOGUES = tuple(PrologueInstance(rule) for rule in RULES)
+COALESCES = tuple(
+    CoalesceInstance(values, working, threads)
+    for values in FORMATS
+    for working in (FLOAT32, FLOAT64)
+    for threads in ROW_THREADS
+)
+
+
+def instances(kind: Specialization) -> tuple[Instance, ...]:
+    """A specialization at the geometries that the GPU engines use."""
+    blocks = ROW_THREADS if kind.family == "rows" else (GPU_POLICY.threads,)
+    return tuple(Instance(kind, threads, GPU_POLICY.vectors) for threads in blocks)
+
+
+SHIPPED: tuple[Kernel, ...] = (
+    *(instance for kind in SPECIALIZATIONS for instance in instances(kind)),
+    *PROLOGUES,
+    *COALESCES,
+)
 
 OTHER_GEOMETRY = tuple(
     Instance(Specialization(family, "adam_amsgrad", 3, param, param, param is not FLOAT32), 64, 3)  # type: ignore[arg-type]

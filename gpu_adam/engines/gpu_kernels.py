@@ -1,0 +1,90 @@
+"""Which kernels the GPU engines compile, as values, and the arguments that these take: the same in CUDA C++ and in Numba's Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..formats import Format
+from ..kernels.row import ROW_WORDS
+from ..layout import VECTOR_BYTES
+from ..plan import Launch, Policy, Specialization
+
+
+@dataclass(frozen=True)
+class UpdateKernel:
+    """An update.
+
+    Attributes:
+        specialization: What it is compiled for.
+        threads: Threads in a block, at most.
+        vectors: Vectors that a thread loads before it computes with the first.
+    """
+
+    specialization: Specialization
+    threads: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class PrologueKernel:
+    """The prologue (`gpu_adam.kernels.prologue`).
+
+    Attributes:
+        rule: The rule whose coefficients it computes.
+    """
+
+    rule: str
+
+
+@dataclass(frozen=True)
+class CoalesceKernel:
+    """The sum of a gradient's rows of the same number; it has a block for each row that there is room for.
+
+    Attributes:
+        values: The gradient's format.
+        working: The format of the sums.
+        threads: Threads in a block.
+    """
+
+    values: Format
+    working: Format
+    threads: int
+
+
+Kernel = UpdateKernel | PrologueKernel | CoalesceKernel
+
+
+def update_kernel(launch: Launch, policy: Policy) -> UpdateKernel:
+    """The kernel of a launch."""
+    kind = launch.specialization
+    # The flat family's grid already says how many vectors a thread has.
+    vectors = launch.chunk // (launch.block * kind.lanes) if kind.family == "flat" else policy.vectors
+    return UpdateKernel(kind, launch.block, vectors)
+
+
+def coalesce_kernel(values: Format, working: Format, width: int) -> CoalesceKernel:
+    """The kernel for rows of ``width`` elements: threads for their vectors, from a warp to 256, in few sizes.
+
+    >>> from gpu_adam.formats import FLOAT32
+    >>> coalesce_kernel(FLOAT32, FLOAT32, 300).threads
+    128
+    """
+    vectors = -(-width * max(values.itemsize, working.itemsize) // VECTOR_BYTES)
+    return CoalesceKernel(values, working, min(max(32, 1 << max(vectors - 1, 0).bit_length()), 256))
+
+
+def update_arguments(launch: Launch, table: int, coefficients: int) -> tuple[int, ...]:
+    """An update's arguments, in the order of its kernel's parameters.
+
+    Args:
+        launch: The kernel call.
+        table: The address of its table on the device; for launches without a table none is needed.
+        coefficients: The address of the rows of its working format.
+    """
+    if launch.table is not None:
+        return (table, launch.table.segments, launch.table.chunks, launch.chunk, coefficients)
+    (task,) = launch.tasks
+    row = coefficients + task.row * ROW_WORDS * launch.specialization.working.itemsize
+    if task.width:
+        return (*task.pointers, task.width, task.size // task.width, task.indices, row)
+    return (*task.pointers, task.size, row)

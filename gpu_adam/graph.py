@@ -1,0 +1,40 @@
+"""A step that was captured in a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .optimizer import GpuAdam
+    from .schedule import Schedule
+
+
+class StepGraph:
+    """Replays the step of an optimizer; made by `GpuAdam.graph`.
+
+    It holds as long as the optimizer's plan does: when a gradient comes or goes, a state is loaded, or a group is added, make another.
+    """
+
+    def __init__(
+        self,
+        optimizer: GpuAdam,
+        schedule: Schedule,
+        replays: Sequence[Callable[[int | None], None]],
+        grad_scale: Any,
+    ) -> None:
+        self.schedule = schedule
+        self.replays = replays
+        self.grad_scale = grad_scale
+        self._optimizer = optimizer
+
+    def replay(self, stream: Any = None) -> None:
+        """Do what `GpuAdam.step` does with the bound gradients, with one launch.
+
+        Args:
+            stream: As for `GpuAdam.step`.
+
+        Raises:
+            RuntimeError: If the optimizer's plan has changed since.
+        """
+        self._optimizer._replay(self, stream)

@@ -1,0 +1,168 @@
+"""The loss scale of mixed-precision training, kept and adapted on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import ref
+
+import numpy as np
+
+from .arrays import view
+from .formats import FLOAT32
+from .kernels.prologue import (
+    SCALER_BACKOFF,
+    SCALER_GROWTH,
+    SCALER_INTERVAL,
+    SCALER_SCALE,
+    SCALER_TRACKER,
+    SCALER_WORDS,
+    WORD,
+)
+
+if TYPE_CHECKING:
+    from .optimizer import GpuAdam
+
+_KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+"""Those of PyTorch's GradScaler."""
+
+
+class LossScaler:
+    """A dynamic loss scale, as in PyTorch's ``GradScaler``, without its synchronisation and its passes over memory.
+
+    A step that is given the scaler divides its gradients by the scale. If they have an infinity or a NaN, the step is skipped and the scale
+    multiplied by ``backoff_factor``, unless it would become 0; after ``growth_interval`` steps without one it is multiplied by
+    ``growth_factor``, unless it would become infinite. All of that happens on the device, and the host does not wait. There is nothing
+    to call but the step: what PyTorch's does in ``step`` and ``update`` is done there.
+
+    Args:
+        optimizer: Whose steps it is for, and no other's; its parameters must be on one device, where the scale is kept.
+        init_scale: The first scale, positive; kept in float32.
+        growth_factor: Above 1.
+        backoff_factor: In (0, 1).
+        growth_interval: Steps, at least 1.
+
+    Raises:
+        TypeError, ValueError: For a number out of its range, and for parameters on several devices or none.
+
+    Example:
+        >>> import numpy as np
+        >>> from gpu_adam import GpuAdam, LossScaler
+        >>> w = np.ones(3, np.float16)
+        >>> opt = GpuAdam([w], lr=0.1)
+        >>> scaler = LossScaler(opt, init_scale=1024.0)
+        >>> opt.step([(scaler.current * w).astype(np.float16)], grad_scale=scaler)  # the gradient of w²/2, scaled
+        >>> opt.step([np.full(3, np.inf, np.float16)], grad_scale=scaler)
+        >>> scaler.get_scale(), opt.steps_skipped, float(w[0]) < 1
+        (512.0, 1, True)
+    """
+
+    def __init__(
+        self,
+        optimizer: GpuAdam,
+        init_scale: float = 65536.0,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+    ) -> None:
+        if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "_only_device"):
+            raise TypeError(f"optimizer is a {type(optimizer).__name__}: must be a GpuAdam")
+        saved = dict(zip(_KEYS, (init_scale, growth_factor, backoff_factor, growth_interval, 0), strict=True))
+        words = _words(saved)
+        self._optimizer = ref(optimizer)
+        self._engine, like = optimizer._only_device("a LossScaler")
+        self._memory = self._engine.allocate(like.device, SCALER_WORDS * WORD)
+        self._engine.upload(self._memory, 0, words)
+        self.device = like.device
+        self.current: Any = view(like.family, like.device, self.address, FLOAT32, (), (), self._memory.owner)
+        """The scale as a 0-dimensional float32 array of the parameters' library, in the device's memory: it changes with the steps."""
+
+    @property
+    def optimizer(self) -> GpuAdam | None:
+        """Whose steps it is for, as long as that lives."""
+        return self._optimizer()
+
+    @property
+    def address(self) -> int:
+        """Where its state lies."""
+        return self._memory.address
+
+    def scale(self, loss: Any) -> Any:
+        """The loss times the scale, which the device reads; nothing is waited for."""
+        return loss * self.current
+
+    def get_scale(self) -> float:
+        """The scale, for which it waits."""
+        return float(self.state_dict()["scale"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, with the keys of PyTorch's GradScaler; it waits for the device."""
+        words = self._engine.download(self._memory, 0, SCALER_WORDS * WORD)
+        integers, numbers = words.view(np.int64), words.view(np.float64)
+        values = (
+            float(words[SCALER_SCALE * WORD :][:4].view(np.float32)[0]),
+            float(numbers[SCALER_GROWTH]),
+            float(numbers[SCALER_BACKOFF]),
+            int(integers[SCALER_INTERVAL]),
+            int(integers[SCALER_TRACKER]),
+        )
+        return dict(zip(_KEYS, values, strict=True))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up a state, saved by `state_dict` or by PyTorch's GradScaler.
+
+        Raises:
+            TypeError, ValueError: If keys are missing or a number is out of its range; nothing has changed then.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"the state of a loss scaler is a {type(state_dict).__name__}: must be a dict")
+        missing = [key for key in _KEYS if key not in state_dict]
+        if missing:
+            raise ValueError(f"the state of a loss scaler lacks {missing}")
+        self._engine.upload(self._memory, 0, _words(state_dict))
+
+    def __reduce__(self) -> NoReturn:
+        # A copy would lie in the same memory, or belong to no optimizer.
+        raise TypeError("a LossScaler is not copied: make another, and load this one's state_dict() into it")
+
+    def __repr__(self) -> str:
+        state = ", ".join(f"{key.lstrip('_')}={value!r}" for key, value in self.state_dict().items())
+        return f"LossScaler({state})"
+
+
+def _words(state: Mapping[str, Any]) -> Any:
+    scale, growth, backoff = (_number(state[key], key) for key in _KEYS[:3])
+    interval, tracker = (_count(state[key], key.lstrip("_")) for key in _KEYS[3:])
+    single = np.float32(scale) if scale < float(np.finfo(np.float32).max) else np.float32(np.inf)
+    if not (single > 0.0 and np.isfinite(single)):
+        raise ValueError(f"scale={scale!r}: must be positive and finite in float32")
+    if growth <= 1.0:
+        raise ValueError(f"growth_factor={growth!r}: must be above 1")
+    if not 0.0 < backoff < 1.0:
+        raise ValueError(f"backoff_factor={backoff!r}: must be in (0, 1)")
+    if interval < 1:
+        raise ValueError(f"growth_interval={interval!r}: must be at least 1")
+    words = np.zeros(SCALER_WORDS, np.int64)
+    words.view(np.float32)[2 * SCALER_SCALE] = single
+    words[SCALER_TRACKER], words[SCALER_INTERVAL] = tracker, interval
+    words.view(np.float64)[[SCALER_GROWTH, SCALER_BACKOFF]] = growth, backoff
+    return words
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}={value!r}: must be a number")
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"{name}={number!r}: must be finite")
+    return number
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r}: must be a whole number")
+    count = int(value.__index__())
+    if count < 0:
+        raise ValueError(f"{name}={count!r}: must not be negative")
+    return count

@@ -1,0 +1,51 @@
+"""Which tensors of a step lie one after the other in the buckets, so that one flat launch updates them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from .layout import ALIGNMENT, Walk
+from .plan import Task
+from .state import Placed
+
+
+def merge_packed(tasks: Sequence[Task], params: Mapping[int, Placed]) -> list[Task]:
+    """The tasks, those that follow each other in a bucket of parameters and gradients made one flat stretch.
+
+    Only where every bucket's row of coefficients becomes a single stretch; where gaps would make more, the tensors stay as they
+    are and share one multi-tensor launch.
+    """
+    apart: list[Task] = []
+    runs: list[list[Task]] = []
+    for task in tasks:
+        placed = params[task.index]
+        if task.size == 0 or not _in_bucket(task, placed):
+            apart.append(task)
+        elif runs and _continues(runs[-1][-1], task, params):
+            runs[-1].append(task)
+        else:
+            runs.append([task])
+    stretches = {(id(params[run[0].index].state), run[0].row) for run in runs}
+    if len(runs) > len(stretches):
+        return list(tasks)
+    return [*apart, *(_flat(run, params) for run in runs)]
+
+
+def _in_bucket(task: Task, placed: Placed) -> bool:
+    state, start = placed.state, placed.segment.start
+    bound = (state.address("param", start), state.address("grad", start))
+    return state.has("param") and task.pointers[:2] == bound and task.grad is task.param and task.walk.contiguous
+
+
+def _continues(last: Task, task: Task, params: Mapping[int, Placed]) -> bool:
+    before, after = params[last.index], params[task.index]
+    end = before.segment.offset + -(-before.segment.size // ALIGNMENT) * ALIGNMENT
+    return before.state is after.state and last.row == task.row and end == after.segment.offset
+
+
+def _flat(run: Sequence[Task], params: Mapping[int, Placed]) -> Task:
+    first, last = run[0], run[-1]
+    size = params[last.index].segment.start + last.size - params[first.index].segment.start
+    label = f"{len(run):,} packed tensors"
+    return replace(first, label=label, size=size, walk=Walk((size,), (1,), (1,)), flat=True)

@@ -1,0 +1,164 @@
+"""What the gradients of one step are divided by, and what says that the step is to be skipped: numbers, and numbers on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite
+from typing import Any
+
+import numpy as np
+
+from .arrays import probe
+from .formats import FLOAT64, FORMATS
+from .layout import Device
+from .loss_scaler import LossScaler
+
+_CPU = Device("cpu")
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A number that lies in a device's memory, and is read there.
+
+    Attributes:
+        device: Where.
+        address: Its address.
+        format: The place of its format in `gpu_adam.formats.FORMATS`.
+        array: The array, which keeps the memory alive.
+    """
+
+    device: Device
+    address: int
+    format: int
+    array: Any = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How the gradients of a step were scaled.
+
+    Attributes:
+        scale: What they are divided by, unless it lies on the device.
+        scale_at: Where it does.
+        found_at: A number on the device which, unless it is 0, says that an infinity was found.
+        scaler: The address of a loss scaler's state; 0 for none.
+    """
+
+    scale: float = 1.0
+    scale_at: Scalar | None = None
+    found_at: Scalar | None = None
+    scaler: int = 0
+
+    @property
+    def on_device(self) -> bool:
+        """Whether only the device knows it."""
+        return self.scale_at is not None or self.found_at is not None or self.scaler != 0
+
+
+UNSCALED = Scaling()
+
+
+def scaling_of(given: Any, found: Any, devices: set[Device]) -> Scaling:
+    """How the gradients of a step are scaled.
+
+    Args:
+        given: The ``grad_scale`` of `GpuAdam.step`; ``None`` for none.
+        found: What says that an infinity was found, a number or a 0-dimensional array; ``None`` for nothing.
+        devices: Where the parameters are.
+
+    Raises:
+        TypeError: For what is no number.
+        ValueError: For a number out of its range, and for an array elsewhere than the parameters.
+    """
+    if isinstance(given, LossScaler):
+        if devices != {given.device}:
+            raise ValueError(
+                f"the LossScaler is on {given.device}: must be where the parameters are, {_names(devices)}"
+            )
+        scaling = Scaling(scaler=given.address)
+    else:
+        scale_at = _on_these(given, "grad_scale", devices)
+        if scale_at is not None and scale_at.device == _CPU:
+            given, scale_at = given.item(), None  # which the host may as well look at
+        scaling = Scaling(1.0 if given is None or scale_at is not None else loss_scale(given), scale_at)
+    if found is None:
+        return scaling
+    found_at = _on_these(found, "found_inf", devices)
+    if found_at is None and float(found) != 0.0:
+        if devices != {_CPU}:
+            raise ValueError(f"found_inf={found!r}: must be a 0-dimensional array on {_names(devices)}")
+        ones = np.ones(())
+        found_at = Scalar(_CPU, ones.ctypes.data, FORMATS.index(FLOAT64), ones)
+    return replace(scaling, found_at=found_at)
+
+
+def _on_these(value: Any, name: str, devices: set[Device]) -> Scalar | None:
+    """A number on the parameters' device; ``None`` for one that the host can read without waiting."""
+    scalar = None if value is None else scalar_on(value, name)
+    if scalar is None or (scalar.device == _CPU and devices != {_CPU}):
+        return None
+    if devices != {scalar.device}:
+        raise ValueError(f"{name} is on {scalar.device}: must be a number, or on the only device, {_names(devices)}")
+    return scalar
+
+
+def _names(devices: set[Device]) -> str:
+    return ", ".join(sorted(map(str, devices)))
+
+
+def scalar_on(value: Any, name: str) -> Scalar | None:
+    """A 0-dimensional array of a library that keeps it on a device, as a `Scalar`; ``None`` for numbers and NumPy's arrays.
+
+    Raises:
+        TypeError: If it is no number in a float format.
+        ValueError: If it has more than one element.
+    """
+    if isinstance(value, (int, float, np.ndarray, np.generic)) or not hasattr(value, "shape"):
+        return None
+    try:
+        ref = probe(value)
+    except (TypeError, ValueError, BufferError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} {error}") from None
+    if ref.shape not in ((), (1,)):
+        raise ValueError(f"{name} has shape {ref.shape}: must be a number or a 0-dimensional array")
+    return Scalar(ref.device, ref.address, FORMATS.index(ref.format), value)
+
+
+def loss_scale(value: Any) -> float:
+    """A loss scale that the host knows, as a float.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is not positive and finite.
+    """
+    shape = tuple(getattr(value, "shape", ()))
+    if shape not in ((), (1,)):
+        raise ValueError(f"grad_scale has shape {shape}: must be a number or a 0-dimensional array")
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"grad_scale={value!r}: must be a number, a 0-dimensional array or a LossScaler")
+    try:
+        scale = float(value if shape == () else value[0])
+    except OverflowError:
+        scale = inf
+    if not (isfinite(scale) and scale > 0.0):
+        raise ValueError(f"grad_scale={scale!r}: must be positive and finite")
+    return scale
+
+
+def max_norm(value: Any) -> float:
+    """The largest global norm that is let through, in [0, ∞].
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is negative or NaN.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"max_grad_norm={value!r}: must be a number, or None")
+    try:
+        norm = float(value)
+    except OverflowError as error:
+        raise ValueError(f"max_grad_norm is too large for a float: {error}") from None
+    if not 0.0 <= norm <= inf:
+        raise ValueError(f"max_grad_norm={norm!r}: must be in [0, ∞]")
+    return norm

@@ -1,0 +1,215 @@
+"""What a step begins with where the host does not know its coefficients: measure the gradients, decide, compute the rows.
+
+The kernel that every engine has for it runs in three stages:
+
+1. *Measure*: the sum of squares of each leaf, ``LEAF`` elements of one gradient, goes to its slot of the partial sums.
+2. *Decide*, once: from the sum over all slots the norm; from that the clip factor and whether the step is skipped; the loss scale.
+3. *Advance*, once for each cohort (parameters that share a row): count the step, and compute its row of coefficients.
+
+This file has the scalar text of the second and third stage, which the CPU engine and the Numba CUDA kernels compile; `prologue.cuh` is
+the same in CUDA C++. Memory is reached by address. Everything is float64.
+
+The order of the sums is fixed, whatever the launch. Within a leaf, element ``i`` is added to accumulator ``i % LANES`` as
+``fma(g, g, sum)``, in the order of ``i``; the accumulators are then added as neighbours: 2k and 2k+1, and so on up to one. Over a range
+of slots, its ``j``-th is added to accumulator ``j % SUM_LANES`` in the order of ``j``, and these again as neighbours. An element counts
+by its place in the order in which its parameter lies in memory, a leaf begins at every multiple of ``LEAF``, and leaves follow
+each other in the order of the parameters. Elements past the end of a tensor count as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .row import (
+    LR,
+    LR_ADDRESS,
+    LR_FORMAT,
+    RECORD_WORDS,
+    ROW,
+    ROW_WORDS,
+    SCHEDULED_WORDS,
+    SKIP,
+    WIDE,
+    WINDOW,
+    WINDOW_FIRST,
+    WINDOW_LENGTH,
+)
+
+LEAF = 1024
+"""Elements of a leaf."""
+LANES = 128
+"""Accumulators of a leaf."""
+SUM_LANES = 256
+"""Accumulators of the sum over all slots."""
+WORD = 8
+"""Bytes of a word, of which all that follows is made: int64 or float64."""
+
+# The control words: what a device remembers from step to step.
+TICKET = 0
+"""Blocks of the running kernel that are done; 0 between kernels."""
+SKIPPED = 1
+"""Steps that were skipped so far."""
+SKIPS = 2
+"""Flag: whether the current step is skipped."""
+FACTOR = 3
+"""Number: the clip factor over the loss scale."""
+CLIP = 4
+"""Number: the clip factor of the last step that was measured."""
+NORMS = 8
+"""Numbers, one for each range of slots: first its sum of squares, then the norm of the unscaled gradients. The first is the norm of all."""
+
+# The settings: a header, then records, ranges and windows.
+MAX_NORM = 0
+"""Number: what the norm is clipped to; infinity to measure only."""
+LOSS_SCALE = 1
+"""Number: what the gradients are divided by, unless it is on the device."""
+SKIP_NONFINITE = 2
+"""Flag: a step whose norm is not finite is skipped."""
+RANGES = 3
+"""How many ranges of slots are summed; 0 where nothing is measured."""
+RANGES_AT = 4
+"""Where in the settings they lie: for each its first slot, and the slot after its last."""
+COHORTS = 5
+"""How many records there are."""
+SCALE_ADDRESS = 6
+SCALE_FORMAT = 7
+"""The loss scale as a number on the device, and the format's place in `gpu_adam.formats.FORMATS`; 0 where there is none."""
+FOUND_ADDRESS = 8
+FOUND_FORMAT = 9
+"""A number on the device which, unless 0, says that an infinity was found; 0 where there is none."""
+SCALER_ADDRESS = 10
+"""The state of a `gpu_adam.LossScaler`; 0 where there is none."""
+HEADER_WORDS = 16
+
+# The state of a loss scaler.
+SCALER_SCALE = 0
+"""The scale, a float32 in the word's first four bytes."""
+SCALER_TRACKER = 1
+"""Steps since the scale last changed."""
+SCALER_GROWTH = 2
+SCALER_BACKOFF = 3
+"""Numbers: what the scale is multiplied by."""
+SCALER_INTERVAL = 4
+"""Steps without an infinity after which it grows."""
+SCALER_WORDS = 8
+
+
+def decide(on: Any) -> Callable[..., Any]:
+    """``(control, settings)``: the norms, the clip factor, whether to skip, and the loss scale, after the sums are in ``control``.
+
+    Args:
+        on: The target's functions, each by address: ``load_word``, ``store_word``, ``load_number`` and ``store_number`` of one word;
+            ``load_single`` and ``store_single`` of a float32, as a float64; ``load_format(address, format)`` of a number in any
+            format, as a float64. And ``sqrt``, ``mul``.
+    """
+    load_word, store_word, load_number, store_number = on.load_word, on.store_word, on.load_number, on.store_number
+    load_single, store_single, load_format, sqrt, mul = (
+        on.load_single,
+        on.store_single,
+        on.load_format,
+        on.sqrt,
+        on.mul,
+    )
+
+    def decided(control, settings):
+        scaler = load_word(settings + SCALER_ADDRESS * WORD)
+        scale = load_number(settings + LOSS_SCALE * WORD)
+        at = load_word(settings + SCALE_ADDRESS * WORD)
+        if at != 0:
+            scale = load_format(at, load_word(settings + SCALE_FORMAT * WORD))
+        if scaler != 0:
+            scale = load_single(scaler + SCALER_SCALE * WORD)
+        found = False
+        at = load_word(settings + FOUND_ADDRESS * WORD)
+        if at != 0:
+            found = load_format(at, load_word(settings + FOUND_FORMAT * WORD)) != 0.0
+        clip = 1.0
+        ranges = load_word(settings + RANGES * WORD)
+        for r in range(ranges):
+            at = control + (NORMS + r) * WORD
+            store_number(at, sqrt(load_number(at)) / scale)
+        if ranges > 0:
+            norm = load_number(control + NORMS * WORD)
+            # Neither infinity less itself nor a NaN is 0.
+            if load_number(settings + SKIP_NONFINITE * WORD) != 0.0 and norm - norm != 0.0:
+                found = True
+            most = load_number(settings + MAX_NORM * WORD)
+            if most - most == 0.0:
+                clip = most / (norm + 1e-6)
+                # A NaN stays one: without skipping, a step on NaN gives NaN.
+                if clip > 1.0:
+                    clip = 1.0
+            store_number(control + CLIP * WORD, clip)
+        store_number(control + FACTOR * WORD, clip / scale)
+        store_number(control + SKIPS * WORD, 1.0 if found else 0.0)
+        if found:
+            at = control + SKIPPED * WORD
+            store_word(at, load_word(at) + 1)
+        if scaler != 0:
+            tracker = load_word(scaler + SCALER_TRACKER * WORD) + 1
+            before = scale
+            if found:
+                tracker = 0
+                store_single(scaler, mul(scale, load_number(scaler + SCALER_BACKOFF * WORD)))
+                # From 0 there is no way up.
+                if load_single(scaler) == 0.0:
+                    store_single(scaler, before)
+            elif tracker == load_word(scaler + SCALER_INTERVAL * WORD):
+                tracker = 0
+                store_single(scaler, mul(scale, load_number(scaler + SCALER_GROWTH * WORD)))
+                after = load_single(scaler)
+                if after - after != 0.0:
+                    store_single(scaler, before)
+            store_word(scaler + SCALER_TRACKER * WORD, tracker)
+
+    return decided
+
+
+def advance(on: Any, fill: Callable[..., Any]) -> Callable[..., Any]:
+    """``(control, settings, counts, cohort, singles, doubles, h, row)``: count the step of a cohort and compute its row.
+
+    Args:
+        on: As for `decide`.
+        fill: The coefficients, made by `gpu_adam.kernels.rules.coefficients`.
+
+    The arguments of the function: the addresses of the control words, the settings, the cohorts' step counts, and the rows in float32 and
+    in float64; room for a record and a row in float64.
+    """
+    load_word, store_word, load_number, store_number = on.load_word, on.store_word, on.load_number, on.store_number
+    store_single, load_format = on.store_single, on.load_format
+
+    def advanced(control, settings, counts, cohort, singles, doubles, h, row):
+        record = settings + (HEADER_WORDS + cohort * RECORD_WORDS) * WORD
+        wide = load_number(record + WIDE * WORD) != 0.0
+        place = load_word(record + ROW * WORD) * ROW_WORDS
+        if load_number(control + SKIPS * WORD) != 0.0:
+            if wide:
+                store_number(doubles + (place + SKIP) * WORD, 1.0)
+            else:
+                store_single(singles + (place + SKIP) * 4, 1.0)
+        else:
+            t = load_word(counts + cohort * WORD) + 1
+            store_word(counts + cohort * WORD, t)
+            for k in range(RECORD_WORDS):
+                h[k] = load_number(record + k * WORD)
+            window = load_word(record + WINDOW * WORD)
+            if window != 0:
+                # Outside the window its nearest entry counts.
+                entry = t - load_word(record + WINDOW_FIRST * WORD)
+                entry = max(min(entry, load_word(record + WINDOW_LENGTH * WORD) - 1), 0)
+                for k in range(SCHEDULED_WORDS):
+                    h[k] = load_number(settings + (window + entry * SCHEDULED_WORDS + k) * WORD)
+            at = load_word(record + LR_ADDRESS * WORD)
+            if at != 0:
+                h[LR] = load_format(at, load_word(record + LR_FORMAT * WORD))
+            for k in range(ROW_WORDS):
+                row[k] = 0.0
+            fill(h, t, load_number(control + FACTOR * WORD), wide, row)
+            for k in range(ROW_WORDS):
+                if wide:
+                    store_number(doubles + (place + k) * WORD, row[k])
+                else:
+                    store_single(singles + (place + k) * 4, row[k])
+
+    return advanced

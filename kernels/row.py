@@ -1,0 +1,66 @@
+"""The words of a row of coefficients, which an update reads, and of a record of settings, which a row is computed from.
+
+The CUDA C++ text is `rules.cuh`.
+"""
+
+from __future__ import annotations
+
+ROW_WORDS = 16
+"""Numbers in a row, in the working format."""
+
+# What every row begins with.
+SCALE = 0
+"""What the gradient is multiplied by: ``fl(clip factor / loss scale)``, negative to maximize."""
+L2 = 1
+"""1 where weight decay is added to the gradient, else 0."""
+DECOUPLED = 2
+"""1 where weight decay shrinks the parameter (AdamW), else 0."""
+WEIGHT_DECAY = 3
+"""The factor of L2 decay."""
+SHRINK = 4
+"""The factor of decoupled decay, ``fl(-lr * weight_decay)``."""
+SKIP = 5
+"""1 where the step changes nothing, else 0."""
+AVERAGE = 6
+"""The weight of the new parameter in the average of the parameters."""
+FIRST_OWN = 7
+"""Where the rule's own coefficients begin."""
+
+RECORD_WORDS = 24
+"""Words of 8 bytes in a record. Those called numbers and flags are float64, the others int64."""
+
+# What a schedule may give as functions of the step comes first: a window's entry takes the place of these.
+LR = 0
+"""Number: the learning rate."""
+OWN_0 = 1
+OWN_1 = 2
+"""Numbers of the rule's own that may follow a schedule; of Adam β1 and β2."""
+DECAY = 3
+"""Number: the weight decay."""
+SCHEDULED_WORDS = 4
+"""Words of a window's entry."""
+
+IS_DECOUPLED = 4
+"""Flag: decay is decoupled."""
+MAXIMIZE = 5
+"""Flag: the gradient is followed upwards."""
+AVERAGING = 6
+"""Number: 0 for no average of the parameters, 1 for an exponential one, 2 for the plain mean."""
+AVERAGE_DECAY = 7
+"""Number: the decay of the exponential average."""
+WIDE = 8
+"""Flag: the working format is float64."""
+ROW = 9
+"""Which of its working format's rows is computed."""
+LR_ADDRESS = 10
+"""The address of a number on the device that is the learning rate; 0 where `LR` is."""
+LR_FORMAT = 11
+"""The format of that number, as its place in `gpu_adam.formats.FORMATS`."""
+WINDOW = 12
+"""Where in the settings the window's first entry begins, in words; 0 where there is no window."""
+WINDOW_FIRST = 13
+"""The step number that the window's first entry is for."""
+WINDOW_LENGTH = 14
+"""Entries of the window."""
+OWN_SETTINGS = 16
+"""Where the rule's other settings begin."""

@@ -1,0 +1,123 @@
+// Sparse gradients, of some rows of a matrix: first the rows that have the same number are summed, then the sums update their rows.
+
+#include "adam.cuh"
+#include "update.cuh"
+
+namespace gpu_adam {
+
+// Threads that a multiprocessor must have registers for. Left to itself NVRTC gives some of these kernels twice what they need, and bounds
+// leave it nothing to spill.
+constexpr int kRowsThreads = 768;
+
+// Updates the rows of a matrix that a gradient has, one block for each of them.
+//
+// Args:
+//   param ... average: the streams, param and states of the whole matrix, grad of the given rows only, one after the other.
+//   width: elements of a row.
+//   count: rows of the gradient; the grid has as many blocks.
+//   indices: for each of them its number; a negative one is left alone.
+//   row: the row of coefficients.
+template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads>
+__global__ void __launch_bounds__(kThreads, kRowsThreads / kThreads)
+    rows(P* param, const G* grad, Working<P>* state0, Working<P>* state1, Working<P>* state2, float* master, Working<P>* average,
+         long long width, long long count, const long long* indices, const Working<P>* row) {
+  using K = Kind<Rule, P, G, kMaster, kAverage>;
+  const long long place = blockIdx.x;
+  if (place >= count) return;
+  const long long number = indices[place];
+  const Row<Working<P>> coefficients(row);
+  if (number < 0 || coefficients.skips()) return;
+
+  // Indices count from the last vector boundary at or before the row's first element, as in a table: rows of any width begin anywhere.
+  const long long first = number * width;
+  const long long phase = reinterpret_cast<unsigned long long>(param + first) / sizeof(P) % K::kLanes;
+  const long long from = first - phase;
+  Tensor<K> tensor = {};
+  tensor.param = param + from;
+  tensor.grad = grad + (place * width - phase);
+  Working<P>* const states[kMaxStates] = {state0, state1, state2};
+#pragma unroll
+  for (int s = 0; s < K::kStates; ++s) tensor.state[s] = states[s] + from;
+  if constexpr (K::kMaster) tensor.master = master + from;
+  if constexpr (K::kAverage) tensor.average = average + from;
+
+  const Window window = {phase, phase + width};
+  constexpr int kStep = kVectors * kThreads * K::kLanes;
+  for (long long at = 0; at < window.last; at += kStep) update_vectors<K, kVectors, kThreads>(tensor, at, window, coefficients);
+}
+
+// The end of the run of equal numbers that begins at `first`: by steps that double, since most runs are short, then by halving.
+__device__ __forceinline__ long long end_of_run(const long long* ranked, long long first, long long count) {
+  const long long number = ranked[first];
+  long long inside = first;
+  long long step = 1;
+  while (inside + step < count && ranked[inside + step] == number) {
+    inside += step;
+    step *= 2;
+  }
+  long long outside = inside + step < count ? inside + step : count;
+  while (outside - inside > 1) {
+    const long long middle = inside + (outside - inside) / 2;
+    if (ranked[middle] == number) {
+      inside = middle;
+    } else {
+      outside = middle;
+    }
+  }
+  return outside;
+}
+
+// Sums the rows of a gradient that have the same number, one block for each place that there is room for. The place where a run of equal
+// numbers begins gets the sum, in the order in which the rows were given, and the number; all others get zeros and -1.
+//
+// Args:
+//   values: the gradient's rows, one after the other.
+//   out: room for `capacity` rows.
+//   indices: room for `capacity` numbers.
+//   width: elements of a row.
+//   count: rows of the gradient.
+//   capacity: the grid has as many blocks.
+//   order: places of the rows in `values`, by their numbers; rows of equal numbers as they were given.
+//   ranked: their numbers in that order.
+//   limit: numbers outside [0, limit) are left out.
+template <typename V, typename W, int kThreads>
+__global__ void __launch_bounds__(kThreads) coalesce(const V* values, W* out, long long* indices, long long width, long long count,
+                                                     long long capacity, const long long* order, const long long* ranked, long long limit) {
+  constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(V) < sizeof(W) ? sizeof(V) : sizeof(W));
+  // Rows that are asked for at once: the additions wait for each other, the loads need not.
+  constexpr int kRows = 8 / Lanes<V, kLanes>::kWords;
+  const long long place = blockIdx.x;
+  if (place >= capacity) return;
+  long long number = -1;
+  if (place < count && (place == 0 || ranked[place - 1] != ranked[place])) number = ranked[place];
+  const bool head = 0 <= number && number < limit;
+  const long long end = head ? end_of_run(ranked, place, count) : place;
+  if (threadIdx.x == 0) indices[place] = head ? number : -1;
+
+  const Window window = {0, width};
+  const Stream<W> sums(out + place * width);
+  for (long long i = threadIdx.x * kLanes; i < width; i += kThreads * kLanes) {
+    Lanes<W, kLanes> sum = {};
+    if (head) {
+      Lanes<V, kLanes> value;
+      Stream<const V>(values + order[place] * width).load(i, window, value);
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) sum.lane[k] = widen<W>(value.lane[k]);
+    }
+    for (long long p = place + 1; p < end; p += kRows) {
+      Lanes<V, kLanes> value[kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        if (p + r < end) Stream<const V>(values + order[p + r] * width).load(i, window, value[r]);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (p + r >= end) continue;
+#pragma unroll
+        for (int k = 0; k < kLanes; ++k) sum.lane[k] += widen<W>(value[r].lane[k]);
+      }
+    }
+    sums.store(i, window, sum);
+  }
+}
+
+}  // namespace gpu_adam
