@@ -6,6 +6,7 @@ import gzip
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -106,6 +107,29 @@ def test_parameters_of_16_bits_meet_activations_of_32(dtype: Any) -> None:
     assert {value.dtype for value in forward(np, params, np.ones((2, 5), np.float32))} == {np.dtype(np.float32)}
 
 
+def test_a_loss_scale_multiplies_what_is_stored_and_not_the_loss() -> None:
+    random = np.random.default_rng(0)
+    params = initial((5, 7, 3), np.float64, random)
+    x, targets = random.standard_normal((6, 5)), np.eye(3)[[0, 1, 2, 2, 1, 0]]
+    plain, scaled = ({name: np.empty_like(value) for name, value in params.items()} for _ in range(2))
+    loss = backward(np, params, plain, x, targets)
+    assert backward(np, params, scaled, x, targets, np.array(1024.0, np.float32)) == loss
+    for name, value in plain.items():
+        np.testing.assert_array_equal(scaled[name], 1024 * value)
+
+
+@pytest.mark.parametrize(("dtype", "lost"), [(np.float16, True), (BFLOAT16.dtype, False)])
+def test_a_loss_scale_saves_small_gradients_from_underflow(dtype: Any, lost: bool) -> None:
+    """Those below 2^-25, which are 0 in float16; bfloat16 has the range of float32."""
+    params = initial((5, 3), dtype, np.random.default_rng(0))
+    x, targets = np.full((2, 5), 2.0**-26, np.float32), np.eye(3, dtype=np.float32)[:2]
+    grads = {name: np.empty_like(value) for name, value in params.items()}
+    backward(np, params, grads, x, targets)
+    assert (grads["w0"] == 0).all() == lost
+    backward(np, params, grads, x, targets, 1024.0)
+    assert (grads["w0"] != 0).all()
+
+
 # Training.
 
 
@@ -143,6 +167,94 @@ def test_the_same_seed_gives_the_same_run_and_another_one_another(digits: Datase
     ids=["no hidden layer", "float64 amsgrad", "float16", "bfloat16", "AdamW", "one batch"],
 )
 def test_every_option_learns(digits: Dataset, options: Options) -> None:
+    assert train(digits, CPU, options, Bar()).accuracies[-1] > 0.75
+
+
+SEEDS = range(3)
+HALF_A_PERCENT = 0.005
+"""Two of the 450 test images; the runs of the seeds differ by more."""
+
+
+@pytest.fixture(scope="module")
+def float32_accuracy(digits: Dataset) -> float:
+    return mean_accuracy(digits, Options(epochs=60, hidden=(64,), shift=0))
+
+
+def mean_accuracy(digits: Dataset, options: Options) -> float:
+    runs = [train(digits, CPU, replace(options, seed=seed), Bar()) for seed in SEEDS]
+    return sum(run.accuracies[-1] for run in runs) / len(runs)
+
+
+@pytest.mark.parametrize("loss_scale", ["dynamic", 1024.0])
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16.dtype])
+def test_16_bits_with_loss_scaling_and_clipping_reach_what_float32_does(
+    digits: Dataset, float32_accuracy: float, dtype: Any, loss_scale: Any
+) -> None:
+    options = Options(epochs=60, hidden=(64,), shift=0, dtype=dtype, loss_scale=loss_scale, max_grad_norm=1.0)
+    assert mean_accuracy(digits, options) == pytest.approx(float32_accuracy, abs=HALF_A_PERCENT)
+
+
+def test_a_loss_scale_out_of_range_skips_every_step(digits: Dataset) -> None:
+    options = Options(epochs=2, hidden=(16,), shift=0, dtype=np.float16, loss_scale=2.0**40)
+    result = train(digits, CPU, options, Bar())
+    assert result.skipped == len(result.losses)
+    assert result.accuracies[0] == result.accuracies[1]
+    assert result.grad_norm == np.inf
+    assert result.loss_scale == 2.0**40
+
+
+def test_a_dynamic_loss_scale_finds_its_range(digits: Dataset) -> None:
+    """In float16, of which the first scale is too large for gradients this large."""
+    bright = replace(digits, white=digits.white / 64)
+    options = Options(epochs=4, hidden=(16,), shift=0, dtype=np.float16, loss_scale="dynamic")
+    result = train(bright, CPU, options, Bar())
+    assert 0 < result.skipped < 20
+    assert result.loss_scale == 65536.0 / 2**result.skipped
+    assert result.losses[-1] < result.losses[0]
+
+
+def test_the_norm_is_told_where_it_is_measured(digits: Dataset) -> None:
+    options = Options(epochs=1, hidden=(16,))
+    assert train(digits, CPU, options, Bar()).grad_norm is None
+    measured = train(digits, CPU, replace(options, max_grad_norm=0.1), Bar())
+    assert measured.grad_norm is not None
+    assert measured.grad_norm > 0.1  # as it was before clipping
+    assert (measured.skipped, measured.loss_scale) == (0, None)
+
+
+def test_the_averaged_parameters_are_tested_too_and_change_nothing(digits: Dataset) -> None:
+    options = Options(epochs=5, hidden=(32,), shift=0, schedule="constant")
+    plain, averaged = (train(digits, CPU, replace(options, ema_decay=decay), Bar()) for decay in (None, 0.95))
+    assert not plain.averaged_accuracies
+    assert averaged.losses == plain.losses
+    assert averaged.accuracies == plain.accuracies
+    assert len(averaged.averaged_accuracies) == 5
+    assert averaged.averaged_accuracies[-1] > 0.75
+    assert averaged.averaged_accuracies != averaged.accuracies
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "values"),
+    [
+        ("constant", 0, {1: 1.0, 20: 1.0}),
+        ("constant", 4, {1: 0.25, 4: 1.0, 20: 1.0}),
+        ("linear", 0, {1: 1.0, 11: 0.5, 20: 0.05}),
+        ("linear", 5, {1: 0.2, 5: 1.0, 13: 0.5, 20: 0.0625}),
+        ("linear", 20, {1: 0.05, 20: 1.0}),
+        ("cosine", 0, {1: 1.0, 11: 0.5, 20: 0.0061558}),
+        ("inverse-sqrt", 0, {1: 1.0, 4: 0.5, 16: 0.25}),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(schedule: str, warmup: int, values: dict[int, float]) -> None:
+    """Over 20 steps, the last of which still moves something."""
+    options = Options(epochs=2, batch_size=10, lr=1.0, schedule=schedule, warmup=warmup)
+    lr = options.lr_schedule(images=100)
+    assert {t: lr(t) for t in values} == pytest.approx(values, rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "inverse-sqrt"])
+def test_every_schedule_learns(digits: Dataset, schedule: str) -> None:
+    options = Options(epochs=8, shift=0, hidden=(64,), schedule=schedule, warmup=0 if "sqrt" in schedule else 10)
     assert train(digits, CPU, options, Bar()).accuracies[-1] > 0.75
 
 
@@ -236,13 +348,19 @@ def test_an_unknown_engine_is_refused() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"dtype": np.float16, "loss_scale": "dynamic", "max_grad_norm": 1.0, "ema_decay": 0.9}],
+    ids=["float32", "float16"],
+)
 @pytest.mark.parametrize("engine", ["cupy", "numba"])
-def test_it_trains_on_a_gpu(digits: Dataset, engine: str) -> None:
+def test_it_trains_on_a_gpu(digits: Dataset, engine: str, more: dict[str, Any]) -> None:
     pytest.importorskip("cupy")
     found = choose(engine)
     assert found.xp.__name__ == "cupy"
-    result = train(digits, found, Options(epochs=15, hidden=(64,), shift=0), Bar())
+    result = train(digits, found, Options(epochs=15, hidden=(64,), shift=0, **more), Bar())
     assert result.accuracies[-1] > 0.93
+    assert all(accuracy > 0.75 for accuracy in result.averaged_accuracies[-1:])
     assert min(result.step_seconds) > 0
 
 
@@ -263,6 +381,34 @@ def test_it_prints_what_was_reached_and_writes_the_curve(
     assert lines["loss curve"] == str(Path("runs/digits-cpu.png"))
     assert Path("runs/digits-cpu.png").read_bytes().startswith(PNG)
     assert "220/220" in progress
+    assert not {"with averages", "gradient norm", "loss scale"} & set(lines)
+
+
+def test_it_prints_what_mixed_precision_came_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "curve.png"
+    options = ["--epochs", "6", "--hidden", "32", "--dtype", "float16", "--schedule", "cosine", "--warmup", "20"]
+    more = ["--loss-scale", "1e9", "--max-grad-norm", "1", "--ema-decay", "0.9"]
+    assert main(["train", "--engine", "cpu", "--out", str(out), *options, *more]) == 0
+    printed, _ = capsys.readouterr()
+    lines = dict(re.findall(r"^(.+?)  +(.*)$", printed, re.MULTILINE))
+    assert re.fullmatch(r"[\d.]+%, the parameters being their averages", lines["with averages"])
+    assert lines["gradient norm"] == "inf in the last step, before clipping"
+    assert lines["loss scale"] == "1e+09 at the end; steps skipped: 132"
+    assert out.read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--warmup", "23"], "--warmup 23: must be at most the 22 steps of training"),
+        (["--warmup", "5", "--schedule", "inverse-sqrt"], "--warmup 5: must be 0 with --schedule inverse-sqrt"),
+    ],
+)
+def test_a_warm_up_that_does_not_fit_is_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--engine", "cpu", "--epochs", "1", "--out", str(tmp_path / "curve.png"), *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_it_trains_on_idx_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,6 +461,12 @@ def test_a_loss_that_is_not_finite_is_a_failure(tmp_path: Path, capsys: pytest.C
         (["--betas", "0.9", "1"], "'1' is not a number of at least 0 and less than 1"),
         (["--dtype", "int8"], "float32"),
         (["--engine", "tpu"], "cupy"),
+        (["--loss-scale", "0"], "'0' is not above 0"),
+        (["--loss-scale", "static"], "'static' is not a number of at least 0"),
+        (["--max-grad-norm", "-1"], "'-1' is not a number of at least 0"),
+        (["--ema-decay", "1"], "'1' is not a number of at least 0 and less than 1"),
+        (["--schedule", "step"], "inverse-sqrt"),
+        (["--warmup", "-1"], "'-1' is not a whole number of at least 0"),
         (["--momentum", "1"], "unrecognized arguments: --momentum 1"),
     ],
 )

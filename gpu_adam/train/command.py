@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "float64", "float16", "bfloat16"),
         default="float32",
-        help="of the parameters (%(default)s)",
+        help="of the parameters and of the stored gradients (%(default)s)",
+    )
+    network.add_argument(
+        "--loss-scale",
+        type=loss_scale,
+        metavar="{none,dynamic,X}",
+        help="multiply gradients by X, or by what a LossScaler finds, before they are stored; steps that overflow are skipped (none)",
     )
     network.add_argument(
         "--blas-threads",
@@ -58,7 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     adam = parser.add_argument_group("Adam")
-    adam.add_argument("--lr", type=positive, default=3e-3, metavar="X", help="falls linearly from X to 0 (%(default)s)")
+    adam.add_argument("--lr", type=positive, default=3e-3, metavar="X", help="the largest learning rate (%(default)s)")
+    adam.add_argument(
+        "--schedule",
+        choices=("constant", "cosine", "linear", "inverse-sqrt"),
+        default="linear",
+        help="how it goes: cosine and linear fall to 0, inverse-sqrt is X/√t (%(default)s)",
+    )
+    adam.add_argument(
+        "--warmup", type=natural, default=0, metavar="N", help="steps in which it rises first (%(default)s)"
+    )
     adam.add_argument("--betas", type=share, nargs=2, default=[0.9, 0.999], metavar="X", help="β1 and β2 (0.9 0.999)")
     adam.add_argument("--eps", type=positive, default=1e-8, metavar="X", help="ε (%(default)s)")
     adam.add_argument("--weight-decay", type=positive, default=0.0, metavar="X", help="(%(default)s)")
@@ -66,6 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoupled-weight-decay", action="store_true", help="shrink the parameters, not change the gradients (AdamW)"
     )
     adam.add_argument("--amsgrad", action="store_true", help="divide by the largest second moment so far")
+    adam.add_argument(
+        "--max-grad-norm", type=positive, metavar="X", help="clip the norm of all gradients to X (not clipped)"
+    )
+    adam.add_argument(
+        "--ema-decay",
+        type=share,
+        metavar="X",
+        help="keep an exponential average of the parameters too, and test with it (none)",
+    )
 
 
 def number(kind: type[int] | type[float], low: float, below: float = inf) -> Callable[[str], float]:
@@ -85,6 +109,16 @@ def number(kind: type[int] | type[float], low: float, below: float = inf) -> Cal
     return convert
 
 
+def loss_scale(text: str) -> float | str | None:
+    """A converter for argparse, of ``none``, ``dynamic`` and positive numbers."""
+    if text in ("none", "dynamic"):
+        return None if text == "none" else text
+    value = number(float, 0)(text)
+    if value == 0.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return value
+
+
 def main(args: argparse.Namespace) -> int:
     """Train as the options say.
 
@@ -94,10 +128,11 @@ def main(args: argparse.Namespace) -> int:
     from ..engines import EngineUnavailable
     from .data import DataError
     from .dependencies import MissingDependency
+    from .loop import OptionError
 
     try:
         return _train(args)
-    except (DataError, EngineUnavailable, MissingDependency, OSError) as error:
+    except (DataError, EngineUnavailable, MissingDependency, OptionError, OSError) as error:
         print(f"gpu-adam train: {error}", file=sys.stderr)
         return 1
 
@@ -124,10 +159,15 @@ def _train(args: argparse.Namespace) -> int:
         epochs=args.epochs or (_DIGITS_EPOCHS if args.data_dir is None else _EPOCHS),
         batch_size=args.batch_size,
         lr=args.lr,
+        schedule=args.schedule,
+        warmup=args.warmup,
         hidden=args.hidden,
         shift=args.shift,
         seed=args.seed,
         dtype=format_named(args.dtype).dtype,
+        loss_scale=args.loss_scale,
+        max_grad_norm=args.max_grad_norm,
+        ema_decay=args.ema_decay,
         adam={key: getattr(args, key) for key in _ADAM},
     )
     print(data)
@@ -151,6 +191,12 @@ def _train(args: argparse.Namespace) -> int:
         f"{_rate(result.updates_per_second_overall)} overall"
     )
     print(f"test accuracy     {accuracy} of {len(data.test_labels):,} images, after the last epoch")
+    if result.averaged_accuracies:
+        print(f"with averages     {result.averaged_accuracies[-1]:.2%}, the parameters being their averages")
+    if result.grad_norm is not None:
+        print(f"gradient norm     {result.grad_norm:.3g} in the last step, before clipping")
+    if result.loss_scale is not None:
+        print(f"loss scale        {result.loss_scale:g} at the end; steps skipped: {result.skipped:,}")
     save(result, f"{data.name}, {layers}, {args.dtype}: {accuracy} with GpuAdam on engine {backend.engine}", out)
     print(f"loss curve        {out}")
     if not isfinite(result.losses[-1]):

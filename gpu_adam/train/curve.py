@@ -50,7 +50,17 @@ def save(result: Result, title: str, path: Path) -> None:
     loss.set_ylabel("training loss (cross-entropy)")
     loss.legend()
     loss.set_title(title)
-    accuracy.plot(np.arange(1, epochs + 1), [100 * value for value in result.accuracies], ".-", color="tab:orange")
+    accuracy.plot(
+        np.arange(1, epochs + 1),
+        [100 * value for value in result.accuracies],
+        ".-",
+        color="tab:orange",
+        label="parameters",
+    )
+    if result.averaged_accuracies:
+        averaged = [100 * value for value in result.averaged_accuracies]
+        accuracy.plot(np.arange(1, epochs + 1), averaged, ".-", color="tab:green", label="their average")
+        accuracy.legend()
     accuracy.set_ylabel("test accuracy, %")
     accuracy.set_xlabel("epoch")
     for axes in (loss, accuracy):

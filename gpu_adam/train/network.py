@@ -45,8 +45,11 @@ def forward(xp: Any, params: Arrays, x: Any) -> list[Any]:
     return activations
 
 
-def backward(xp: Any, params: Arrays, grads: Arrays, x: Any, targets: Any) -> Any:
+def backward(xp: Any, params: Arrays, grads: Arrays, x: Any, targets: Any, scale: Any = None) -> Any:
     """The mean cross-entropy of a batch, its gradient written into ``grads``.
+
+    The gradient is computed in the activations' format, and only stored in that of ``grads``. Where that has 16 bits, small numbers need a
+    loss scale, lest they become subnormal or 0 (Micikevicius et al., 2018).
 
     Args:
         xp: The array module.
@@ -54,11 +57,14 @@ def backward(xp: Any, params: Arrays, grads: Arrays, x: Any, targets: Any) -> An
         grads: Arrays of the parameters' shapes, which are overwritten.
         x: The batch, one row an image.
         targets: The wanted probabilities, one row an image: 1 for its class and 0 for the others.
+        scale: What the gradient is multiplied by: a number or a 0-dimensional array; ``None`` for 1.
     """
     *inputs, logits = forward(xp, params, x)
     logits = logits - logits.max(axis=1, keepdims=True)  # so that exp does not overflow
     log_p = logits - xp.log(xp.exp(logits).sum(axis=1, keepdims=True))
     delta = (xp.exp(log_p) - targets) / len(x)  # the gradient of the loss by the logits
+    if scale is not None:
+        delta = delta * scale
     for k in reversed(range(len(inputs))):
         grads[f"w{k}"][...] = inputs[k].T @ delta
         grads[f"b{k}"][...] = delta.sum(axis=0)
