@@ -12,8 +12,11 @@ from gpu_adam.engines.threads import thread_count
 
 from . import overhead, report, startup
 from .cases import CASES, QUICK, Case, chosen
-from .contenders import Start, check, cpu_contenders, cuda_contenders, engines_at_hand, has_torch, synchronizer
+from .check import check
+from .contenders import cpu_contenders, cuda_contenders
 from .goals import goals
+from .libraries import engines_at_hand, has_torch, synchronizer
+from .start import Start
 from .timing import interleave
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -24,7 +27,7 @@ QUICK_STARTUP = (1, 1 << 20)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmarks; the exit status is 0 unless a contender computes something else than Adam."""
+    """Run the benchmarks; the exit status is 0 unless a contender computes something else."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description="Measure GpuAdam against others and against the limit."
     )
@@ -94,7 +97,7 @@ def run_case(case: Case, device: str, repeats: int, budget: float, progress: Any
     """Check every contender of a case, then time all of them in turns.
 
     Raises:
-        WrongResult: If one of them does not compute Adam.
+        WrongResult: If one of them does not compute what it should.
     """
     start = Start.of(case)
     contenders = list((cpu_contenders if device == "cpu" else cuda_contenders)(start))

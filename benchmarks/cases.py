@@ -1,12 +1,21 @@
-"""What is measured, as data: lists of shapes in a format."""
+"""What is measured, as data: lists of shapes in a format, and what a step does with them beyond Adam."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 Shape = tuple[int, ...]
+Variant = Literal["plain", "clip", "average", "scale", "rows"]
+
+BYTES: dict[Variant, int] = {"plain": 28, "clip": 32, "average": 36, "scale": 32, "rows": 28}
+"""Bytes that a step has to move for each element.
+
+p g m v are read and p m v written, or with master weights g master m v read and p master m v written. A norm, and the search for
+infinities, reads g once more; an average is read and written.
+"""
 
 
 @dataclass(frozen=True)
@@ -18,12 +27,18 @@ class Case:
         kind: ``"single"`` for one tensor, ``"list"`` for many.
         shapes: Their shapes.
         format: ``"float32"``, or ``"bfloat16"`` with float32 master weights.
+        variant: What a step does: ``"plain"`` is Adam alone; ``"clip"`` clips the norm; ``"average"`` keeps an exponential average of the
+            parameters; ``"scale"`` divides the gradients by a loss scale and skips steps that are not finite; ``"rows"`` has gradients of
+            some rows only.
+        rows: With ``"rows"``, how many rows the gradient has.
     """
 
     name: str
     kind: str
     shapes: tuple[Shape, ...]
     format: str = "float32"
+    variant: Variant = "plain"
+    rows: int = 0
 
     @property
     def elements(self) -> int:
@@ -31,9 +46,14 @@ class Case:
         return sum(map(prod, self.shapes))
 
     @property
+    def updated(self) -> int:
+        """Parameters that a step changes."""
+        return self.rows * prod(self.shapes[0][1:]) if self.variant == "rows" else self.elements
+
+    @property
     def ideal_bytes(self) -> int:
-        """Bytes that a step has to move: p g m v read and p m v written, or g master m v read and p master m v written."""
-        return 28 * self.elements
+        """Bytes that a step has to move."""
+        return BYTES[self.variant] * self.updated
 
 
 def gpt2_124m() -> Iterator[Shape]:
@@ -82,17 +102,30 @@ def _single(elements: int, format: str = "float32") -> Case:
     return Case(f"single-{size_name(elements)}{suffix}", "single", ((elements,),), format)
 
 
+def _also(variant: Variant, case: Case) -> Case:
+    return replace(case, name=f"{variant}-{case.name}", variant=variant)
+
+
+def _rows(rows: int, height: int, width: int) -> Case:
+    """Some rows of an embedding."""
+    return Case(f"rows-{height}x{width}", "single", ((height, width),), variant="rows", rows=rows)
+
+
 _THOUSAND = ((1000,),) * 1000
 _GPT2, _RESNET = tuple(gpt2_124m()), tuple(resnet50())
+_LISTS = (Case("thousand", "list", _THOUSAND), Case("gpt2-124m", "list", _GPT2), Case("resnet50", "list", _RESNET))
+_LARGE = _single(1 << 24)
 
 CASES = (
     *(_single(1 << exponent) for exponent in range(10, 27, 2)),
-    Case("thousand", "list", _THOUSAND),
-    Case("gpt2-124m", "list", _GPT2),
-    Case("resnet50", "list", _RESNET),
+    *_LISTS,
     _single(1 << 24, "bfloat16"),
     Case("thousand-bfloat16", "list", _THOUSAND, "bfloat16"),
     Case("gpt2-124m-bfloat16", "list", _GPT2, "bfloat16"),
+    *(_also("clip", case) for case in (_LARGE, *_LISTS)),
+    *(_also("average", case) for case in (_LARGE, _LISTS[0])),
+    *(_also("scale", case) for case in (_LARGE, _LISTS[0])),
+    _rows(1_000, 100_000, 256),
 )
 
 QUICK = (
@@ -100,6 +133,10 @@ QUICK = (
     _single(1 << 12),
     Case("hundred", "list", ((10,),) * 100),
     _single(1 << 12, "bfloat16"),
+    _also("clip", _single(1 << 10)),
+    _also("average", _single(1 << 10)),
+    _also("scale", _single(1 << 10)),
+    _rows(10, 100, 16),
 )
 """For ``--quick``: everything runs, and nothing takes long or means much."""
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .overhead import PACKED
+from .variants import ADDED, PAIRS
 
 WAYS = ("GpuAdam cpu in place", "GpuAdam cpu packed")
 OUTSIDE = 30e-6
@@ -14,6 +15,9 @@ OUTSIDE = 30e-6
 
 # "Does not grow" with a margin for noise, a thousandth of the growth that would follow the number of tensors.
 GROWTH = 1.5
+
+AVERAGING = 36 / 28 * 1.05
+"""What an average may make of a step's time: as much as of its bytes, and a twentieth."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Goal:
 def goals(results: dict[str, Any]) -> list[Goal]:
     """The goals that the results have figures for."""
     cases = {case["name"]: {row["label"]: row for row in case["rows"]} for case in results["cases"]}
-    found = [*_cases(cases), *_overhead(results["overhead"])]
+    found = [*_cases(cases), *_variants(cases), *_overhead(results["overhead"])]
     if results["startup"] is not None:
         found += _startup(results["startup"])
     return found
@@ -72,8 +76,29 @@ def _cases(cases: dict[str, Any]) -> Iterator[Goal]:
             ("resnet50", "ResNet-50", 1.0),
         ):
             if "torch fused" in cases.get(name, {}):
-                faster = 1 / cases[name][way]["to_torch_fused"]
+                faster = 1 / cases[name][way]["to_torch"]
                 yield Goal(f"{spoken}, {way}: times faster than torch fused", faster, target, False, "x")
+
+
+def _variants(cases: dict[str, Any]) -> Iterator[Goal]:
+    for way in WAYS:
+        clipping, averaging = f"{way}, {ADDED['clip']}", f"{way}, {ADDED['average']}"
+        if "clip-single-16Mi" in cases:
+            row = cases["clip-single-16Mi"][clipping]
+            yield Goal(f"16 Mi elements, {clipping}: time over the plain step", row["to_plain"], 1.25, True, "x")
+        for name, spoken, target in (
+            ("clip-single-16Mi", "16 Mi elements", 1.5),
+            ("clip-thousand", "1,000 tensors of 1,000", 20.0),
+        ):
+            if PAIRS["clip"] in cases.get(name, {}):
+                faster = 1 / cases[name][clipping]["to_torch"]
+                yield Goal(f"{spoken}, {clipping}: times faster than torch's pair", faster, target, False, "x")
+        if "average-single-16Mi" in cases:
+            row = cases["average-single-16Mi"][averaging]
+            yield Goal(f"16 Mi elements, {averaging}: time over the plain step", row["to_plain"], AVERAGING, True, "x")
+    if "rows-100000x256" in cases:
+        row = cases["rows-100000x256"][f"{WAYS[0]}, {ADDED['rows']}"]
+        yield Goal("1,000 of 100,000 rows of 256: time over the dense step", row["to_plain"], 0.03, True, "%")
 
 
 def _overhead(rows: Sequence[dict[str, Any]]) -> Iterator[Goal]:

@@ -7,7 +7,7 @@ flat array of the same total size. On a GPU it is the plain copy of half as many
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from .cases import Case
 
 
 @cache
-def _kernel(master: bool) -> Callable[..., None]:
+def _kernels() -> dict[str, Callable[..., None]]:
     import numba
 
     from gpu_adam.kernels.cpu_intrinsics import NoAliasCompiler
@@ -45,23 +45,55 @@ def _kernel(master: bool) -> Callable[..., None]:
             v[i] ^= word
             w[i] ^= word
 
-    return move_with_master if master else move
+    @njit
+    def move_with_average(p, g, m, v, a):
+        for i in range(p.size):
+            word = g[i]
+            p[i] ^= word
+            m[i] ^= word
+            v[i] ^= word
+            a[i] ^= word
+
+    @njit
+    def read(g, total):
+        word = total[0]
+        for i in range(g.size):
+            word ^= g[i]
+        total[0] = word
+
+    return {"move": move, "master": move_with_master, "average": move_with_average, "read": read}
 
 
 def cpu_limit(case: Case) -> Callable[[], None]:
     """A step of the same traffic over one flat array a stream."""
-    from gpu_adam.engines.cpu import SERIAL
-
     master = case.format == "bfloat16"
     words = [np.uint16, np.uint16] if master else [np.uint32, np.uint32]
-    words += [np.uint32] * (3 if master else 2)
-    n = case.elements
-    streams = [_aligned(n, word) for word in words]
+    words += [np.uint32] * (3 if master or case.variant == "average" else 2)
+    streams = [_aligned(case.updated, word) for word in words]
+    kernel = "master" if master else "average" if case.variant == "average" else "move"
+    move = _shared(kernel, streams)
+    if case.variant not in ("clip", "scale"):
+        return move
+    # All gradients are read before the first parameter can be written.
+    totals = _aligned(1, words[1])
+    read = _shared("read", streams[1:2], totals)
+
+    def read_and_move() -> None:
+        read()
+        move()
+
+    return read_and_move
+
+
+def _shared(name: str, streams: Sequence[Any], *others: Any) -> Callable[[], None]:
+    """A kernel over all elements, shared out over the engine's threads as a step of the engine is."""
+    from gpu_adam.engines.cpu import SERIAL
+
+    kernel, n = _kernels()[name], streams[0].size
     pool = engine_named("cpu").pool  # type: ignore[attr-defined]
     count = min(pool.count, -(-n // SERIAL))
     cuts = [n * k // count // 1024 * 1024 for k in range(count)] + [n]
-    parts = [tuple(s[cuts[k] : cuts[k + 1]] for s in streams) for k in range(count)]
-    kernel = _kernel(master)
+    parts = [(*(stream[cuts[k] : cuts[k + 1]] for stream in streams), *others) for k in range(count)]
     if count == 1:
         return lambda: kernel(*parts[0])
     return lambda: pool.run(kernel, parts)

@@ -18,7 +18,8 @@ import numpy as np
 from gpu_adam import GpuAdam
 from gpu_adam.engines import cpu
 
-from .contenders import TORCH_WAYS, has_torch
+from .libraries import has_torch
+from .plain import TORCH_WAYS
 from .timing import interleave
 
 COUNTS = (1, 10, 100, 1_000, 10_000)
@@ -27,7 +28,12 @@ QUICK_COUNTS = (1, 10)
 MOST_UNFUSED = 1_000
 """Tensors up to which PyTorch's slower ways are measured: beyond, a step takes half a second."""
 
-PACKED = ("GpuAdam packed, NumPy", "GpuAdam packed, NumPy, threads woken", "GpuAdam packed, torch")
+PACKED = (
+    "GpuAdam packed, NumPy",
+    "GpuAdam packed, NumPy, threads woken",
+    "GpuAdam packed, torch",
+    "GpuAdam packed, NumPy, clipping",
+)
 """The labels that the goal is about."""
 
 
@@ -41,8 +47,8 @@ def measure(counts: tuple[int, ...], repeats: int, budget: float) -> list[dict[s
     """
     rows = []
     for count in counts:
-        with patch.object(cpu, "compiled", lambda kind: _nothing):
-            with patch.object(cpu, "SERIAL", sys.maxsize):
+        with _without_kernels():
+            with patch.multiple(cpu, SERIAL=sys.maxsize, MEASURED_SERIAL=sys.maxsize):
                 steps = dict(_steps(count))
                 for step in steps.values():
                     step()
@@ -56,6 +62,11 @@ def measure(counts: tuple[int, ...], repeats: int, budget: float) -> list[dict[s
             low, high = sample.quartiles
             rows.append({"label": label, "tensors": count, "median": sample.median, "quartiles": [low, high]})
     return rows
+
+
+def _without_kernels() -> Any:
+    """A block in which the engine's programs are made of kernels that do nothing."""
+    return patch.multiple(cpu, **dict.fromkeys(("compiled", "measuring", "finishing"), lambda *key: _nothing))
 
 
 def _nothing(*arguments: Any) -> None:
@@ -80,6 +91,7 @@ def _steps(count: int) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     yield "GpuAdam in place, NumPy, other grads each step", step_anew
     yield PACKED[0], GpuAdam(arrays(), engine="cpu", pack=True).step
+    yield PACKED[3], GpuAdam(arrays(), engine="cpu", pack=True, max_grad_norm=1.0).step
     if not has_torch():
         return
     import torch

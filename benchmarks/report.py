@@ -17,18 +17,22 @@ from gpu_adam import __version__
 from gpu_adam.doctor import find_machine, find_packages
 
 from .cases import Case
-from .contenders import LIMIT
 from .goals import Goal
+from .start import LIMIT
 from .timing import Samples, quartiles
-
-FUSED = "torch fused"
+from .variants import PAIRS
 
 
 def case_result(case: Case, samples: dict[str, Samples]) -> dict[str, Any]:
     """One case's figures; ratios are medians of the ratios round by round."""
+
+    def times(sample: Samples, other: str) -> float | None:
+        return float(np.median(sample.ratios(samples[other]))) if other in samples else None
+
     rows = []
     for label, sample in samples.items():
         low, high = sample.quartiles
+        plain, _, added = label.partition(", ")
         ratios = sample.ratios(samples[LIMIT])
         rows.append(
             {
@@ -37,7 +41,8 @@ def case_result(case: Case, samples: dict[str, Samples]) -> dict[str, Any]:
                 "quartiles": [low, high],
                 "to_limit": float(np.median(ratios)),
                 "to_limit_quartiles": list(quartiles(ratios)),
-                "to_torch_fused": float(np.median(sample.ratios(samples[FUSED]))) if FUSED in samples else None,
+                "to_plain": times(sample, plain) if added else None,
+                "to_torch": times(sample, PAIRS[case.variant]),
                 "rounds": len(sample.seconds),
                 "steps_a_sample": sample.inner,
             }
@@ -46,8 +51,11 @@ def case_result(case: Case, samples: dict[str, Samples]) -> dict[str, Any]:
         "name": case.name,
         "kind": case.kind,
         "format": case.format,
+        "variant": case.variant,
+        "torch": PAIRS[case.variant],
         "tensors": len(case.shapes),
         "elements": case.elements,
+        "updated": case.updated,
         "bytes": case.ideal_bytes,
         "rows": rows,
     }
@@ -56,19 +64,25 @@ def case_result(case: Case, samples: dict[str, Samples]) -> dict[str, Any]:
 def case_table(result: dict[str, Any]) -> str:
     """A case as text."""
     what = f"{result['tensors']:,} tensor{'s' if result['tensors'] > 1 else ''}, {result['elements']:,} elements of {result['format']}"
+    if result["updated"] != result["elements"]:
+        what += f", of which {result['updated']:,} change"
     lines = [
         f"{result['name']}: {what}, {result['bytes'] / 1e6:,.3g} MB a step",
-        f"  {'':38}{'median':>12}  {'quartiles':^21}{'GB/s':>7}{'x limit':>10}{'x fused':>10}",
+        f"  {'':44}{'median':>12}  {'quartiles':^21}{'GB/s':>7}{'x limit':>10}{'x plain':>10}{'x torch':>10}",
     ]
     for row in result["rows"]:
         low, high = (_time(value) for value in row["quartiles"])
         rate = result["bytes"] / row["median"] / 1e9
-        # PyTorch's bfloat16 moves half the bytes, so a rate in these bytes would say nothing.
-        told = "-" if result["format"] == "bfloat16" and row["label"].startswith("torch") else f"{rate:.1f}"
-        fused = "-" if row["to_torch_fused"] is None else f"{row['to_torch_fused']:.3g}"
+        # PyTorch's bfloat16 moves half the bytes, and a plain step others than one that does more: a rate in these would say nothing.
+        other_bytes = result["format"] == "bfloat16" and row["label"].startswith("torch")
+        if result["variant"] != "plain":
+            other_bytes = "," not in row["label"] and row["label"] != LIMIT
+        told = "-" if other_bytes else f"{rate:.1f}"
+        plain, torch = ("-" if row[key] is None else f"{row[key]:.3g}" for key in ("to_plain", "to_torch"))
         lines.append(
-            f"  {row['label']:38}{_time(row['median']):>12}  {low:>9} - {high:<9}{told:>7}{row['to_limit']:>10.3g}{fused:>10}"
+            f"  {row['label']:44}{_time(row['median']):>12}  {low:>9} - {high:<9}{told:>7}{row['to_limit']:>10.3g}{plain:>10}{torch:>10}"
         )
+    lines.append(f"  (x plain: without what follows the comma; x torch: {result['torch']})")
     if result["format"] == "bfloat16":
         lines.append(
             "  (torch has no master weights: its bfloat16 Adam keeps and moves half the bytes, at bfloat16's precision)"
@@ -151,28 +165,49 @@ def save(results: dict[str, Any], folder: Path, name: str) -> list[Path]:
 # The plot.
 
 _GREY, _BLUE, _LIGHT_BLUE = "#666666", "#1f5fbf", "#7fb0ef"
-_OTHERS = {"torch fused": "#d9480f", "torch foreach": "#f59f00", "torch loop": "#c2a25a", "NumPy": "#8a6fb0"}
+_GREEN, _LIGHT_GREEN = "#2f9e44", "#8ce99a"
+_ADDED, _PAIR = "with the addition", "PyTorch's counterpart"
+_OTHERS = {
+    _PAIR: "#d9480f",
+    "torch fused": "#d9480f",
+    "torch foreach": "#f59f00",
+    "torch loop": "#c2a25a",
+    "NumPy": "#8a6fb0",
+}
 
 
 def _colour(label: str) -> str:
     if label.startswith(LIMIT):
         return _GREY
     if label.startswith("GpuAdam"):
-        return _BLUE if "packed" in label else _LIGHT_BLUE
-    return next((colour for name, colour in _OTHERS.items() if label.startswith(name)), "#2f9e44")
+        dark, light = (_GREEN, _LIGHT_GREEN) if label.endswith(_ADDED) else (_BLUE, _LIGHT_BLUE)
+        return dark if "packed" in label else light
+    return next((colour for name, colour in _OTHERS.items() if label.startswith(name)), _GREEN)
 
 
 def _plot(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(16, 6), layout="constrained")
-    sizes, bars, counts = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
-    _plot_sizes(sizes, [case for case in results["cases"] if case["kind"] == "single" and case["format"] == "float32"])
-    _plot_bars(bars, [case for case in results["cases"] if case["kind"] == "list"])
+    figure = Figure(figsize=(16, 11), layout="constrained")
+    (sizes, bars), (counts, more) = figure.subplots(2, 2)
+    plain = [case for case in results["cases"] if case["variant"] == "plain"]
+    _plot_sizes(sizes, [case for case in plain if case["kind"] == "single" and case["format"] == "float32"])
+    _plot_bars(bars, [case for case in plain if case["kind"] == "list"], "lists of tensors")
     _plot_counts(counts, results["overhead"])
+    _plot_bars(more, [_by_role(case) for case in results["cases"] if case["variant"] != "plain"], "steps that do more")
     where = results["machine"]
     figure.suptitle(f"{where.get('gpu', where['cpu'])}, {where['cores']} cores; medians", fontsize=10)
     figure.savefig(path, dpi=110)
+
+
+def _by_role(case: dict[str, Any]) -> dict[str, Any]:
+    """A case with labels that are the same whatever is added to the step."""
+    rows = {}
+    for row in case["rows"]:
+        plain, _, added = row["label"].partition(", ")
+        role = _PAIR if row["label"] == case["torch"] else f"{plain}, {_ADDED}" if added else plain
+        rows.setdefault(role, {**row, "label": role})
+    return {**case, "rows": list(rows.values())}
 
 
 def _labels(cases: Sequence[dict[str, Any]]) -> list[str]:
@@ -196,7 +231,7 @@ def _plot_sizes(axes: Any, cases: Sequence[dict[str, Any]]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _plot_bars(axes: Any, cases: Sequence[dict[str, Any]]) -> None:
+def _plot_bars(axes: Any, cases: Sequence[dict[str, Any]], title: str) -> None:
     labels = _labels(cases)
     height = 0.85 / max(1, len(labels))
     for k, label in enumerate(labels):
@@ -212,7 +247,7 @@ def _plot_bars(axes: Any, cases: Sequence[dict[str, Any]]) -> None:
     if cases:
         axes.set_xscale("log")
         _legend(axes)
-    axes.set(title="lists of tensors", xlabel="seconds a step")
+    axes.set(title=title, xlabel="seconds a step")
     axes.grid(alpha=0.3, axis="x")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .contenders import has_torch
+from .libraries import has_torch
 
 _ROOT = Path(__file__).resolve().parent.parent
 

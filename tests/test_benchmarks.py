@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import contenders, goals, limit, overhead, report, startup, timing
+from benchmarks import check, contenders, goals, limit, overhead, plain, report, startup, timing, variants
 from benchmarks.cases import CASES, QUICK, Case, chosen, size_name
+from benchmarks.libraries import Host
+from benchmarks.start import LIMIT, Contender, Start
 
 TINY = Case("tiny", "list", ((3, 5), (), (0,), (17,)))
 TINY_BFLOAT16 = Case("tiny-bfloat16", "list", ((3, 5), (17,)), "bfloat16")
+# Of a norm that is clipped, which takes as many elements as the gradients are small.
+LONG = ((300, 50), (), (0,), (5000,))
+TINY_VARIANTS = [
+    Case("tiny-clip", "list", LONG, variant="clip"),
+    Case("tiny-average", "list", TINY.shapes, variant="average"),
+    Case("tiny-scale", "list", TINY.shapes, variant="scale"),
+    Case("tiny-rows", "single", ((40, 6),), variant="rows", rows=11),
+]
 
 
 # Cases.
@@ -25,13 +35,22 @@ def test_the_lists_have_their_models_sizes() -> None:
     assert (len(cases["gpt2-124m"].shapes), cases["gpt2-124m"].elements) == (148, 124_439_808)
     assert (len(cases["resnet50"].shapes), cases["resnet50"].elements) == (161, 25_557_032)
     assert (len(cases["thousand"].shapes), cases["thousand"].elements) == (1000, 1_000_000)
-    sizes = [case.elements for case in CASES if case.kind == "single" and case.format == "float32"]
+    plain_singles = [case for case in CASES if case.kind == "single" and case.variant == "plain"]
+    sizes = [case.elements for case in plain_singles if case.format == "float32"]
     assert sizes == [4**k for k in range(5, 14)]
 
 
 def test_names_are_their_own() -> None:
     for cases in (CASES, QUICK):
         assert len({case.name for case in cases}) == len(cases)
+
+
+def test_a_step_has_to_move_what_its_variant_adds() -> None:
+    ideal = {case.name: case.ideal_bytes / case.elements for case in CASES}
+    assert ideal["single-16Mi"] == ideal["gpt2-124m-bfloat16"] == 28
+    assert ideal["clip-single-16Mi"] == ideal["scale-thousand"] == 32
+    assert ideal["average-single-16Mi"] == 36
+    assert ideal["rows-100000x256"] == 28 / 100
 
 
 def test_sizes_are_named_in_binary_units() -> None:
@@ -50,25 +69,72 @@ def test_cases_are_chosen_by_name() -> None:
 
 @pytest.mark.parametrize("case", [TINY, TINY_BFLOAT16], ids=lambda case: case.name)
 def test_every_contender_computes_adam(case: Case) -> None:
-    start = contenders.Start.of(case)
+    start = Start.of(case)
     before = [p.copy() for p in start.params]
     labels = []
     for contender in contenders.cpu_contenders(start):
-        contenders.check(contender, start)
+        check.check(contender, start)
         labels += contender.steps
-    assert labels[0] == contenders.LIMIT
+    assert labels[0] == LIMIT
     assert {"GpuAdam cpu in place", "GpuAdam cpu packed", "NumPy"} < set(labels)
     for p, q in zip(start.params, before, strict=True):
         np.testing.assert_array_equal(p, q)  # nobody works on the start values themselves
 
 
+@pytest.mark.parametrize("case", TINY_VARIANTS, ids=lambda case: case.name)
+def test_every_contender_computes_what_is_added_to_adam(case: Case) -> None:
+    start = Start.of(case)
+    before = [a.copy() for a in (*start.params, *start.grads)]
+    labels = []
+    for contender in contenders.cpu_contenders(start):
+        check.check(contender, start)
+        labels += contender.steps
+    assert labels[0] == LIMIT
+    assert {"GpuAdam cpu in place", f"GpuAdam cpu in place, {variants.ADDED[case.variant]}"} < set(labels)
+    for a, b in zip((*start.params, *start.grads), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("case", TINY_VARIANTS, ids=lambda case: case.name)
+def test_torch_computes_what_is_added_to_adam(case: Case) -> None:
+    pytest.importorskip("torch")
+    start = Start.of(case)
+    (contender,) = variants.contenders(start, {}, "cpu")
+    assert tuple(contender.steps) == (variants.PAIRS[case.variant],)
+    check.check(contender, start)
+
+
+@pytest.mark.parametrize("case", TINY_VARIANTS[:3], ids=lambda case: case.name)
+def test_what_leaves_the_addition_out_is_not_timed(case: Case) -> None:
+    """A plain step in the place of one that clips, unscales or averages."""
+    start = Start.of(case)
+    grads = start.scaled_grads if case.variant == "scale" else start.grads
+    optimizer = plain.bound(start, "cpu", Host(), pack=False, grads=grads)
+    params = plain.host_params(optimizer)
+    contender = Contender({"plain": optimizer.step}, params, factor=start.clip_factor)
+    if case.variant == "average":
+        contender = Contender({"plain": optimizer.step}, params, averages=params, weight=lambda t: 1 / t)
+    with pytest.raises(check.WrongResult, match=r"plain on tiny-\w+: .*tensor 0 is off by as much as"):
+        check.check(contender, start)
+
+
+def test_rows_come_more_than_once_and_from_both_ends() -> None:
+    start = Start.of(TINY_VARIANTS[3])
+    assert start.rows is not None
+    numbers, values = start.rows
+    assert (min(numbers), max(numbers), len(numbers)) == (0, 39, 11)
+    assert len(set(numbers.tolist())) < 11
+    for row in range(40):
+        np.testing.assert_allclose(start.grads[0][row], values[numbers == row].sum(axis=0), rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("case", [TINY, TINY_BFLOAT16], ids=lambda case: case.name)
 def test_torch_computes_adam(case: Case) -> None:
     pytest.importorskip("torch")
-    start = contenders.Start.of(case)
-    contender = contenders.torch_adam(start, "cpu", tuple(contenders.TORCH_WAYS))
+    start = Start.of(case)
+    contender = plain.torch_adam(start, "cpu", tuple(plain.TORCH_WAYS))
     assert tuple(contender.steps) == ("torch fused", "torch foreach", "torch loop")
-    contenders.check(contender, start)
+    check.check(contender, start)
 
 
 @pytest.mark.parametrize(
@@ -76,55 +142,60 @@ def test_torch_computes_adam(case: Case) -> None:
 )
 def test_a_wrong_step_is_not_timed(case: Case, factor: float) -> None:
     """One that moves by too much, too little, or not at all; a bfloat16 is too coarse to show less than a gross mistake."""
-    start = contenders.Start.of(case)
-    right = contenders.array_adam(start, contenders.Host())
+    start = Start.of(case)
+    right = plain.array_adam(start, Host())
 
     def wrong() -> list[Any]:
         assert right.params is not None
         before = [p.astype(np.float32) for p in start.params]
         return [p + np.float32(factor) * (q - p) for p, q in zip(before, right.params(), strict=True)]
 
-    with pytest.raises(contenders.WrongResult, match="tensor 0 is off by as much as"):
-        contenders.check(contenders.Contender(right.steps, wrong), start)
+    with pytest.raises(check.WrongResult, match="tensor 0 is off by as much as"):
+        check.check(Contender(right.steps, wrong), start)
 
 
 def test_large_tensors_are_checked_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contenders, "SAMPLE", 64)
-    start = contenders.Start.of(Case("large", "single", ((1000,),)))
-    contender = contenders.array_adam(start, contenders.Host())
-    contenders.check(contender, start)
+    monkeypatch.setattr(check, "SAMPLE", 64)
+    start = Start.of(Case("large", "single", ((1000,),)))
+    contender = plain.array_adam(start, Host())
+    check.check(contender, start)
     assert contender.params is not None
     spoiled = contender.params()
     spoiled[0][-1] += 1
-    with pytest.raises(contenders.WrongResult):
-        contenders.check(contenders.Contender({"spoiled": lambda: None}, lambda: spoiled), start)
+    with pytest.raises(check.WrongResult):
+        check.check(Contender({"spoiled": lambda: None}, lambda: spoiled), start)
 
 
 # The limit.
 
 
-@pytest.mark.parametrize("master", [False, True])
-def test_the_limit_reads_and_writes_every_stream(master: bool) -> None:
-    words = [np.uint16, np.uint16] if master else [np.uint32, np.uint32]
-    streams = [
-        np.arange(k, 5000 + k).astype(word) for k, word in enumerate((*words, *(np.uint32,) * (3 if master else 2)))
-    ]
-    before = [stream.copy() for stream in streams]
-    limit._kernel(master)(*streams)
-    if master:
-        p, g, m, v, w = before
-        expected = [g, g, m ^ g, v ^ g, w ^ g]
-    else:
-        p, g, m, v = before
-        expected = [p ^ g, g, m ^ g, v ^ g]
+@pytest.mark.parametrize("name", ["move", "master", "average"])
+def test_the_limit_reads_and_writes_every_stream(name: str) -> None:
+    words = [np.uint16, np.uint16] if name == "master" else [np.uint32, np.uint32]
+    words += [np.uint32] * (2 if name == "move" else 3)
+    streams = [np.arange(k, 5000 + k).astype(word) for k, word in enumerate(words)]
+    p, g, *others = (stream.copy() for stream in streams)
+    limit._kernels()[name](*streams)
+    expected = [g if name == "master" else p ^ g, g, *(other ^ g for other in others)]
     for found, right in zip(streams, expected, strict=True):
         np.testing.assert_array_equal(found, right)
+
+
+def test_the_limit_of_a_norm_reads_every_gradient() -> None:
+    gradient, total = np.arange(1, 5001, dtype=np.uint32), np.zeros(1, np.uint32)
+    limit._kernels()["read"](gradient, total)
+    assert total == np.bitwise_xor.reduce(gradient)
 
 
 @pytest.mark.parametrize("elements", [1, 5000, 100_003])
 @pytest.mark.parametrize("format", ["float32", "bfloat16"])
 def test_the_limit_runs_at_any_size(elements: int, format: str) -> None:
     limit.cpu_limit(Case("any", "single", ((elements,),), format))()
+
+
+@pytest.mark.parametrize("case", TINY_VARIANTS, ids=lambda case: case.name)
+def test_the_limit_runs_with_any_addition(case: Case) -> None:
+    limit.cpu_limit(case)()
 
 
 # Timing.
@@ -158,16 +229,17 @@ def test_overhead_measures_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
     rows = overhead.measure((1, 3), repeats=1, budget=0.0)
     assert {row["tensors"] for row in rows} == {1, 3}
-    assert "GpuAdam packed, NumPy" in {row["label"] for row in rows}
+    assert set(overhead.PACKED[:2] + overhead.PACKED[3:]) <= {row["label"] for row in rows}
     assert all(row["median"] > 0 for row in rows)
 
 
 def test_kernels_are_back_after_the_overhead_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
     overhead.measure((1,), repeats=1, budget=0.0)
-    start = contenders.Start.of(TINY)
-    for contender in contenders.gpu_adam(start, "cpu", contenders.Host()):
-        contenders.check(contender, start)
+    for case in (TINY, TINY_VARIANTS[0]):
+        start = Start.of(case)
+        for contender in contenders.cpu_contenders(start):
+            check.check(contender, start)
 
 
 def test_a_failing_program_says_why() -> None:
@@ -189,19 +261,33 @@ def results(**changes: float) -> dict[str, Any]:
     """Made-up figures that reach every goal, but for the changes."""
     figures = {
         "to_limit": 1.0,
-        "to_torch_fused": 0.01,
+        "to_torch": 0.01,
+        "clipping": 1.1,
+        "averaging": 1.3,
+        "clipping to_torch": 0.01,
+        "rows": 0.02,
         "packed": 1e-5,
         "import": 0.1,
         "step": 0.5,
         "peak": 0.0,
         **changes,
     }
-    row = {"to_limit": figures["to_limit"], "to_torch_fused": figures["to_torch_fused"]}
+    row = {"to_limit": figures["to_limit"], "to_torch": figures["to_torch"]}
     names = ("single-16Mi", "thousand", "gpt2-124m", "resnet50")
+
+    def added(name: str, what: str, **ratios: float) -> dict[str, Any]:
+        variant = name.partition("-")[0]
+        rows = [{"label": f"{way}, {what}", **ratios} for way in goals.WAYS]
+        return {"name": name, "rows": [*rows, {"label": variants.PAIRS[variant]}]}  # type: ignore[index]
+
+    clipping = {"to_plain": figures["clipping"], "to_torch": figures["clipping to_torch"]}
     return {
         "cases": [
-            {"name": name, "rows": [{"label": label, **row} for label in (*goals.WAYS, "torch fused")]}
-            for name in names
+            *({"name": n, "rows": [{"label": label, **row} for label in (*goals.WAYS, "torch fused")]} for n in names),
+            added("clip-single-16Mi", "clipping", **clipping),
+            added("clip-thousand", "clipping", **clipping),
+            added("average-single-16Mi", "averaging", to_plain=figures["averaging"]),
+            added("rows-100000x256", "rows", to_plain=figures["rows"]),
         ],
         "overhead": [
             {"label": label, "tensors": tensors, "median": seconds}
@@ -218,7 +304,7 @@ def results(**changes: float) -> dict[str, Any]:
 
 def test_goals_are_all_there() -> None:
     found = goals.goals(results())
-    assert len(found) == 2 + 2 * 4 + 3 * 2 + 2 + 2
+    assert len(found) == 2 + 2 * 4 + 2 * 4 + 1 + 4 * 2 + 2 + 2
     assert all(goal.reached for goal in found)
 
 
@@ -226,10 +312,15 @@ def test_goals_are_all_there() -> None:
     ("change", "missed"),
     [
         ({"to_limit": 1.06}, 2),
-        ({"to_torch_fused": 0.06}, 2),  # the thousand alone
-        ({"to_torch_fused": 1.01}, 8),
-        ({"packed": 1.6e-5}, 3),
-        ({"packed": 3.1e-5}, 6),
+        ({"to_torch": 0.06}, 2),  # the thousand alone
+        ({"to_torch": 1.01}, 8),
+        ({"clipping": 1.26}, 2),
+        ({"clipping to_torch": 0.06}, 2),
+        ({"clipping to_torch": 0.67}, 4),
+        ({"averaging": 1.36}, 2),
+        ({"rows": 0.031}, 1),
+        ({"packed": 1.6e-5}, 4),
+        ({"packed": 3.1e-5}, 8),
         ({"import": 0.21}, 1),
         ({"step": 1.6}, 1),
         ({"peak": 1.0}, 2),
@@ -253,6 +344,17 @@ def test_a_case_is_checked_timed_and_told(monkeypatch: pytest.MonkeyPatch) -> No
     for row in result["rows"]:
         assert row["label"] in table
         assert row["rounds"] == 2
+
+
+def test_a_ratio_is_to_the_step_without_the_addition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    result = program.run_case(TINY_VARIANTS[3], "cpu", repeats=2, budget=0.0)
+    table = report.case_table(result)
+    assert "1 tensor, 240 elements of float32, of which 66 change" in table
+    assert "x torch: torch SparseAdam" in table
+    ratios = {row["label"]: row["to_plain"] for row in result["rows"]}
+    assert ratios["GpuAdam cpu in place, rows"] > 0
+    assert ratios["GpuAdam cpu in place"] is None
 
 
 def test_a_run_prints_and_saves(

@@ -1,0 +1,108 @@
+"""What the contenders of a case begin with, and what a contender is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from .cases import Case
+from .libraries import BFLOAT16, Array
+
+LR, BETAS = 1e-3, (0.9, 0.999)
+LIMIT = "limit"
+
+EPS = {"plain": 1e-8, "clip": 1e-4, "average": 1e-8, "scale": 1e-4, "rows": 1e-15}
+"""By variant. Adam hardly sees how large a gradient is; so large an ε does, and shows whether it was scaled. So small a one makes PyTorch's
+SparseAdam, which adds it to the uncorrected root, the same as Adam."""
+
+MAX_NORM = 1.0
+LOSS_SCALE = 1024.0
+DECAY = 0.999
+"""Of the average."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The values that all contenders of a case begin with, on the host.
+
+    Attributes:
+        case: The case.
+        params: The parameters.
+        grads: The gradients.
+        rows: With ``"rows"`` the gradient's row numbers and row values, of which ``grads`` is the sum.
+    """
+
+    case: Case
+    params: list[Array]
+    grads: list[Array]
+    rows: tuple[Array, Array] | None = None
+
+    @classmethod
+    def of(cls, case: Case) -> Start:
+        """Normally distributed parameters, and gradients a hundredth of their size."""
+        # One block, repeated: 64 Mi random numbers would take longer than most contenders.
+        rng = np.random.default_rng(2014)
+        block = rng.standard_normal(min(case.elements, 1_000_003), np.float32)
+        dtype = BFLOAT16 if case.format == "bfloat16" else np.dtype(np.float32)
+
+        def arrays(values: Array) -> list[Array]:
+            flat = np.resize(values.astype(dtype), case.elements)
+            bounds = np.cumsum([int(np.prod(shape)) for shape in case.shapes])[:-1]
+            return [part.reshape(shape) for part, shape in zip(np.split(flat, bounds), case.shapes, strict=True)]
+
+        params, grads = arrays(block), arrays(block[::-1] * np.float32(0.01))
+        if case.variant != "rows":
+            return cls(case, params, grads)
+        height, width = case.shapes[0]
+        numbers = rng.integers(0, height, case.rows)
+        # Rows come more than once by chance; for the check the first one does, and the last one comes.
+        numbers[[0, case.rows // 2, -1]] = 0, 0, height - 1
+        values = grads[0][: case.rows].copy()
+        dense = np.zeros((height, width), np.float32)
+        np.add.at(dense, numbers, values)
+        return cls(case, params, [dense], (numbers, values))
+
+    @property
+    def eps(self) -> float:
+        """The ε of all contenders."""
+        return EPS[self.case.variant]
+
+    @cached_property
+    def clip_factor(self) -> float:
+        """What clipping the norm to ``MAX_NORM`` multiplies the gradients by."""
+        norm = sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in self.grads))
+        return min(1.0, MAX_NORM / (norm + 1e-6))
+
+    @cached_property
+    def scaled_grads(self) -> list[Array]:
+        """The gradients of a loss that was multiplied by ``LOSS_SCALE``."""
+        return [np.asarray(g * np.float32(LOSS_SCALE)) for g in self.grads]
+
+
+@dataclass
+class Contender:
+    """One set of parameters, and one or more ways to step them.
+
+    Attributes:
+        steps: What to time, by label.
+        params: The parameters, on the host, in float32; ``None`` for what computes nothing.
+        master: Whether 16-bit parameters are kept in float32 as well.
+        factor: What it multiplies the gradients by.
+        slack: What a step may be off beyond the tolerance, as a share of the learning rate.
+        averages: The average that it keeps of the parameters, on the host.
+        weight: What the average gives to the new parameter in step t = 1, 2, ….
+    """
+
+    steps: dict[str, Callable[[], Any]]
+    params: Callable[[], list[Array]] | None = None
+    master: bool = True
+    factor: float = 1.0
+    slack: float = 0.0
+    averages: Callable[[], list[Array]] | None = None
+    weight: Callable[[int], float] = lambda t: 1.0
+    taken: int = field(default=0, init=False)
