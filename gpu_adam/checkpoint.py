@@ -62,11 +62,13 @@ def save(
     for placed in params:
         t = int(steps[placed.index])
         if t:
-            if groups[placed.group]["amsgrad"]:
+            amsgrad = groups[placed.group]["amsgrad"]
+            if amsgrad:
                 # It may have been switched on since the last step; then it has seen nothing yet.
                 placed.state.ensure((MAXIMUM,))
             names = [name for name in (*MOMENTS, MAXIMUM, "master", AVERAGE) if placed.state.has(name)]
-            if not groups[placed.group]["amsgrad"] and MAXIMUM in names:
+            if not amsgrad and MAXIMUM in names and not to_host(placed.view(MAXIMUM)).any():
+                # Another group's in the same bucket; its own from before amsgrad was switched off is kept.
                 names.remove(MAXIMUM)
             arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
             state[placed.index] = {"step": _step_of(t, placed), **arrays}
@@ -163,7 +165,7 @@ def check(
         if missing:
             raise ValueError(f"state_dict's state of {placed.label} lacks {missing}")
         steps.append(_count(entry["step"], placed.label))
-        kept = (("master", placed.master), (AVERAGE, placed.state.has(AVERAGE)))
+        kept = (("master", placed.master), (AVERAGE, placed.state.has(AVERAGE)), (MAXIMUM, MAXIMUM not in wanted))
         optional = tuple(name for name, here in kept if here and name in entry)
         arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
     skipped = _count(saved.get("steps_skipped", 0), "skipped steps")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import probe
+from .arrays import probe, to_host
 from .formats import FLOAT64, FORMATS
 from .layout import Device
 from .loss_scaler import LossScaler
@@ -42,12 +42,14 @@ class Scaling:
         scale_at: Where it does.
         found_at: A number on the device which, unless it is 0, says that an infinity was found.
         scaler: The address of a loss scaler's state; 0 for none.
+        held: The loss scaler, which keeps that memory alive.
     """
 
     scale: float = 1.0
     scale_at: Scalar | None = None
     found_at: Scalar | None = None
     scaler: int = 0
+    held: Any = field(default=None, repr=False, compare=False)
 
     @property
     def on_device(self) -> bool:
@@ -75,11 +77,11 @@ def scaling_of(given: Any, found: Any, devices: set[Device]) -> Scaling:
             raise ValueError(
                 f"the LossScaler is on {given.device}: must be where the parameters are, {_names(devices)}"
             )
-        scaling = Scaling(scaler=given.address)
+        scaling = Scaling(scaler=given.address, held=given)
     else:
         scale_at = _on_these(given, "grad_scale", devices)
         if scale_at is not None and scale_at.device == _CPU:
-            given, scale_at = given.item(), None  # which the host may as well look at
+            given, scale_at = to_host(given).item(), None  # which the host may as well look at
         scaling = Scaling(1.0 if given is None or scale_at is not None else loss_scale(given), scale_at)
     if found is None:
         return scaling

@@ -313,3 +313,17 @@ def test_a_state_saved_right_after_amsgrad_was_switched_on_loads() -> None:
     for one in (optimizer, other):
         one.step([np.full(3, 0.5, np.float32)])
     assert (other.params[0] == p).all()
+
+
+def test_the_maximum_is_kept_while_amsgrad_is_off() -> None:
+    p, q = np.ones(3, np.float32), np.ones(3, np.float32)
+    one, other = GpuAdam([p], betas=(0.9, 0.5), amsgrad=True), GpuAdam([q], betas=(0.9, 0.5), amsgrad=True)
+    for optimizer in (one, other):
+        optimizer.step([np.full(3, 9.0, np.float32)])
+        optimizer.param_groups[0]["amsgrad"] = False
+        optimizer.step([np.ones(3, np.float32)])
+    other.load_state_dict(one.state_dict())
+    for optimizer in (one, other):
+        optimizer.param_groups[0]["amsgrad"] = True
+        optimizer.step([np.ones(3, np.float32)])
+    assert (p == q).all()
