@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import ArrayRef, probe
-from .engines import Memory
+from .engines import Memory, RowSums
 from .formats import Format
 from .layout import Device, row_major
 from .state import Placed
@@ -179,20 +179,20 @@ class RowBuffer:
         self._held = gradient
         order, ranked = self._addresses(gradient)
         sums, rows = self.addresses
-        self._placed.state.engine.coalesce(
-            gradient.values.address,
-            gradient.values.format,
-            self.format,
-            sums,
-            rows,
-            self.width,
-            gradient.count,
-            gradient.capacity,
-            order,
-            ranked,
-            self._placed.ref.shape[0],
-            stream,
+        work = RowSums(
+            values=gradient.values.address,
+            values_format=gradient.values.format,
+            working=self.format,
+            out=sums,
+            indices=rows,
+            width=self.width,
+            count=gradient.count,
+            capacity=gradient.capacity,
+            order=order,
+            ranked=ranked,
+            limit=self._placed.ref.shape[0],
         )
+        self._placed.state.engine.coalesce(work, stream)
 
     def _addresses(self, gradient: RowGradient) -> tuple[int, int]:
         """Where the kernel finds the places and the numbers of the rows."""

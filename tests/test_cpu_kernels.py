@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import DTYPES, Options, Reference, assert_same_bits, average_weight, coefficients
 from strategies import PROVE, formats, values
 
-from gpu_adam.engines import cpu
+from gpu_adam.engines import RowSums, cpu
 from gpu_adam.engines.threads import ThreadPool
 from gpu_adam.formats import FLOAT32, FLOAT64, format_of
 from gpu_adam.kernels import adam, row
@@ -206,8 +206,10 @@ def test_rows_of_the_same_number_are_summed_in_their_order(name, width, numbers,
         patch.setattr(cpu, "SERIAL", 16)
         patch.setattr(cpu.engine(), "pool", ThreadPool(threads))
         cpu.engine().coalesce(
-            given.ctypes.data, format_of(given.dtype), working, sums.ctypes.data, indices.ctypes.data, width, numbers.size,
-            capacity, order.ctypes.data, ranked.ctypes.data, limit, None,
+            RowSums(
+                given.ctypes.data, format_of(given.dtype), working, sums.ctypes.data, indices.ctypes.data, width, numbers.size,
+                capacity, order.ctypes.data, ranked.ctypes.data, limit,
+            )
         )  # fmt: skip
     expected = coalesced(given, numbers, working.name, capacity, limit)
     assert_same_bits(sums, expected[0], "sums")

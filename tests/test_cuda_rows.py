@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference import assert_same_bits
 
-from gpu_adam.engines import engine_named
+from gpu_adam.engines import RowSums, engine_named
 from gpu_adam.engines.nvrtc import CoalesceInstance
 
 pytest_plugins = ("cuda_cpp.fixtures",)
@@ -67,7 +67,8 @@ class Sums:
 
     def run_cpu(self) -> None:
         values, out, indices, *rest = self.arguments()
-        engine_named("cpu").coalesce(values, self.kernel.values, self.kernel.working, out, indices, *rest, None)
+        sums = RowSums(values, self.kernel.values, self.kernel.working, out, indices, *rest)
+        engine_named("cpu").coalesce(sums)
 
     def expect(self) -> None:
         """One row after the other, as they were given."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gpu_problem import CAPACITY, COUNT, LIMIT, ROOM, WIDTH, Array, Host, Problem, row_task
 
-from gpu_adam.engines import Memory
+from gpu_adam.engines import Memory, RowSums
 from gpu_adam.engines.gpu import GpuEngine
 from gpu_adam.formats import BFLOAT16, FLOAT32
 from gpu_adam.kernels.prologue import WORD
@@ -47,10 +47,9 @@ class Embedding:
 
     def coalesce(self, stream: int | None) -> None:
         values, order, ranked = (memory.address for memory in self.given)
-        sums = (self.sums.address, self.indices.address)
-        self.engine.coalesce(
-            values, BFLOAT16, FLOAT32, *sums, WIDTH, COUNT, CAPACITY, order, ranked, LIMIT, stream
-        )  # fmt: skip
+        to = (self.sums.address, self.indices.address)
+        sums = RowSums(values, BFLOAT16, FLOAT32, *to, WIDTH, COUNT, CAPACITY, order, ranked, LIMIT)
+        self.engine.coalesce(sums, stream)
 
     def gradient(self) -> Array:
         """The same, as a gradient of the whole matrix."""
@@ -105,4 +104,4 @@ def test_sums_wait_for_the_step_that_reads_the_last_ones(host: Host) -> None:
 
 def test_sums_go_to_memory_of_the_engine(rig: Any) -> None:
     with pytest.raises(ValueError, match="memory that this engine has allocated"):
-        rig.engine.coalesce(0, FLOAT32, FLOAT32, 12345, 0, 1, 1, 1, 0, 0, 1, None)
+        rig.engine.coalesce(RowSums(0, FLOAT32, FLOAT32, 12345, 0, 1, 1, 1, 0, 0, 1))

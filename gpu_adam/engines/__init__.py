@@ -50,6 +50,44 @@ class Memory:
     owner: Any
 
 
+@dataclass(frozen=True)
+class RowSums:
+    """The sums of a gradient's rows that have the same number.
+
+    Attributes:
+        values: The address of ``count`` rows of ``width`` elements.
+        values_format: Their format.
+        working: The format of the sums.
+        out: The address of ``capacity`` rows, in memory that the engine has allocated. The first of each run of equal numbers gets its sum,
+            all others zeros.
+        indices: The address of ``capacity`` int64, which get the number of each sum and -1 for all others.
+        width: Elements of a row.
+        count: Rows that are given.
+        capacity: Rows that there is room for.
+        order: The address of ``count`` int64: the places of the rows in ``values``, by their numbers, equal ones as they were given.
+        ranked: The address of ``count`` int64: their numbers in that order.
+        limit: Numbers outside ``[0, limit)`` are left out.
+    """
+
+    values: int
+    values_format: Format
+    working: Format
+    out: int
+    indices: int
+    width: int
+    count: int
+    capacity: int
+    order: int
+    ranked: int
+    limit: int
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """What every kernel for it is given first."""
+        sizes = (self.width, self.count, self.capacity)
+        return (self.values, self.out, self.indices, *sizes, self.order, self.ranked, self.limit)
+
+
 class Program(Protocol):
     """Launches of one device, compiled, their tables on the device."""
 
@@ -121,37 +159,8 @@ class Engine(Protocol):
     def download(self, memory: Memory, offset: int, nbytes: int, stream: int | None = None) -> NDArray[np.uint8]:
         """Copy bytes to the host, after what the stream holds is done."""
 
-    def coalesce(
-        self,
-        values: int,
-        values_format: Format,
-        working: Format,
-        out: int,
-        indices: int,
-        width: int,
-        count: int,
-        capacity: int,
-        order: int,
-        ranked: int,
-        limit: int,
-        stream: int | None,
-    ) -> None:
-        """Sum the rows of a gradient that have the same number.
-
-        Args:
-            values: The address of ``count`` rows of ``width`` elements.
-            values_format: Their format.
-            working: The format of the sums.
-            out: The address of ``capacity`` rows, of which the first of each run of equal numbers gets its sum and all others zeros.
-            indices: The address of ``capacity`` int64, which get the number of each sum and -1 for all others.
-            width: Elements of a row.
-            count: Rows that are given.
-            capacity: Rows that there is room for.
-            order: The address of ``count`` int64: the places of the rows in ``values``, by their numbers, equal ones as they were given.
-            ranked: The address of ``count`` int64: their numbers in that order.
-            limit: Numbers outside ``[0, limit)`` are left out.
-            stream: As for `Program.run`.
-        """
+    def coalesce(self, sums: RowSums, stream: int | None = None) -> None:
+        """Sum the rows of a gradient that have the same number; the stream is as for `Program.run`."""
 
     def capturing(self, device: Device, stream: int | None) -> bool:
         """Whether the stream is being captured in a CUDA graph."""

@@ -17,7 +17,7 @@ from ..kernels.rules import RULES
 from ..layout import Device
 from ..plan import CPU_POLICY, Launch, Policy, Specialization
 from ..prologue import Prologue
-from . import Coefficients, EngineUnavailable, Memory, Replay
+from . import Coefficients, EngineUnavailable, Memory, Replay, RowSums
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
@@ -66,26 +66,12 @@ class CpuEngine:
         ctypes.memmove(out.ctypes.data, memory.address + offset, nbytes)
         return out
 
-    def coalesce(
-        self,
-        values: int,
-        values_format: Format,
-        working: Format,
-        out: int,
-        indices: int,
-        width: int,
-        count: int,
-        capacity: int,
-        order: int,
-        ranked: int,
-        limit: int,
-        stream: int | None,
-    ) -> None:
+    def coalesce(self, sums: RowSums, stream: int | None = None) -> None:
         """Sum the rows of a gradient that have the same number."""
-        fixed = (values, out, indices, width, count, capacity, order, ranked, limit)
         # A copy, of which one thread does as much as of a sum.
-        cuts = _cuts(capacity, capacity * width, MEASURED_SERIAL, self.pool.count)
-        _share_out(self.pool, coalescing(values_format, working), [(*fixed, *ends) for ends in cuts])
+        cuts = _cuts(sums.capacity, sums.capacity * sums.width, MEASURED_SERIAL, self.pool.count)
+        kernel = coalescing(sums.values_format, sums.working)
+        _share_out(self.pool, kernel, [(*sums.arguments, *ends) for ends in cuts])
 
     def capturing(self, device: Device, stream: int | None) -> bool:
         """A CPU has no streams."""

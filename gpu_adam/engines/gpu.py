@@ -14,11 +14,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import Format
 from ..layout import Device
 from ..plan import GPU_POLICY, ROLES, Launch, Policy
 from ..prologue import Prologue
-from . import Memory
+from . import Memory, RowSums
 from .gpu_binding import Binding, Call
 from .gpu_kernels import Kernel, PrologueKernel, coalesce_kernel, update_kernel
 from .gpu_program import GpuProgram, staging_bytes
@@ -81,35 +80,21 @@ class GpuEngine(Generic[SomeBinding]):
         with self._cuda.on(device.index):
             return self._cuda.is_capturing(self._cuda.stream(stream))
 
-    def coalesce(
-        self,
-        values: int,
-        values_format: Format,
-        working: Format,
-        out: int,
-        indices: int,
-        width: int,
-        count: int,
-        capacity: int,
-        order: int,
-        ranked: int,
-        limit: int,
-        stream: int | None,
-    ) -> None:
-        """Sum the rows of a gradient that have the same number, in the order of the stream; ``out`` is memory of this engine."""
-        memory = self._memories.get(out)
+    def coalesce(self, sums: RowSums, stream: int | None = None) -> None:
+        """Sum the rows of a gradient that have the same number, in the order of the stream."""
+        memory = self._memories.get(sums.out)
         if memory is None:
-            raise ValueError(f"out={out:#x}: must be the address of memory that this engine has allocated")
+            raise ValueError(f"out={sums.out:#x}: must be the address of memory that this engine has allocated")
         device = memory.device.index
-        kernel = coalesce_kernel(values_format, working, width)
+        kernel = coalesce_kernel(sums.values_format, sums.working, sums.width)
         with self._cuda.on(device):
             stream = self._cuda.stream(stream)
             # The last step may still be reading the last sums, on another stream.
-            reader = self._row_readers.get(out)
+            reader = self._row_readers.get(sums.out)
             if reader is not None:
                 reader.follow(stream)
-            arguments = (values, out, indices, width, count, capacity, order, ranked, limit)
-            self._cuda.launch(Call(self._function(kernel, device), capacity, kernel.threads, arguments), stream)
+            call = Call(self._function(kernel, device), sums.capacity, kernel.threads, sums.arguments)
+            self._cuda.launch(call, stream)
 
     def load(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpu_adam.engines import RowSums
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.kernels.row import SKIP
 from gpu_adam.plan import Policy
@@ -98,19 +99,10 @@ def check_coalesce(
     out = engine.allocate(GPU, capacity * width * working.itemsize)
     indices = engine.allocate(GPU, capacity * 8)
     engine.upload(out, 0, np.full(out.nbytes, 0x55, np.uint8))
+    places, numbers = bounds.add_array(order), bounds.add_array(ranked)
+    sizes = (width, count, capacity)
     engine.coalesce(
-        values.first,
-        values_format,
-        working,
-        out.address,
-        indices.address,
-        width,
-        count,
-        capacity,
-        bounds.add_array(order),
-        bounds.add_array(ranked),
-        LIMIT,
-        None,
+        RowSums(values.first, values_format, working, out.address, indices.address, *sizes, places, numbers, LIMIT)
     )
     sums = np.zeros((capacity, width), working.dtype)
     rows = np.full(capacity, -1, np.int64)
