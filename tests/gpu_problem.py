@@ -21,7 +21,6 @@ from cuda_cpp.host_gpu import HostEngine
 from gpu_adam.cache import cache_dir
 from gpu_adam.engines import engine_named
 from gpu_adam.engines import numba as numba_engine
-from gpu_adam.engines.cupy import instance_of
 from gpu_adam.engines.gpu import GpuEngine
 from gpu_adam.engines.gpu_kernels import PrologueKernel, coalesce_kernel, update_kernel
 from gpu_adam.engines.gpu_program import GpuProgram
@@ -116,7 +115,7 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> build.Library:
     updates = [replace(kind, family="flat") for kind in kinds if kind.family == "multi_tensor"] + list(kinds)
     kernels = [update_kernel(launch, GPU_POLICY) for kind in updates for launch in _launches_of(kind)]
     others = [PrologueKernel("adam"), *(coalesce_kernel(values, FLOAT32, WIDTH) for values in (BFLOAT16, FLOAT32))]
-    return build.Library(build.build([instance_of(kernel) for kernel in (*kernels, *others)], build.FAST, folder))
+    return build.Library(build.build([*kernels, *others], build.FAST, folder))
 
 
 @pytest.fixture(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpu_adam.engines import nvvm
+from gpu_adam.engines.gpu_kernels import Kernel
 
 HOPPER = (9, 0)
 ARCHITECTURES = [(7, 5), (8, 0), (8, 6), (8, 9), HOPPER, (10, 0), (12, 0)]
@@ -34,8 +35,8 @@ class Ptx:
         return {instruction for instruction in self.counts if re.fullmatch(pattern, instruction)}
 
 
-def compiled(source: nvvm.Source) -> Ptx:
-    return Ptx(nvvm.compile_ptx(source, HOPPER)[1])
+def compiled(kernel: Kernel) -> Ptx:
+    return Ptx(nvvm.compile_ptx(kernel, HOPPER)[1])
 
 
 def disassembled(ptx: str, folder: Path) -> str:

@@ -93,6 +93,7 @@ nvrtc = pytest.importorskip("gpu_adam.engines.nvrtc")
 @pytest.fixture
 def kernel():  # type: ignore[no-untyped-def]
     from gpu_adam.engines import EngineUnavailable
+    from gpu_adam.engines.gpu_kernels import UpdateKernel
     from gpu_adam.formats import FLOAT32
     from gpu_adam.plan import Specialization
 
@@ -101,7 +102,7 @@ def kernel():  # type: ignore[no-untyped-def]
     except EngineUnavailable as error:
         pytest.skip(str(error))
     nvrtc._compiled.cache_clear()
-    yield nvrtc.Instance(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
+    yield UpdateKernel(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
     nvrtc._compiled.cache_clear()
 
 
@@ -172,11 +173,12 @@ def test_the_key_covers_all_that_the_code_depends_on(kernel, monkeypatch: pytest
 
 def _compile_in(start, results) -> None:  # type: ignore[no-untyped-def]
     from gpu_adam.engines import nvrtc
+    from gpu_adam.engines.gpu_kernels import UpdateKernel
     from gpu_adam.formats import FLOAT32
     from gpu_adam.plan import Specialization
 
     start.wait()
-    kernel = nvrtc.Instance(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
+    kernel = UpdateKernel(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         results.put(nvrtc.compile_kernel(kernel, 90))

@@ -94,7 +94,9 @@ def test_generated_tensors(case: Case, cuda: HostEngine, cpu: Engine) -> None:
 
 
 @pytest.mark.parametrize("kernel", OTHER_GEOMETRY, ids=build.symbol)
-def test_another_geometry_returns_the_same_bits(kernel: build.Instance, library: build.Library, cpu: Engine) -> None:
+def test_another_geometry_returns_the_same_bits(
+    kernel: build.UpdateKernel, library: build.Library, cpu: Engine
+) -> None:
     cuda = HostEngine(library)
     cuda.policy = Policy(threads=kernel.threads, vectors=kernel.vectors)
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reference import assert_same_bits
 
 from gpu_adam.engines import RowSums, engine_named
-from gpu_adam.engines.nvrtc import CoalesceInstance
+from gpu_adam.engines.gpu_kernels import CoalesceKernel
 
 pytest_plugins = ("cuda_cpp.fixtures",)
 pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.missing))
@@ -27,7 +27,7 @@ GUARD = 32
 class Sums:
     """A gradient of rows, and the room for their sums with guards around it."""
 
-    kernel: CoalesceInstance
+    kernel: CoalesceKernel
     numbers: NDArray[np.int64]
     width: int
     capacity: int
@@ -87,7 +87,7 @@ class Sums:
 
 
 def compare(
-    kernel: CoalesceInstance,
+    kernel: CoalesceKernel,
     numbers: NDArray[np.int64],
     width: int,
     library: build.Library,
@@ -106,7 +106,7 @@ def compare(
 
 
 @pytest.mark.parametrize("kernel", COALESCES, ids=build.symbol)
-def test_every_kernel(kernel: CoalesceInstance, library: build.Library) -> None:
+def test_every_kernel(kernel: CoalesceKernel, library: build.Library) -> None:
     rng = np.random.default_rng(kernel.threads)
     for width in (1, 3, 8, 64, 300, 1028):
         compare(kernel, rng.integers(0, 20, 30), width, library, room=3, limit=18, seed=width)
@@ -114,7 +114,7 @@ def test_every_kernel(kernel: CoalesceInstance, library: build.Library) -> None:
 
 
 @pytest.mark.parametrize("kernel", COALESCES[::4], ids=build.symbol)
-def test_long_runs(kernel: CoalesceInstance, library: build.Library) -> None:
+def test_long_runs(kernel: CoalesceKernel, library: build.Library) -> None:
     """Every length of a run up to some, so that its end lies anywhere in a batch, and one of hundreds."""
     numbers = np.concatenate([np.full(length, length) for length in (*range(1, 20), 321)])
     compare(kernel, np.random.default_rng(0).permutation(numbers), 5, library)
@@ -137,7 +137,7 @@ def test_numbers_that_do_not_count(library: build.Library) -> None:
 )
 @settings(max_examples=150, deadline=None)
 def test_generated_rows(
-    kernel: CoalesceInstance, numbers: list[int], width: int, room: int, seed: int, library: build.Library
+    kernel: CoalesceKernel, numbers: list[int], width: int, room: int, seed: int, library: build.Library
 ) -> None:
     if numbers or room:
         compare(kernel, np.array(numbers, np.int64), width, library, room=room, limit=11, seed=seed)

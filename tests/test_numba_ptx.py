@@ -23,6 +23,7 @@ pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 from ptx import ARCHITECTURES, ARITHMETIC, CONVERSIONS, HOPPER, THREADS, Ptx, compiled, disassembled, spills
 
 from gpu_adam.engines import nvvm
+from gpu_adam.engines.gpu_kernels import UpdateKernel
 
 FAMILIES: tuple[Family, ...] = ("flat", "multi_tensor", "strided")
 RULES = {"adam": 2, "adam_amsgrad": 3}
@@ -71,7 +72,7 @@ def by_name(kind: Specialization) -> str:
 @pytest.mark.parametrize("kind", specializations(), ids=by_name)
 def test_every_specialization(kind: Specialization) -> None:
     # One test for all that is asked of it: to compile it costs more than to read it.
-    ptx = compiled(nvvm.kernel_source(kind, 1, THREADS))
+    ptx = compiled(UpdateKernel(kind, THREADS, 1))
     check_arithmetic(ptx, kind, elements=kind.lanes)
     check_conversions(ptx, kind)
     check_memory(ptx, kind, vectors=1)
@@ -137,7 +138,7 @@ def check_memory(ptx: Ptx, kind: Specialization, vectors: int) -> None:
 def test_several_vectors_are_in_flight(family: Family, formats: tuple[Format, Format]) -> None:
     param, grad = formats
     kind = Specialization(family, "adam", 2, param, param.working if family == "rows" else grad, param is BFLOAT16)
-    ptx = compiled(nvvm.kernel_source(kind, 2, THREADS))
+    ptx = compiled(UpdateKernel(kind, THREADS, 2))
     check_arithmetic(ptx, kind, elements=2 * kind.lanes)
     check_memory(ptx, kind, vectors=2)
     if kind.working is FLOAT32:
@@ -156,7 +157,7 @@ def test_the_kernels_compile_the_rule_that_all_engines_share(monkeypatch: pytest
 
     monkeypatch.setitem(rules.RULES, "adam", replace(rules.RULES["adam"], make=make))
     kind = Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False)
-    ptx = compiled(nvvm.kernel_source(kind, 1, THREADS))
+    ptx = compiled(UpdateKernel(kind, THREADS, 1))
     assert ptx.count(r"sqrt\.rn\.f32") == 2 * 4
     assert ptx.count(r"div\..*") == 0
 
@@ -169,7 +170,7 @@ def test_the_kernels_compile_the_rule_that_all_engines_share(monkeypatch: pytest
 def test_every_architecture(family: Family, architecture: tuple[int, int]) -> None:
     grad = FLOAT32 if family == "rows" else FLOAT16
     kind = Specialization(family, "adam_amsgrad", 3, BFLOAT16, grad, True, average=family != "rows")
-    _, ptx = nvvm.compile_ptx(nvvm.kernel_source(kind, 1, THREADS), architecture)
+    _, ptx = nvvm.compile_ptx(UpdateKernel(kind, THREADS, 1), architecture)
     assert nvvm.link(ptx, architecture)[:4] == b"\x7fELF"
 
 
@@ -189,7 +190,7 @@ def test_every_architecture(family: Family, architecture: tuple[int, int]) -> No
     ids=by_name,
 )
 def test_machine_code(kind: Specialization, tmp_path: Path) -> None:
-    _, ptx = nvvm.compile_ptx(nvvm.kernel_source(kind, 1, THREADS), HOPPER)
+    _, ptx = nvvm.compile_ptx(UpdateKernel(kind, THREADS, 1), HOPPER)
     sass = disassembled(ptx, tmp_path)
     if kind.family != "strided":
         assert "LDG.E.128" in sass

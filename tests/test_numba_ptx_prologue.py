@@ -18,6 +18,7 @@ pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 from ptx import ARCHITECTURES, ARITHMETIC, CONVERSIONS, HOPPER, THREADS, Ptx, compiled, disassembled, spills
 
 from gpu_adam.engines import nvvm
+from gpu_adam.engines.gpu_kernels import CoalesceKernel, PrologueKernel
 from gpu_adam.kernels.cuda_prologue import IN_FLIGHT, OWN, SLOTS_IN_FLIGHT
 
 SUMMED = [(format, working) for format, working in product(FORMATS, (FLOAT32, FLOAT64))]
@@ -26,7 +27,7 @@ SUMMED = [(format, working) for format, working in product(FORMATS, (FLOAT32, FL
 @pytest.fixture(scope="module")
 def text() -> str:
     """The prologue's PTX, which takes seconds to compile."""
-    return nvvm.compile_ptx(nvvm.prologue_source("adam", PROLOGUE_THREADS), HOPPER)[1]
+    return nvvm.compile_ptx(PrologueKernel("adam"), HOPPER)[1]
 
 
 def test_prologue(text: str) -> None:
@@ -61,7 +62,7 @@ def test_prologue_memory(text: str) -> None:
 # Compiling takes seconds, so the oldest and the newest stand for all.
 @pytest.mark.parametrize("architecture", [ARCHITECTURES[0], ARCHITECTURES[-1]], ids="sm_{0[0]}{0[1]}".format)
 def test_prologue_for_other_architectures(architecture: tuple[int, int]) -> None:
-    _, ptx = nvvm.compile_ptx(nvvm.prologue_source("adam", PROLOGUE_THREADS), architecture)
+    _, ptx = nvvm.compile_ptx(PrologueKernel("adam"), architecture)
     assert nvvm.link(ptx, architecture)[:4] == b"\x7fELF"
 
 
@@ -79,7 +80,7 @@ def test_prologue_machine_code(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("values", "working"), SUMMED, ids=str)
 def test_coalesce(values: Format, working: Format) -> None:
-    ptx = compiled(nvvm.coalesce_source(values, working, THREADS))
+    ptx = compiled(CoalesceKernel(values, working, THREADS))
     number = {"float32": "f32", "float64": "f64"}[working.name]
     # Sums and nothing else, in the working format.
     assert ptx.spelled(ARITHMETIC) <= {f"add.{number}", f"add.rn.{number}"}
@@ -90,10 +91,10 @@ def test_coalesce(values: Format, working: Format) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{0[0]}{0[1]}".format)
 def test_coalesce_for_every_architecture(architecture: tuple[int, int]) -> None:
-    _, ptx = nvvm.compile_ptx(nvvm.coalesce_source(BFLOAT16, FLOAT32, THREADS), architecture)
+    _, ptx = nvvm.compile_ptx(CoalesceKernel(BFLOAT16, FLOAT32, THREADS), architecture)
     assert nvvm.link(ptx, architecture)[:4] == b"\x7fELF"
 
 
 def test_coalesce_machine_code(tmp_path: Path) -> None:
-    _, ptx = nvvm.compile_ptx(nvvm.coalesce_source(BFLOAT16, FLOAT32, THREADS), HOPPER)
+    _, ptx = nvvm.compile_ptx(CoalesceKernel(BFLOAT16, FLOAT32, THREADS), HOPPER)
     assert not spills(disassembled(ptx, tmp_path))

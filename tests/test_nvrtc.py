@@ -8,7 +8,8 @@ import pytest
 from cuda_cpp.instances import COALESCES, FAMILIES, PROLOGUES, ROWS, SPECIALIZATIONS, WITH_AVERAGE, instances
 
 from gpu_adam.engines import EngineUnavailable, nvrtc
-from gpu_adam.engines.nvrtc import CompileError, Instance, Kernel, PrologueInstance
+from gpu_adam.engines.gpu_kernels import Kernel, PrologueKernel, UpdateKernel
+from gpu_adam.engines.nvrtc import CompileError
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 from gpu_adam.plan import Specialization
 
@@ -20,7 +21,7 @@ except EngineUnavailable as unavailable:
 ARCHITECTURES = [f"sm_{n}" for n in (70, 75, 80, 86, 89, 90, 100, 120) if n in SUPPORTED]
 """From Volta, which NVRTC 13 no longer knows, to Blackwell."""
 
-FLAT = Instance(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
+FLAT = UpdateKernel(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
 
 
 FILES: dict[str, list[Kernel]] = {
@@ -57,14 +58,18 @@ def test_every_specialization_with_an_average_compiles(family: str) -> None:
 
 def _compile(kernels: list[Kernel], architecture: str) -> None:
     # One program for a whole family, so that its headers are parsed once and not once a kernel.
-    symbols, binary = nvrtc.build(kernels[0].source, [kernel.expression for kernel in kernels], architecture)
+    symbols, binary = nvrtc.build(
+        nvrtc.source_of(kernels[0]), [nvrtc.expression_of(kernel) for kernel in kernels], architecture
+    )
     assert len(set(symbols)) == len(kernels)
     assert binary
 
 
 def operations(kernel: Kernel) -> list[str]:
     """The instructions of a kernel in PTX."""
-    _, binary = nvrtc.build(kernel.source, [kernel.expression], f"compute_{min(n for n in SUPPORTED if n >= 75)}")
+    _, binary = nvrtc.build(
+        nvrtc.source_of(kernel), [nvrtc.expression_of(kernel)], f"compute_{min(n for n in SUPPORTED if n >= 75)}"
+    )
     return re.findall(r"^\s+(?:@%p\d+ )?([a-z]+\.[a-z0-9.:]+)\s", binary.decode(), re.MULTILINE)
 
 
@@ -76,7 +81,7 @@ def operations(kernel: Kernel) -> list[str]:
 )
 def test_the_arithmetic_in_ptx(family, param, grad, master, average) -> None:  # type: ignore[no-untyped-def]
     """Roundings are named, nothing is flushed, and neither is wider than the working format."""
-    kernel = Instance(Specialization(family, "adam_amsgrad", 3, param, grad, master, average), 256, 1)
+    kernel = UpdateKernel(Specialization(family, "adam_amsgrad", 3, param, grad, master, average), 256, 1)
     found = operations(kernel)
     working, other = ("f64", "f32") if param is FLOAT64 else ("f32", "f64")
     arithmetic = {op for op in found if re.match(r"(fma|mul|add|sub|div|sqrt|rcp|rsqrt|neg|abs|cvt).*\.f\d\d", op)}
@@ -89,7 +94,7 @@ def test_the_arithmetic_in_ptx(family, param, grad, master, average) -> None:  #
 
 
 @pytest.mark.parametrize("kernel", PROLOGUES, ids=lambda kernel: kernel.name)
-def test_the_prologues_arithmetic_in_ptx(kernel: PrologueInstance) -> None:
+def test_the_prologues_arithmetic_in_ptx(kernel: PrologueKernel) -> None:
     """In float64, but for formats that are widened and narrowed; products and quotients are rounded by themselves."""
     found = operations(kernel)
     assert {"fma.rn.f64", "mul.rn.f64", "div.rn.f64", "sqrt.rn.f64", "add.rn.f64", "cvt.f64.f32"} <= set(found)
@@ -118,11 +123,11 @@ def test_a_failing_compile_shows_the_compilers_log(monkeypatch: pytest.MonkeyPat
     texts = {**nvrtc.sources(), "adam.cuh": nvrtc.sources()["adam.cuh"].replace("kW2, kR2", "kR2")}
     monkeypatch.setattr(nvrtc, "sources", lambda: texts)
     with pytest.raises(CompileError) as caught:
-        nvrtc.build(FLAT.source, [FLAT.expression], "sm_90")
+        nvrtc.build(nvrtc.source_of(FLAT), [nvrtc.expression_of(FLAT)], "sm_90")
     message = str(caught.value)
     assert 'identifier "kW2" is undefined' in message
     assert "adam.cuh(" in message
-    assert FLAT.expression in message
+    assert nvrtc.expression_of(FLAT) in message
 
 
 def test_without_cuda_bindings_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

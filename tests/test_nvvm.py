@@ -17,6 +17,7 @@ pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 from ptx import HOPPER, THREADS
 
 from gpu_adam.engines import nvvm
+from gpu_adam.engines.gpu_kernels import UpdateKernel
 
 SMALL = Specialization("strided", "adam", 2, FLOAT32, FLOAT32, False)
 
@@ -25,7 +26,7 @@ SMALL = Specialization("strided", "adam", 2, FLOAT32, FLOAT32, False)
 def compile_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """`compile_kernel` past its memory, over a cache folder of its own."""
     monkeypatch.setenv("GPU_ADAM_CACHE_DIR", str(tmp_path))
-    return lambda: nvvm.compile_kernel.__wrapped__(SMALL, 1, THREADS, HOPPER)
+    return lambda: nvvm.compile_kernel.__wrapped__(UpdateKernel(SMALL, THREADS, 1), HOPPER)
 
 
 def test_a_kernel_is_compiled_once(compile_kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +62,7 @@ def test_the_compilers_log_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(rules.RULES, "adam", replace(rules.RULES["adam"], make=make))
     with pytest.raises(nvvm.CompileError, match=r"(?s)adam_strided_float32_float32 for sm_90.*fma"):
-        nvvm.compile_ptx(nvvm.kernel_source(SMALL, 1, THREADS), HOPPER)
+        nvvm.compile_ptx(UpdateKernel(SMALL, THREADS, 1), HOPPER)
     with pytest.raises(nvvm.CompileError, match="could not be linked for sm_90"):
         nvvm.link(".version 8.0\n.target sm_90\nnonsense", HOPPER)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gpu_adam.engines import EngineUnavailable, nvrtc
-from gpu_adam.engines.nvrtc import CoalesceInstance, Instance, Kernel, PrologueInstance
+from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 from gpu_adam.plan import GPU_POLICY, Specialization
 from gpu_adam.prologue import PROLOGUE_THREADS
@@ -94,7 +94,7 @@ class Sass:
 
 @cache
 def disassemble(kernel: Kernel, architecture: int, folder: Path) -> Sass:
-    _, binary = nvrtc.build(kernel.source, [kernel.expression], f"sm_{architecture}")
+    _, binary = nvrtc.build(nvrtc.source_of(kernel), [nvrtc.expression_of(kernel)], f"sm_{architecture}")
     file = folder / f"{kernel.name}-{architecture}.cubin"
     file.write_bytes(binary)
     code = run(tool("nvdisasm"), file)
@@ -114,10 +114,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sass")
 
 
-def instance(family: str, param: Format, grad: Format, states: int, average: bool = False) -> Instance:
+def instance(family: str, param: Format, grad: Format, states: int, average: bool = False) -> UpdateKernel:
     rule = {2: "adam", 3: "adam_amsgrad"}[states]
     kind = Specialization(family, rule, states, param, grad, param.itemsize == 2, average)  # type: ignore[arg-type]
-    return Instance(kind, GPU_POLICY.threads, GPU_POLICY.vectors)
+    return UpdateKernel(kind, GPU_POLICY.threads, GPU_POLICY.vectors)
 
 
 def count(operations: Counter[str], pattern: str) -> int:
@@ -170,7 +170,7 @@ PROLOGUE_REGISTERS = 80
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda n: f"sm_{n}")
 def test_the_prologue(architecture: int, folder: Path) -> None:
-    sass = disassemble(PrologueInstance("adam"), architecture, folder)
+    sass = disassemble(PrologueKernel("adam"), architecture, folder)
     operations = sass.operations
 
     # Eight vectors of every format are asked for before the first is waited for.
@@ -198,7 +198,7 @@ def test_the_prologue(architecture: int, folder: Path) -> None:
 @pytest.mark.parametrize("working", [FLOAT32, FLOAT64], ids=str)
 @pytest.mark.parametrize("values", FORMATS, ids=str)
 def test_the_sum_of_rows(values: Format, working: Format, architecture: int, folder: Path) -> None:
-    sass = disassemble(CoalesceInstance(values, working, 256), architecture, folder)
+    sass = disassemble(CoalesceKernel(values, working, 256), architecture, folder)
     # The first row of a run, and eight words of the rows that follow.
     words = max(values.itemsize // working.itemsize, 1) if values.itemsize > working.itemsize else 1
     assert count(sass.operations, r"LDG\.E\.(EF\.)?128.*") == words + 8

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from . import EngineUnavailable, nvrtc
 from .gpu import GpuEngine
 from .gpu_binding import Call
-from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
+from .gpu_kernels import Kernel
 from .staging import Event
 
 _OUT_OF_MEMORY = 2
@@ -61,19 +61,8 @@ class CupyEngine(GpuEngine["CupyBinding"]):
 
     def compiled(self, kernel: Kernel, capability: int) -> tuple[str, bytes]:
         """The symbol and the machine code of a kernel."""
-        code = nvrtc.compile_kernel(instance_of(kernel), capability)
+        code = nvrtc.compile_kernel(kernel, capability)
         return code.symbol, code.binary
-
-
-def instance_of(kernel: Kernel) -> nvrtc.Kernel:
-    """A kernel in CUDA C++."""
-    match kernel:
-        case UpdateKernel(specialization, threads, vectors):
-            return nvrtc.Instance(specialization, threads, vectors)
-        case PrologueKernel(rule):
-            return nvrtc.PrologueInstance(rule)
-        case CoalesceKernel(values, working, threads):
-            return nvrtc.CoalesceInstance(values, working, threads)
 
 
 @dataclass(frozen=True)

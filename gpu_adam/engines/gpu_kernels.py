@@ -1,4 +1,7 @@
-"""Which kernels the GPU engines compile, as values, and the arguments that these take: the same in CUDA C++ and in Numba's Python."""
+"""Which kernels the GPU engines compile, as values, and the arguments that these take: the same in CUDA C++ and in Numba's Python.
+
+Each has a ``name``, a legal identifier that leaves the geometry out.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,26 @@ class UpdateKernel:
     threads: int
     vectors: int
 
+    @property
+    def name(self) -> str:
+        """The specialization's."""
+        return self.specialization.name
+
 
 @dataclass(frozen=True)
 class PrologueKernel:
-    """The prologue (`gpu_adam.kernels.prologue`).
+    """The prologue (`gpu_adam.kernels.prologue`); its block is of ``gpu_adam.prologue.PROLOGUE_THREADS``.
 
     Attributes:
         rule: The rule whose coefficients it computes.
     """
 
     rule: str
+
+    @property
+    def name(self) -> str:
+        """By its rule."""
+        return f"{self.rule}_prologue"
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,11 @@ class CoalesceKernel:
     values: Format
     working: Format
     threads: int
+
+    @property
+    def name(self) -> str:
+        """By its formats."""
+        return f"coalesce_{self.values}_{self.working}"
 
 
 Kernel = UpdateKernel | PrologueKernel | CoalesceKernel

@@ -19,12 +19,11 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from ..prologue import PROLOGUE_THREADS
 from . import EngineUnavailable
 from .gpu import GpuEngine
 from .gpu_binding import Call
-from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
-from .nvvm import compile_coalesce, compile_kernel, compile_prologue, package_version
+from .gpu_kernels import Kernel
+from .nvvm import compile_kernel, package_version
 from .staging import Event
 
 _INSTALL = "pip install gpu_adam[cuda12] or gpu_adam[cuda13], by the CUDA version of your driver"
@@ -49,14 +48,7 @@ class NumbaEngine(GpuEngine["NumbaBinding"]):
 
     def compiled(self, kernel: Kernel, capability: int) -> tuple[str, bytes]:
         """The symbol and the machine code of a kernel."""
-        version = divmod(capability, 10)
-        match kernel:
-            case UpdateKernel(specialization, threads, vectors):
-                return compile_kernel(specialization, vectors, threads, version)
-            case PrologueKernel(rule):
-                return compile_prologue(rule, PROLOGUE_THREADS, version)
-            case CoalesceKernel(values, working, threads):
-                return compile_coalesce(values, working, threads, version)
+        return compile_kernel(kernel, divmod(capability, 10))
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import cache as disk
-from ..formats import Format
 from ..kernels.rules import RULES
-from ..plan import Specialization
 from . import CompileError, EngineUnavailable
+from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 
 OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=false")
 """What the arithmetic needs: subnormals kept, division and square root rounded correctly, nothing contracted."""
@@ -31,110 +30,46 @@ SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "mul
 _C_TYPES = {"float64": "double", "float32": "float", "float16": "gpu_adam::float16", "bfloat16": "gpu_adam::bfloat16"}
 
 
-@dataclass(frozen=True)
-class Instance:
-    """An update to compile: a specialization and the geometry that is compiled in.
+def source_of(kernel: Kernel) -> str:
+    """The file that holds a kernel."""
+    match kernel:
+        case UpdateKernel(specialization):
+            return SOURCES[specialization.family]
+        case PrologueKernel():
+            return "prologue.cu"
+        case CoalesceKernel():
+            return "rows.cu"
 
-    Attributes:
-        specialization: What it is compiled for.
-        threads: Threads in a block.
-        vectors: Vectors that a thread loads before it computes with the first.
+
+def expression_of(kernel: Kernel) -> str:
+    """A kernel's name in C++, template arguments and all: naming it to NVRTC instantiates it.
+
+    >>> from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32
+    >>> from gpu_adam.plan import Specialization
+    >>> kind = Specialization("flat", "adam", 2, BFLOAT16, FLOAT32, True)
+    >>> expression_of(UpdateKernel(kind, 256, 1))
+    'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 1, 256>'
+    >>> expression_of(PrologueKernel("adam_amsgrad"))
+    'gpu_adam::prologue<gpu_adam::Adam<true>>'
+    >>> expression_of(CoalesceKernel(FLOAT16, FLOAT32, 128))
+    'gpu_adam::coalesce<gpu_adam::float16, float, 128>'
     """
-
-    specialization: Specialization
-    threads: int
-    vectors: int
-
-    @property
-    def name(self) -> str:
-        """A legal identifier, the geometry left out."""
-        return self.specialization.name
-
-    @property
-    def source(self) -> str:
-        """The file that holds the kernel."""
-        return SOURCES[self.specialization.family]
-
-    @property
-    def expression(self) -> str:
-        """The kernel's name in C++, template arguments and all: naming it to NVRTC instantiates it.
-
-        >>> from gpu_adam.formats import BFLOAT16, FLOAT32
-        >>> Instance(Specialization("flat", "adam", 2, BFLOAT16, FLOAT32, True), 256, 1).expression
-        'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 1, 256>'
-        """
-        s = self.specialization
-        arguments = (
-            _rule_type(s.rule),
-            _C_TYPES[s.param.name],
-            _C_TYPES[s.grad.name],
-            "true" if s.master else "false",
-            "true" if s.average else "false",
-            str(self.vectors),
-            str(self.threads),
-        )
-        return f"gpu_adam::{s.family}<{', '.join(arguments)}>"
-
-
-@dataclass(frozen=True)
-class PrologueInstance:
-    """The prologue to compile for a rule, whose coefficients it computes; its block is of ``gpu_adam.prologue.PROLOGUE_THREADS``.
-
-    Attributes:
-        rule: The rule's name.
-    """
-
-    rule: str
-    source = "prologue.cu"
-
-    @property
-    def name(self) -> str:
-        """A legal identifier."""
-        return f"{self.rule}_prologue"
-
-    @property
-    def expression(self) -> str:
-        """The kernel's name in C++.
-
-        >>> PrologueInstance("adam_amsgrad").expression
-        'gpu_adam::prologue<gpu_adam::Adam<true>>'
-        """
-        return f"gpu_adam::prologue<{_rule_type(self.rule)}>"
-
-
-@dataclass(frozen=True)
-class CoalesceInstance:
-    """The sum of a sparse gradient's rows to compile; its grid has a block for each row that there is room for.
-
-    Attributes:
-        values: The gradient's format.
-        working: The format of the sums.
-        threads: Threads in a block.
-    """
-
-    values: Format
-    working: Format
-    threads: int
-    source = "rows.cu"
-
-    @property
-    def name(self) -> str:
-        """A legal identifier, the geometry left out."""
-        return f"coalesce_{self.values}_{self.working}"
-
-    @property
-    def expression(self) -> str:
-        """The kernel's name in C++.
-
-        >>> from gpu_adam.formats import FLOAT16, FLOAT32
-        >>> CoalesceInstance(FLOAT16, FLOAT32, 128).expression
-        'gpu_adam::coalesce<gpu_adam::float16, float, 128>'
-        """
-        return f"gpu_adam::coalesce<{_C_TYPES[self.values.name]}, {_C_TYPES[self.working.name]}, {self.threads}>"
-
-
-Kernel = Instance | PrologueInstance | CoalesceInstance
-"""Whatever is compiled: it has a name, a source and an expression."""
+    match kernel:
+        case UpdateKernel(s, threads, vectors):
+            arguments = (
+                _rule_type(s.rule),
+                _C_TYPES[s.param.name],
+                _C_TYPES[s.grad.name],
+                "true" if s.master else "false",
+                "true" if s.average else "false",
+                str(vectors),
+                str(threads),
+            )
+            return f"gpu_adam::{s.family}<{', '.join(arguments)}>"
+        case PrologueKernel(rule):
+            return f"gpu_adam::prologue<{_rule_type(rule)}>"
+        case CoalesceKernel(values, working, threads):
+            return f"gpu_adam::coalesce<{_C_TYPES[values.name]}, {_C_TYPES[working.name]}, {threads}>"
 
 
 def _rule_type(rule: str) -> str:
@@ -203,14 +138,14 @@ def _compiled(kernel: Kernel, architecture: str) -> Code:
     if entry is not None:
         head, _, binary = entry.partition(b"\n")
         return Code(json.loads(head)["symbol"], architecture, binary)
-    symbols, binary = build(kernel.source, [kernel.expression], architecture)
+    symbols, binary = build(source_of(kernel), [expression_of(kernel)], architecture)
     disk.write(name, json.dumps({"symbol": symbols[0]}).encode() + b"\n" + binary)
     return Code(symbols[0], architecture, binary)
 
 
 def key(kernel: Kernel, architecture: str) -> str:
     """What a cache entry goes by: a digest of all that the machine code depends on."""
-    parts = [kernel.expression, kernel.source, architecture, *OPTIONS, *map(str, version())]
+    parts = [expression_of(kernel), source_of(kernel), architecture, *OPTIONS, *map(str, version())]
     for name, text in sorted(sources().items()):
         parts += [name, text]
     digest = sha256()

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 
 from .. import cache as disk
-from ..formats import Format
-from ..plan import Specialization
+from ..prologue import PROLOGUE_THREADS
 from . import CompileError
+from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 
 Capability = tuple[int, int]
 """A compute capability, such as ``(9, 0)``."""
@@ -28,103 +27,59 @@ _COMPILERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Source:
-    """A kernel to compile.
+def _function_of(kernel: Kernel) -> Callable[..., None]:
+    """A kernel's Python function, all of whose arguments are 64-bit integers: addresses and counts."""
+    # Not imported above: Numba takes its time.
+    match kernel:
+        case UpdateKernel(specialization, _, vectors):
+            from ..kernels.cuda import make_kernel
 
-    Attributes:
-        name: What to call it.
-        make: Makes its Python function, all of whose arguments are 64-bit integers: addresses and counts.
-        threads: Threads in a block, at most.
-        vectors: Vectors that a thread loads before it computes with the first, where that is left open.
-        blocks: Blocks that a multiprocessor should have registers for.
-    """
+            return make_kernel(specialization, vectors)
+        case PrologueKernel(rule):
+            from ..kernels.cuda_prologue import make_prologue
 
-    name: str
-    make: Callable[[], Callable[..., None]]
-    threads: int
-    vectors: int = 1
-    blocks: int = 1
+            return make_prologue(rule)
+        case CoalesceKernel(values, working, _):
+            from ..kernels.cuda_rows import make_coalesce
 
-
-def kernel_source(kind: Specialization, vectors: int, threads: int) -> Source:
-    """An update kernel."""
-
-    def make() -> Callable[..., None]:
-        from ..kernels.cuda import make_kernel
-
-        return make_kernel(kind, vectors)
-
-    return Source(kind.name, make, threads, vectors)
+            return make_coalesce(values, working)
 
 
-def prologue_source(rule: str, threads: int) -> Source:
-    """The kernel that a step of this rule begins with."""
-
-    def make() -> Callable[..., None]:
-        from ..kernels.cuda_prologue import make_prologue
-
-        return make_prologue(rule)
-
-    # What a thread has in flight leaves room for two blocks of 256 threads, not for three. It must be said: left to itself the compiler
-    # takes more registers than it needs, and one block by itself cannot load while it computes.
-    return Source(f"{rule}_prologue", make, threads, blocks=2)
-
-
-def coalesce_source(values_format: Format, working: Format, threads: int) -> Source:
-    """The kernel that sums a gradient's rows of the same number."""
-
-    def make() -> Callable[..., None]:
-        from ..kernels.cuda_rows import make_coalesce
-
-        return make_coalesce(values_format, working)
-
-    return Source(f"coalesce_{values_format}_{working}", make, threads)
+def _bounds_of(kernel: Kernel) -> tuple[int, int]:
+    """Threads in a block, at most, and blocks that a multiprocessor should have registers for."""
+    if isinstance(kernel, PrologueKernel):
+        # What a thread has in flight leaves room for two blocks of 256 threads, not for three. It must be said: left to itself the
+        # compiler takes more registers than it needs, and one block by itself cannot load while it computes.
+        return PROLOGUE_THREADS, 2
+    return kernel.threads, 1
 
 
 @cache
-def compile_kernel(kind: Specialization, vectors: int, threads: int, capability: Capability) -> tuple[str, bytes]:
-    """The symbol and the machine code of an update kernel, from the cache folder, or compiled now and kept there.
+def compile_kernel(kernel: Kernel, capability: Capability) -> tuple[str, bytes]:
+    """The symbol and the machine code of a kernel, from the cache folder, or compiled now and kept there.
 
     Args:
-        kind: What to compile.
-        vectors: Vectors that a thread loads before it computes with the first.
-        threads: Threads in a block, at most.
+        kernel: What to compile.
         capability: The compute capability of the device.
 
     Raises:
         CompileError: If Numba or the linker refuses it.
     """
-    return _compiled(kernel_source(kind, vectors, threads), capability)
-
-
-@cache
-def compile_prologue(rule: str, threads: int, capability: Capability) -> tuple[str, bytes]:
-    """The symbol and the machine code of the kernel that a step of this rule begins with; see `compile_kernel`."""
-    return _compiled(prologue_source(rule, threads), capability)
-
-
-@cache
-def compile_coalesce(values_format: Format, working: Format, threads: int, capability: Capability) -> tuple[str, bytes]:
-    """The symbol and the machine code of the kernel that sums a gradient's rows of the same number; see `compile_kernel`."""
-    return _compiled(coalesce_source(values_format, working, threads), capability)
-
-
-def _compiled(source: Source, capability: Capability) -> tuple[str, bytes]:
-    geometry = (str(number) for number in (source.threads, source.vectors, source.blocks))
-    key = _digest(source.name, *geometry, _architecture(capability), *_sources(), *_versions())
-    place = f"{source.name}-{key}.numba.cubin"
+    vectors = kernel.vectors if isinstance(kernel, UpdateKernel) else 1
+    geometry = map(str, (*_bounds_of(kernel), vectors))
+    key = _digest(kernel.name, *geometry, _architecture(capability), *_sources(), *_versions())
+    place = f"{kernel.name}-{key}.numba.cubin"
     entry = disk.read(place)
     if entry is not None:
         symbol, _, binary = entry.partition(b"\n")
         return symbol.decode(), binary
-    text, ptx = compile_ptx(source, capability)
+    text, ptx = compile_ptx(kernel, capability)
     binary = link(ptx, capability)
     disk.write(place, text.encode() + b"\n" + binary)
     return text, binary
 
 
-def compile_ptx(source: Source, capability: Capability) -> tuple[str, str]:
+def compile_ptx(kernel: Kernel, capability: Capability) -> tuple[str, str]:
     """A kernel's symbol and PTX, compiled now.
 
     Raises:
@@ -132,13 +87,13 @@ def compile_ptx(source: Source, capability: Capability) -> tuple[str, str]:
     """
     from numba import cuda
 
-    kernel = source.make()
-    signature = f"void({', '.join(['int64'] * len(inspect.signature(kernel).parameters))})"
-    bounds = (source.threads, source.blocks)
+    function = _function_of(kernel)
+    signature = f"void({', '.join(['int64'] * len(inspect.signature(function).parameters))})"
+    bounds = _bounds_of(kernel)
     try:
-        ptx, _ = cuda.compile(kernel, signature, device=False, abi="numba", cc=capability, launch_bounds=bounds)
+        ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability, launch_bounds=bounds)
     except Exception as error:
-        raise CompileError(f"Numba could not compile {source.name} for {_architecture(capability)}: {error}") from error
+        raise CompileError(f"Numba could not compile {kernel.name} for {_architecture(capability)}: {error}") from error
     # The only entry of its module; its name is mangled with all that Numba knows of it.
     return ptx.split(".entry ")[1].split("(")[0].strip(), ptx
 

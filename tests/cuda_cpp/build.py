@@ -13,7 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from gpu_adam.engines.nvrtc import CoalesceInstance, Instance, Kernel
+from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, UpdateKernel
+from gpu_adam.engines.nvrtc import expression_of, source_of
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels"
@@ -44,25 +45,25 @@ missing = None if shutil.which("g++") else "g++ was not found"
 
 def symbol(kernel: Kernel) -> str:
     """The name of the C function that launches a kernel."""
-    if isinstance(kernel, Instance):
+    if isinstance(kernel, UpdateKernel):
         return f"{kernel.name}_{kernel.threads}x{kernel.vectors}"
-    return f"{kernel.name}_{kernel.threads}" if isinstance(kernel, CoalesceInstance) else kernel.name
+    return f"{kernel.name}_{kernel.threads}" if isinstance(kernel, CoalesceKernel) else kernel.name
 
 
 def has_barriers(kernel: Kernel) -> bool:
     """Whether the threads of a block wait for each other."""
-    return "__syncthreads" in (KERNELS / kernel.source).read_text()
+    return "__syncthreads" in (KERNELS / source_of(kernel)).read_text()
 
 
 def _launcher(kernel: Kernel) -> str:
     macro = "STAND_IN_KERNEL_WITH_BARRIERS" if has_barriers(kernel) else "STAND_IN_KERNEL"
-    return f"{macro}({symbol(kernel)}, {kernel.expression})\n"
+    return f"{macro}({symbol(kernel)}, {expression_of(kernel)})\n"
 
 
 def build(instances: Sequence[Kernel], flags: Sequence[str], folder: Path) -> Path:
     """A shared library with a C function for each kernel, built once for each state of the sources."""
     units = [
-        "".join(f'#include "{name}"\n' for name in sorted({kernel.source for kernel in instances}))
+        "".join(f'#include "{name}"\n' for name in sorted({source_of(kernel) for kernel in instances}))
         + "".join(map(_launcher, instances[k::UNITS]))
         for k in range(UNITS)
     ]

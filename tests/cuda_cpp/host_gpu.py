@@ -17,7 +17,6 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_adam.engines.cupy import instance_of
 from gpu_adam.engines.gpu import GpuEngine
 from gpu_adam.engines.gpu_binding import Call
 from gpu_adam.engines.gpu_kernels import Kernel
@@ -235,7 +234,7 @@ class HostEngine(GpuEngine[HostBinding]):
         super().__init__(self.binding)
 
     def compiled(self, kernel: Kernel, capability: int) -> tuple[str, bytes]:
-        return symbol(instance_of(kernel)), b""
+        return symbol(kernel), b""
 
     def finish(self) -> None:
         """Wait for all streams."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpu_adam.engines.nvrtc import CoalesceInstance, Instance, Kernel, PrologueInstance
+from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
 from gpu_adam.plan import GPU_POLICY, Specialization
 
@@ -35,19 +35,19 @@ SPECIALIZATIONS = (
     *ROWS,
 )
 
-PROLOGUES = tuple(PrologueInstance(rule) for rule in RULES)
+PROLOGUES = tuple(PrologueKernel(rule) for rule in RULES)
 COALESCES = tuple(
-    CoalesceInstance(values, working, threads)
+    CoalesceKernel(values, working, threads)
     for values in FORMATS
     for working in (FLOAT32, FLOAT64)
     for threads in ROW_THREADS
 )
 
 
-def instances(kind: Specialization) -> tuple[Instance, ...]:
+def instances(kind: Specialization) -> tuple[UpdateKernel, ...]:
     """A specialization at the geometries that the GPU engines use."""
     blocks = ROW_THREADS if kind.family == "rows" else (GPU_POLICY.threads,)
-    return tuple(Instance(kind, threads, GPU_POLICY.vectors) for threads in blocks)
+    return tuple(UpdateKernel(kind, threads, GPU_POLICY.vectors) for threads in blocks)
 
 
 SHIPPED: tuple[Kernel, ...] = (
@@ -57,7 +57,7 @@ SHIPPED: tuple[Kernel, ...] = (
 )
 
 OTHER_GEOMETRY = tuple(
-    Instance(Specialization(family, "adam_amsgrad", 3, param, param, param is not FLOAT32), 64, 3)  # type: ignore[arg-type]
+    UpdateKernel(Specialization(family, "adam_amsgrad", 3, param, param, param is not FLOAT32), 64, 3)  # type: ignore[arg-type]
     for family in FAMILIES
     for param in (FLOAT32, FLOAT16, BFLOAT16)
 )
