@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 from typing import Any
 
-from .arrays import ArrayRef, Occupied, probe, reach
+from .arrays import ArrayRef, Occupied, probe_named, reach
 from .formats import Format
 from .layout import MAX_DIMS, Device, Walk, walk
 from .rows import RowBuffer, RowGradient, is_rows, row_gradient
@@ -265,11 +265,7 @@ class Gradients:
             if self._no_rows:
                 raise ValueError(f"{what} is of rows, which does not go with {self._no_rows}: give a dense one")
             return row_gradient(placed, array, what)
-        try:
-            ref = probe(array)
-        except (TypeError, ValueError, BufferError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{what} {error}") from None
+        ref = probe_named(array, what)
         if ref.shape != placed.ref.shape:
             raise ValueError(f"{what} has shape {ref.shape}: must be {placed.ref.shape}")
         if ref.device != placed.ref.device:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import checkpoint
-from .arrays import ArrayRef, assign, copy_of, to_host
+from .arrays import ArrayRef, assign, snapshot, to_host
 from .binding import Bound
 from .control import Control
 from .engines import ENGINES, Engine
@@ -297,10 +297,10 @@ class GpuAdam:
 
     def _limits(self, scaling: Scaling) -> Limits:
         most = inf if self._max_grad_norm is None else self._max_grad_norm
-        return Limits(most, self._skip_nonfinite or scaling.scaler != 0)
+        return Limits(most, self._skip_nonfinite or scaling.scaler is not None)
 
     def _mode(self, scaling: Scaling) -> Mode:
-        measures = self._max_grad_norm is not None or self._skip_nonfinite or scaling.scaler != 0
+        measures = self._max_grad_norm is not None or self._skip_nonfinite or scaling.scaler is not None
         on_device = measures or self._capturable or scaling.on_device
         if on_device and len({device.kind for device in self._devices}) > 1:
             raise ValueError(
@@ -444,12 +444,7 @@ class GpuAdam:
         self._refuse_if_swapped()
         self._stepper.follow_memory()
         self._begin_averages()
-        kept = [
-            np.array(to_host(placed.ref.array))
-            if placed.ref.family == "foreign"
-            else copy_of(placed.ref.family, placed.ref.array)
-            for placed in self._params
-        ]
+        kept = [snapshot(placed.ref) for placed in self._params]
         self._is_swapped = True
         try:
             for placed in self._params:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .arrays import ArrayRef, Occupied, probe
+from .arrays import ArrayRef, Occupied, probe_named
 from .layout import Device, overlaps_itself
 from .state import Placed, state_strides
 
@@ -21,11 +21,7 @@ def param_ref(array: Any, label: str) -> ArrayRef:
         TypeError: If it is no array of a supported format.
         ValueError: If it is read-only or its elements share memory.
     """
-    try:
-        ref = probe(array, writable=True)
-    except (TypeError, ValueError, BufferError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{label} {error}") from None
+    ref = probe_named(array, label, writable=True)
     if overlaps_itself(ref.shape, ref.strides):
         raise ValueError(
             f"{label} has shape {ref.shape} and strides {ref.strides}, so that elements share memory: copy it"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import ArrayRef, probe
+from .arrays import ArrayRef, probe_named
 from .engines import Memory, RowSums
 from .formats import Format
 from .layout import Device, row_major
@@ -67,11 +67,7 @@ def row_gradient(placed: Placed, gradient: Any, what: str) -> RowGradient:
         if gradient.sparse_dim() != 1:
             raise ValueError(f"{what} is sparse in {gradient.sparse_dim()} dimensions: must be in the first one")
         rows, values = gradient._indices()[0], gradient._values()
-    try:
-        found = probe(_contiguous(values))
-    except (TypeError, ValueError, BufferError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"the values of {what} {error}") from None
+    found = probe_named(_contiguous(values), f"the values of {what}")
     if not _lies_in_rows(found):
         raise ValueError(f"the values of {what} have strides {found.strides}: must lie row after row")
     if found.device != ref.device:

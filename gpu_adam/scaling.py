@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import probe, to_host
+from .arrays import probe_named, to_host
 from .formats import FLOAT64, FORMATS
 from .layout import Device
 from .loss_scaler import LossScaler
@@ -41,20 +41,18 @@ class Scaling:
         scale: What they are divided by, unless it lies on the device.
         scale_at: Where it does.
         found_at: A number on the device which, unless it is 0, says that an infinity was found.
-        scaler: The address of a loss scaler's state; 0 for none.
-        held: The loss scaler, which keeps that memory alive.
+        scaler: The loss scaler, if there is one.
     """
 
     scale: float = 1.0
     scale_at: Scalar | None = None
     found_at: Scalar | None = None
-    scaler: int = 0
-    held: Any = field(default=None, repr=False, compare=False)
+    scaler: LossScaler | None = None
 
     @property
     def on_device(self) -> bool:
         """Whether only the device knows it."""
-        return self.scale_at is not None or self.found_at is not None or self.scaler != 0
+        return self.scale_at is not None or self.found_at is not None or self.scaler is not None
 
 
 UNSCALED = Scaling()
@@ -77,7 +75,7 @@ def scaling_of(given: Any, found: Any, devices: set[Device]) -> Scaling:
             raise ValueError(
                 f"the LossScaler is on {given.device}: must be where the parameters are, {_names(devices)}"
             )
-        scaling = Scaling(scaler=given.address, held=given)
+        scaling = Scaling(scaler=given)
     else:
         scale_at = _on_these(given, "grad_scale", devices)
         if scale_at is not None and scale_at.device == _CPU:
@@ -117,11 +115,7 @@ def scalar_on(value: Any, name: str) -> Scalar | None:
     """
     if isinstance(value, (int, float, np.ndarray, np.generic)) or not hasattr(value, "shape"):
         return None
-    try:
-        ref = probe(value)
-    except (TypeError, ValueError, BufferError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{name} {error}") from None
+    ref = probe_named(value, name)
     if ref.shape not in ((), (1,)):
         raise ValueError(f"{name} has shape {ref.shape}: must be a number or a 0-dimensional array")
     return Scalar(ref.device, ref.address, FORMATS.index(ref.format), value)

@@ -97,7 +97,7 @@ class Schedule:
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
         self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
         self._cohorts, self._cohort_of = _cohorts(active, steps)
-        self._records = self._fresh_records()
+        self._records = [] if mode.on_device else self._fresh_records()
         self._rows = {
             working.name: np.zeros(
                 (1 + max(c.row for c in self._cohorts if c.working is working), ROW_WORDS), working.dtype

@@ -146,7 +146,7 @@ class Settings:
         self._numbers[LOSS_SCALE] = scaling.scale
         self.words[SCALE_ADDRESS], self.words[SCALE_FORMAT] = _place(scaling.scale_at)
         self.words[FOUND_ADDRESS], self.words[FOUND_FORMAT] = _place(scaling.found_at)
-        self.words[SCALER_ADDRESS] = scaling.scaler
+        self.words[SCALER_ADDRESS] = 0 if scaling.scaler is None else scaling.scaler.address
 
 
 def _place(scalar: Scalar | None) -> tuple[int, int]:

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from .overlap import Occupied, reach
-from .probe import ArrayRef, Family, probe
-from .views import assign, copy_of, to_host, view, zero
+from .probe import ArrayRef, Family, probe, probe_named
+from .views import assign, copy_of, snapshot, to_host, view, zero
 
-__all__ = ["ArrayRef", "Family", "Occupied", "assign", "copy_of", "probe", "reach", "to_host", "view", "zero"]
+__all__ = [
+    "ArrayRef",
+    "Family",
+    "Occupied",
+    "assign",
+    "copy_of",
+    "probe",
+    "probe_named",
+    "reach",
+    "snapshot",
+    "to_host",
+    "view",
+    "zero",
+]

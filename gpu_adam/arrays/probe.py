@@ -66,6 +66,15 @@ def probe(array: Any, *, writable: bool = False) -> ArrayRef:
     return found
 
 
+def probe_named(array: Any, what: str, *, writable: bool = False) -> ArrayRef:
+    """As `probe`, with ``what`` at the beginning of an error's message."""
+    try:
+        return probe(array, writable=writable)
+    except (TypeError, ValueError, BufferError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what} {error}") from None
+
+
 def _describe(array: Any) -> tuple[ArrayRef, bool]:
     if isinstance(array, np.ndarray):
         return _numpy(array)

@@ -104,6 +104,11 @@ def copy_of(family: Family, array: Any) -> Any:
     return array.copy(order="K")
 
 
+def snapshot(ref: ArrayRef) -> Any:
+    """A copy of anybody's array, on its device."""
+    return copy_of(ref.family, view(ref.family, ref.device, ref.address, ref.format, ref.shape, ref.strides, ref.array))
+
+
 def assign(to: ArrayRef, value: Any) -> None:
     """Copy the elements of an array into one of the same shape and device, each rounded once to its format."""
     if to.family == "torch":
