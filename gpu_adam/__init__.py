@@ -12,17 +12,18 @@ array([ 0.9, -1.9], dtype=float32)
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engines import EngineUnavailable
-    from .loss_scaler import LossScaler
-    from .optimizer import GpuAdam
+    from .engines import EngineUnavailable as EngineUnavailable
+    from .loss_scaler import LossScaler as LossScaler
+    from .optimizer import GpuOptimizer as GpuOptimizer
+    from .optimizers import *  # noqa: F403
 
 __version__ = "0.1.0"
-__all__ = ["EngineUnavailable", "GpuAdam", "LossScaler", "__version__"]
 
 _HERE = Path(__file__).resolve().parent
 _BESIDE = _HERE.parent / "kernels" / "__init__.py"
@@ -33,17 +34,19 @@ if not (_HERE / "kernels").exists() and (_BESIDE.parent / "rules.py").exists():
         kernels = sys.modules[_spec.name] = module_from_spec(_spec)
         _spec.loader.exec_module(kernels)
 
-_HOMES = {"GpuAdam": ".optimizer", "LossScaler": ".loss_scaler", "EngineUnavailable": ".engines"}
+_HOMES = {"EngineUnavailable": ".engines", "GpuOptimizer": ".optimizer", "LossScaler": ".loss_scaler"}
+"""Where names other than those of the optimizers are defined."""
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    optimizers = import_module(".optimizers", __name__)
+    return sorted({*globals(), *_HOMES, *(name for name in vars(optimizers) if name.startswith("Gpu"))})
 
 
 def __getattr__(name: str) -> Any:
     # Imported at first use, so that `import gpu_adam` costs little more than `import numpy`.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name], __name__), name)
+    if name in _HOMES or name.startswith("Gpu"):
+        home = import_module(_HOMES.get(name, ".optimizers"), __name__)
+        if hasattr(home, name):
+            return getattr(home, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Saving and loading in the layout of PyTorch's Adam."""
+"""Saving and loading in the layout of PyTorch's optimizers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .algorithm import Algorithm, coefficients
 from .arrays import copy_of, to_host
-from .hyperparameters import KEYS, Hyperparameters
-from .kernels.rules import RULES
+from .hyperparameters import Averaging
 from .state import Placed
 from .structure import Structure
 
-MOMENTS = RULES["adam"].states
-MAXIMUM = "max_exp_avg_sq"
 AVERAGE = "average"
 
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
-"""Keys that PyTorch's Adam expects in a group, with its defaults; they choose among its implementations and mean nothing here."""
+"""Keys that PyTorch's optimizers expect in a group, with its defaults; they choose among its implementations and mean nothing here."""
 
 _NOT_KEPT = {"params", "param_names", *_TORCH_ONLY}
 """Keys of a saved group that are not the group's own."""
@@ -52,6 +50,7 @@ class Loaded:
 
 
 def save(
+    algorithm: Algorithm,
     groups: Sequence[Mapping[str, Any]],
     structures: Sequence[Structure],
     params: Sequence[Placed],
@@ -62,16 +61,18 @@ def save(
     for placed in params:
         t = int(steps[placed.index])
         if t:
-            amsgrad = groups[placed.group]["amsgrad"]
-            if amsgrad:
-                # It may have been switched on since the last step; then it has seen nothing yet.
-                placed.state.ensure((MAXIMUM,))
-            names = [name for name in (*MOMENTS, MAXIMUM, "master", AVERAGE) if placed.state.has(name)]
-            if not amsgrad and MAXIMUM in names and not to_host(placed.view(MAXIMUM)).any():
-                # Another group's in the same bucket; its own from before amsgrad was switched off is kept.
-                names.remove(MAXIMUM)
+            group = groups[placed.group]
+            used = algorithm.rule_of(group, f"group {placed.group}").states
+            # The rule may have been changed since the last step; what the new one keeps beside has seen nothing yet.
+            placed.state.ensure(used)
+            names = [name for name in (*algorithm.states, "master", AVERAGE) if placed.state.has(name)]
+            for name in set(algorithm.states).difference(used).intersection(names):
+                if not to_host(placed.view(name)).any():
+                    # Another group's in the same bucket; its own from before the change is kept.
+                    names.remove(name)
             arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
-            state[placed.index] = {"step": _step_of(t, placed), **arrays}
+            scalars = _scalars(algorithm, group, t, placed) if algorithm.scalars else {}
+            state[placed.index] = {"step": _step_of(t, placed), **scalars, **arrays}
     saved = []
     start = 0
     for group, structure in zip(groups, structures, strict=True):
@@ -96,7 +97,21 @@ def _step_of(t: int, placed: Placed) -> Any:
     return torch.tensor(t, dtype=torch.float32 if t <= _FLOAT32_INTEGERS else torch.float64)
 
 
+def _scalars(algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Placed) -> dict[str, Any]:
+    """Those numbers of the last step's row that PyTorch has in its state; they are computed again, not loaded."""
+    where = f"group {placed.group}"
+    hyper = algorithm.hyperparameters(group, where)
+    row = coefficients(hyper, hyper.record(Averaging(), placed.ref.format.working), t, 1.0, where)
+    values = {name: row[place] for name, place in algorithm.scalars.items()}
+    if placed.ref.family != "torch":
+        return values
+    import torch
+
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
 def check(
+    algorithm: Algorithm,
     saved: Mapping[str, Any],
     groups: Sequence[Mapping[str, Any]],
     structures: Sequence[Structure],
@@ -122,7 +137,7 @@ def check(
     sizes, own_sizes = [len(group["params"]) for group in theirs], [len(group["params"]) for group in groups]
     if sizes != own_sizes:
         raise ValueError(f"state_dict has groups of {sizes} parameters, this optimizer of {own_sizes}")
-    new_groups = []
+    new_groups, rules = [], []
     keys: list[Any] = []
     for number, (group, own, structure) in enumerate(zip(theirs, groups, structures, strict=True)):
         names = group.get("param_names")
@@ -132,13 +147,13 @@ def check(
             raise ValueError(
                 f"group {number} of state_dict names {list(names)}, this optimizer {list(structure.names)}"
             )
-        foreign = [key for key in ("lr", "betas", "eps", "weight_decay") if key not in group]
+        foreign = [key for key in dict.fromkeys(one.key for one in algorithm.numbers) if key not in group]
         if foreign:
-            raise ValueError(f"group {number} of state_dict lacks {foreign}: it is not that of an Adam optimizer")
+            raise ValueError(f"group {number} of state_dict lacks {foreign}: it is that of another kind of optimizer")
         # Also what users and schedulers keep in a group, such as `initial_lr`.
         new = {key: _copied(value) for key, value in group.items() if key not in _NOT_KEPT}
-        new.update({key: own[key] for key in KEYS if key not in new})
-        Hyperparameters.of_group(new, f"group {number} of state_dict")
+        new.update({key: own[key] for key in algorithm.keys if key not in new})
+        rules.append(algorithm.hyperparameters(new, f"group {number} of state_dict").rule)
         new_groups.append(new)
         keys.extend(group["params"])
     if any(not isinstance(key, (Integral, str)) for key in keys) or len(set(keys)) < len(keys):
@@ -160,12 +175,15 @@ def check(
             continue
         if not isinstance(entry, Mapping):
             raise TypeError(f"state_dict's state of {placed.label} is a {type(entry).__name__}: must be a dict")
-        wanted = (*MOMENTS, *((MAXIMUM,) if new_groups[placed.group]["amsgrad"] else ()))
-        missing = [name for name in ("step", *wanted) if name not in entry]
+        wanted = rules[placed.group].states
+        # Where PyTorch counts no steps, a parameter that has a state has made some.
+        counted = "step" in entry or algorithm.uncounted
+        missing = [name for name in (*(() if counted else ("step",)), *wanted) if name not in entry]
         if missing:
             raise ValueError(f"state_dict's state of {placed.label} lacks {missing}")
-        steps.append(_count(entry["step"], placed.label))
-        kept = (("master", placed.master), (AVERAGE, placed.state.has(AVERAGE)), (MAXIMUM, MAXIMUM not in wanted))
+        steps.append(_count(entry.get("step", 1), placed.label))
+        others = ((name, True) for name in algorithm.states if name not in wanted)
+        kept = (("master", placed.master), (AVERAGE, placed.state.has(AVERAGE)), *others)
         optional = tuple(name for name, here in kept if here and name in entry)
         arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
     skipped = _count(saved.get("steps_skipped", 0), "skipped steps")
@@ -197,7 +215,13 @@ def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
     return host
 
 
-def apply(loaded: Loaded, groups: Sequence[dict[str, Any]], params: Sequence[Placed], steps: NDArray[np.int64]) -> None:
+def apply(
+    algorithm: Algorithm,
+    loaded: Loaded,
+    groups: Sequence[dict[str, Any]],
+    params: Sequence[Placed],
+    steps: NDArray[np.int64],
+) -> None:
     """Write what was checked into the optimizer."""
     for group, new in zip(groups, loaded.groups, strict=True):
         group.update(new)
@@ -206,7 +230,7 @@ def apply(loaded: Loaded, groups: Sequence[dict[str, Any]], params: Sequence[Pla
         placed.state.ensure(arrays)
         for name, value in arrays.items():
             placed.write(name, value)
-        for name in (*MOMENTS, MAXIMUM):
+        for name in algorithm.states:
             # What was not kept there, of a parameter never stepped all of it, goes back to zero here.
             if name not in arrays and placed.state.has(name):
                 placed.write(name, np.zeros(placed.ref.shape, placed.ref.format.working.dtype))

@@ -26,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__, cache
+from .algorithm import power
 from .arrays import to_host
 from .engines import ENGINES, EngineUnavailable, engine_named
 from .formats import BFLOAT16, FLOAT16, FLOAT32, Format
-from .hyperparameters import power
-from .optimizer import GpuAdam
+from .optimizers import GpuAdam
 
 PACKAGES = (
     "numpy", "numba", "ml_dtypes", "cupy-cuda12x", "cupy-cuda13x", "cupy", "numba-cuda", "cuda-core", "cuda-bindings",

@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .optimizer import GpuAdam
+    from .optimizer import GpuOptimizer
     from .schedule import Schedule
 
 
 class StepGraph:
-    """Replays the step of an optimizer; made by `GpuAdam.graph`.
+    """Replays the step of an optimizer; made by `GpuOptimizer.graph`.
 
     It holds as long as the optimizer's plan does: when a gradient comes or goes, a state is loaded, or a group is added, make another.
     """
 
     def __init__(
         self,
-        optimizer: GpuAdam,
+        optimizer: GpuOptimizer,
         schedule: Schedule,
         replays: Sequence[Callable[[int | None], None]],
         grad_scale: Any,
@@ -29,10 +29,10 @@ class StepGraph:
         self._optimizer = optimizer
 
     def replay(self, stream: Any = None) -> None:
-        """Do what `GpuAdam.step` does with the bound gradients, with one launch.
+        """Do what `GpuOptimizer.step` does with the bound gradients, with one launch.
 
         Args:
-            stream: As for `GpuAdam.step`.
+            stream: As for `GpuOptimizer.step`.
 
         Raises:
             RuntimeError: If the optimizer's plan has changed since.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
-from .hyperparameters import FLAGS, learning_rate, number, two_betas
 from .structure import Structure, is_pair, ordered
 
 
@@ -70,20 +68,3 @@ def _is_tree(leaf: Any) -> bool:
     if isinstance(leaf, tuple) and len(leaf) == 2 and "int" in str(getattr(leaf[0], "dtype", "")):
         return False  # a gradient of rows
     return isinstance(leaf, (list, tuple, Mapping)) and not is_pair(leaf)
-
-
-_other_values = itemgetter(*FLAGS)
-_NUMBERS = ("lr", "eps", "weight_decay", "betas[0]", "betas[1]")
-
-
-def group_key(group: Mapping[str, Any], where: str, *, read_lr: bool) -> tuple[Any, ...]:
-    """What is compared from step to step: the values themselves, also of arrays and lists that are edited in place."""
-    try:
-        values = [group["lr"], group["eps"], group["weight_decay"], *two_betas(group["betas"], where)]
-        for k, value in enumerate(values):
-            if type(value) is float or (k != 1 and callable(value)):
-                continue
-            values[k] = learning_rate(value, where, read=read_lr) if k == 0 else number(value, _NUMBERS[k], where)
-        return (*values, *_other_values(group))
-    except KeyError as error:
-        raise ValueError(f"{where} has lost its {error.args[0]!r}") from None

@@ -22,7 +22,7 @@ from .kernels.prologue import (
 )
 
 if TYPE_CHECKING:
-    from .optimizer import GpuAdam
+    from .optimizer import GpuOptimizer
 
 _KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 """Those of PyTorch's GradScaler."""
@@ -60,14 +60,14 @@ class LossScaler:
 
     def __init__(
         self,
-        optimizer: GpuAdam,
+        optimizer: GpuOptimizer,
         init_scale: float = 65536.0,
         growth_factor: float = 2.0,
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
     ) -> None:
         if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "_only_device"):
-            raise TypeError(f"optimizer is a {type(optimizer).__name__}: must be a GpuAdam")
+            raise TypeError(f"optimizer is a {type(optimizer).__name__}: must be an optimizer of gpu_adam")
         saved = dict(zip(_KEYS, (init_scale, growth_factor, backoff_factor, growth_interval, 0), strict=True))
         words = _words(saved)
         self._optimizer = ref(optimizer)
@@ -79,7 +79,7 @@ class LossScaler:
         """The scale as a 0-dimensional float32 array of the parameters' library, in the device's memory: it changes with the steps."""
 
     @property
-    def optimizer(self) -> GpuAdam | None:
+    def optimizer(self) -> GpuOptimizer | None:
         """Whose steps it is for, as long as that lives."""
         return self._optimizer()
 

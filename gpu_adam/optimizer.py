@@ -1,4 +1,4 @@
-"""`GpuAdam`: parameters in, one `step` after another."""
+"""`GpuOptimizer`: parameters in, one `step` after another."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import checkpoint
+from .algorithm import Algorithm, Hyperparameters
 from .arrays import ArrayRef, assign, snapshot, to_host
 from .binding import Bound
 from .control import Control
 from .engines import ENGINES, Engine
 from .engines.streams import handle_of
 from .graph import StepGraph
-from .groups import Groups, group_key, is_groups
-from .hyperparameters import KEYS, Averaging, Hyperparameters, Scheduled
+from .groups import Groups, is_groups
+from .hyperparameters import Averaging
 from .loss_scaler import LossScaler
 from .parameters import check_apart, param_ref
 from .placement import place
@@ -32,33 +33,38 @@ from .stepper import Stepper
 from .structure import Structure, read_structure
 
 
-class GpuAdam:
-    r"""Adam (Kingma and Ba, 2014), with AMSGrad and AdamW as options, on GPUs and CPUs with the same bits.
+class Options(TypedDict, total=False):
+    """The keyword arguments that every optimizer takes: see `GpuOptimizer`."""
 
-    Step :math:`t` moves a parameter :math:`\theta` with gradient :math:`g` by
+    decoupled_weight_decay: bool
+    maximize: bool
+    engine: str
+    pack: bool
+    master_weights: bool | None
+    max_grad_norm: float | None
+    group_norms: bool
+    skip_nonfinite: bool
+    capturable: bool
+    ema_decay: float | None
+    polyak_average: bool
 
-    .. math::
-        m &= \beta_1 m + (1-\beta_1) g, \qquad v = \beta_2 v + (1-\beta_2) g^2 \\
-        \theta &= \theta - \alpha \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
 
-    in the caller's own memory, in float32 for parameters of 32 bits or fewer and in float64 for float64, each operation rounded as
-    `gpu_adam.kernels.adam` states. With ``eps=0`` an element whose gradients were all zero becomes 0/0, which is NaN.
+class GpuOptimizer:
+    """What all optimizers are: everything but the algorithm, which a subclass names.
+
+    A step computes in the caller's own memory, in float32 for parameters of 32 bits or fewer and in float64 for float64. First the gradient
+    is scaled and weight decay applied, then the subclass's rule, each operation rounded as the rule's file states.
 
     Args:
         params: A list of arrays, a dict of them by name, a list of ``(name, array)``, or a list of groups: dicts with
-            ``"params"`` and any of the hyperparameters below. Arrays are NumPy's, CuPy's, Numba's device arrays, torch tensors,
+            ``"params"`` and any of the hyperparameters. Arrays are NumPy's, CuPy's, Numba's device arrays, torch tensors,
             or anything writable with ``__cuda_array_interface__`` or ``__dlpack__``; float64, float32, float16 or bfloat16; of
             any shape and strides.
-        lr: The learning rate α, at least 0; or a function of the step number t = 1, 2, … (see `gpu_adam.schedules`); or a
-            0-dimensional array.
-        betas: β1 and β2, in [0, 1), or functions of t. Bias is corrected as if the value of step t had always held.
-        eps: ε, at least 0.
-        weight_decay: At least 0, or a function of t; L2 decay, which is added to the gradient.
-        decoupled_weight_decay: Whether decay shrinks the parameter by ``lr * weight_decay`` instead (AdamW).
-        amsgrad: Whether to divide by the largest second moment so far (Reddi, Kale and Kumar, 2018).
+        hyperparameters: The algorithm's, by their keys in a group, with ``"lr"`` and ``"weight_decay"``. Some may be functions of the step
+            number t = 1, 2, … (see `gpu_adam.schedules`); numbers may be 0-dimensional arrays.
+        decoupled_weight_decay: Whether weight decay shrinks the parameter by ``lr * weight_decay``, as AdamW does, and is not added to
+            the gradient (L2).
         maximize: Whether to follow the gradient upwards.
-        bias_correction: Whether to divide by :math:`1-\beta^t`.
-        eps_hat: Whether ``eps`` is the paper's ε̂ (end of its section 2): α√(1-β2^t)/(1-β1^t) · m/(√v + ε̂).
         engine: ``"cpu"``, ``"cupy"``, ``"numba"``, or ``"auto"``: for each device by where the arrays live and what is installed.
         pack: Whether to copy the parameters into flat buckets. `params` and `grads` are then views into them, and a step looks
             nothing up. A torch tensor's own memory becomes its place in the bucket; of other libraries use the arrays in
@@ -74,35 +80,26 @@ class GpuAdam:
         ema_decay: The decay, in [0, 1), of an exponential average of the parameters (the paper's section 7.2); see `averaged_params`.
         polyak_average: Whether their plain mean is kept instead.
 
+    Attributes:
+        algorithm: The rules and the hyperparameters; of the class.
+        defaults: The hyperparameters of groups that do not say otherwise.
+        param_groups: The groups, dicts with PyTorch's keys; editable between steps.
+
     Raises:
         TypeError: For an array or a value of a kind that is not supported.
         ValueError: For a number out of its range, and for parameters that are read-only, come twice, or overlap in memory.
         EngineUnavailable: If the engine cannot run here.
-
-    Example:
-        >>> import numpy as np
-        >>> from gpu_adam import GpuAdam
-        >>> w = np.zeros((2, 3), np.float32)
-        >>> opt = GpuAdam({"w": w}, lr=0.1)
-        >>> for _ in range(200):
-        ...     opt.step({"w": w - 1})  # the gradient of (w - 1)²/2
-        >>> bool(abs(w - 1).max() < 0.01)
-        True
     """
+
+    algorithm: ClassVar[Algorithm]
 
     def __init__(
         self,
         params: Any,
-        lr: Scheduled = 1e-3,
-        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: Scheduled = 0.0,
+        hyperparameters: Mapping[str, Any],
         *,
         decoupled_weight_decay: bool = False,
-        amsgrad: bool = False,
         maximize: bool = False,
-        bias_correction: bool = True,
-        eps_hat: bool = False,
         engine: str = "auto",
         pack: bool = False,
         master_weights: bool | None = None,
@@ -116,15 +113,9 @@ class GpuAdam:
         if engine not in ("auto", *ENGINES):
             raise ValueError(f"engine={engine!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
         self.defaults: dict[str, Any] = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
+            **hyperparameters,
             "decoupled_weight_decay": decoupled_weight_decay,
-            "amsgrad": amsgrad,
             "maximize": maximize,
-            "bias_correction": bias_correction,
-            "eps_hat": eps_hat,
         }
         for name, flag in (
             ("pack", pack),
@@ -137,7 +128,7 @@ class GpuAdam:
             if not isinstance(flag, (bool, np.bool_)):
                 raise TypeError(f"{name}={flag!r}: must be True or False")
         self._capturable = bool(capturable)
-        Hyperparameters.of_group(self.defaults, "the defaults", read_lr=not self._capturable)
+        self.algorithm.hyperparameters(self.defaults, "the defaults", read_lr=not self._capturable)
         self._engine_name = engine
         self._pack = pack
         self._master_weights = True if master_weights is None else bool(master_weights)
@@ -180,12 +171,13 @@ class GpuAdam:
             where = f"group {index}"
             if "params" not in group:
                 raise ValueError(f"{where} has no 'params'")
-            unknown = sorted(set(group) - {"params", "name", *KEYS})
+            keys = self.algorithm.keys
+            unknown = sorted(set(group) - {"params", "name", *keys})
             if unknown:
-                raise ValueError(f"{where} has unknown keys {unknown}: use {', '.join(('params', *KEYS))}")
+                raise ValueError(f"{where} has unknown keys {unknown}: use {', '.join(('params', *keys))}")
             structure, leaves = read_structure(group["params"], f"params of {where}")
-            filled = {**group, "params": leaves, **{key: group.get(key, self.defaults[key]) for key in KEYS}}
-            Hyperparameters.of_group(filled, where, read_lr=not self._capturable)
+            filled = {**group, "params": leaves, **{key: group.get(key, self.defaults[key]) for key in keys}}
+            self.algorithm.hyperparameters(filled, where, read_lr=not self._capturable)
             structures.append(structure)
             added.append(filled)
             for name, leaf in zip(structure.names, leaves, strict=True):
@@ -199,6 +191,7 @@ class GpuAdam:
             pack=self._pack,
             master_weights=self._master_weights,
             average=bool(self._averaging),
+            shipped=self.algorithm.is_shipped,
         )
         # Nothing has changed up to here, and nothing is refused from here on.
         for one in placed:
@@ -478,17 +471,12 @@ class GpuAdam:
             raise ValueError(
                 f"param_groups has groups of {sizes} parameters, not of {self._groups.sizes}: use add_param_group()"
             )
-        keys = [
-            group_key(group, f"group {number}", read_lr=not self._capturable)
-            for number, group in enumerate(self.param_groups)
-        ]
+        algorithm, read_lr = self.algorithm, not self._capturable
+        named = [(group, f"group {number}") for number, group in enumerate(self.param_groups)]
+        keys = [algorithm.identify(group, where, read_lr=read_lr) for group, where in named]
         if keys == self._keys:
             return
-        read_lr = not self._capturable
-        hyper = [
-            Hyperparameters.of_group(group, f"group {number}", read_lr=read_lr)
-            for number, group in enumerate(self.param_groups)
-        ]
+        hyper = [algorithm.hyperparameters(group, where, read_lr=read_lr) for group, where in named]
         if [h.rule for h in hyper] != [h.rule for h in self._hyper]:
             self._stepper.settle()
         self._keys, self._hyper = keys, hyper
@@ -562,7 +550,7 @@ class GpuAdam:
     def __repr__(self) -> str:
         groups = "".join(
             f"\n  group {number}: {len(group['params'])} parameters, "
-            + ", ".join(f"{key}={group[key]!r}" for key in KEYS)
+            + ", ".join(f"{key}={group[key]!r}" for key in self.algorithm.keys)
             for number, group in enumerate(self.param_groups)
         )
         engines = ", ".join(sorted({one.state.engine.name for one in self._params})) or self._engine_name
@@ -590,21 +578,21 @@ class GpuAdam:
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of the state, in the layout of PyTorch's Adam.
+        """A copy of the state, in the layout of PyTorch's optimizer of the same name.
 
         Returns:
-            ``{"state": {i: {"step": t, "exp_avg": m, "exp_avg_sq": v}}, "param_groups": [...]}``, with ``"max_exp_avg_sq"`` and
-            ``"master"`` where they are kept. The arrays have the parameters' shapes, libraries and devices, and the working
-            format. Parameters that were never stepped are absent, as in PyTorch.
+            ``{"state": {i: {"step": t, …}}, "param_groups": [...]}``: of each parameter the states of the rule by name (of Adam
+            ``"exp_avg"`` and ``"exp_avg_sq"``), ``"master"`` and ``"average"`` where they are kept. The arrays have the parameters'
+            shapes, libraries and devices, and the working format. Parameters that were never stepped are absent, as in PyTorch.
         """
         if not self._is_swapped:
             self._stepper.follow_memory()
         steps = self._stepper.read_steps()
-        saved = checkpoint.save(self.param_groups, self._groups.structures, self._params, steps)
+        saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take up a state, saved by `state_dict` or by ``torch.optim.Adam``; the next step is then the same to the bit.
+        """Take up a state, saved by `state_dict` or by PyTorch's optimizer of the same name; the next step is then the same to the bit.
 
         Args:
             state_dict: As `state_dict` returns it, its arrays of any library and on any device; it is not modified.
@@ -613,9 +601,9 @@ class GpuAdam:
             TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then.
         """
         self._refuse_if_swapped()
-        loaded = checkpoint.check(state_dict, self.param_groups, self._groups.structures, self._params)
+        loaded = checkpoint.check(self.algorithm, state_dict, self.param_groups, self._groups.structures, self._params)
         self._stepper.settle()
-        checkpoint.apply(loaded, self.param_groups, self._params, self._stepper.steps)
+        checkpoint.apply(self.algorithm, loaded, self.param_groups, self._params, self._stepper.steps)
         self._control.skipped = loaded.steps_skipped
         self._rest(self._stepper.steps, self._bound.arrays)
 
@@ -624,7 +612,7 @@ class GpuAdam:
         groups = zip(self.param_groups, self._groups.structures, strict=True)
         return {
             "groups": [
-                {**{key: group[key] for key in KEYS}, "params": structure.build(group["params"])}
+                {**{key: group[key] for key in self.algorithm.keys}, "params": structure.build(group["params"])}
                 for group, structure in groups
             ],
             "grouped": self._groups.grouped,

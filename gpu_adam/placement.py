@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .arrays import ArrayRef
-from .engines import Engine, engine_named, gpu_engine
+from .engines import Engine, EngineUnavailable, engine_named, gpu_engine
 from .layout import MAX_DIMS, Device, Extent, walk
 from .layout import pack as buckets_of
 from .state import BucketState, Placed
@@ -19,6 +19,7 @@ def place(
     pack: bool,
     master_weights: bool,
     average: bool,
+    shipped: bool,
 ) -> list[Placed]:
     """Parameters with room for their state but for the moments, in their own order; nothing of them is read or changed.
 
@@ -29,13 +30,14 @@ def place(
         pack: Whether the parameters themselves will lie in the buckets.
         master_weights: Whether 16-bit parameters keep a float32 copy.
         average: Whether an average is kept.
+        shipped: Whether the update rule comes with this package.
 
     Raises:
         TypeError: For ``pack`` and an array of an unknown library.
         ValueError: If the engine does not work where a parameter lies, or its strides are too many.
         EngineUnavailable: If the engine cannot run here.
     """
-    engines = {ref.device: _engine_for(engine, ref.device, label) for _, label, ref in refs}
+    engines = {ref.device: _engine_for(engine, ref.device, label, shipped) for _, label, ref in refs}
     extents = [_extent(base + k, label, ref, pack, master_weights) for k, (_, label, ref) in enumerate(refs)]
     placed = []
     for bucket in buckets_of(extents, aligned=pack):
@@ -59,9 +61,15 @@ def _extent(index: int, label: str, ref: ArrayRef, pack: bool, master_weights: b
     return Extent(index, ref.device, ref.format, ref.shape, ref.strides, ref.address, master)
 
 
-def _engine_for(name: str, device: Device, label: str) -> Engine:
+def _engine_for(name: str, device: Device, label: str, shipped: bool) -> Engine:
+    if name == "auto" and device.kind == "cpu":
+        return engine_named("cpu")
     if name == "auto":
-        return engine_named("cpu") if device.kind == "cpu" else gpu_engine()
+        return gpu_engine() if shipped else engine_named("numba")
+    if name == "cupy" and not shipped:
+        raise EngineUnavailable(
+            "engine='cupy' runs rules that are written in CUDA C++, and this one is given in Python: use engine='numba'"
+        )
     engine = engine_named(name)
     if engine.kind != device.kind:
         raise ValueError(

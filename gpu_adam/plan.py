@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .formats import FLOAT32, Format
+from .kernels.rules import MAX_STATES, Rule
 from .layout import MAX_DIMS, VECTOR_BYTES, Bucket, Device, Walk
 from .prologue import Prologue
 
 Family = Literal["flat", "multi_tensor", "strided", "rows"]
-
-MAX_STATES = 3
-"""State arrays that a rule may keep for each parameter."""
 
 ROLES = ("param", "grad", "state0", "state1", "state2", "master", "average")
 """The streams of a kernel, in the order of a table's pointer rows."""
@@ -36,8 +34,7 @@ class Specialization:
 
     Attributes:
         family: How the elements are found.
-        rule: The update rule's name, such as ``"adam"`` or ``"adam_amsgrad"``.
-        states: How many state arrays the rule keeps.
+        rule: The update rule.
         param: The parameter's format.
         grad: The gradient's format.
         master: Whether the arithmetic reads and writes a float32 master copy, the parameter being only written.
@@ -45,12 +42,16 @@ class Specialization:
     """
 
     family: Family
-    rule: str
-    states: int
+    rule: Rule
     param: Format
     grad: Format
     master: bool
     average: bool = False
+
+    @property
+    def states(self) -> int:
+        """How many state arrays the rule keeps."""
+        return len(self.rule.states)
 
     @property
     def working(self) -> Format:
@@ -78,7 +79,7 @@ class Specialization:
     def name(self) -> str:
         """A name that is a legal identifier and says all of the above."""
         master, average = "_master" if self.master else "", "_average" if self.average else ""
-        return f"{self.rule}_{self.family}_{self.param}_{self.grad}{master}{average}"
+        return f"{self.rule.symbol}_{self.family}_{self.param}_{self.grad}{master}{average}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Task:
         row: The row of coefficients that belongs to it.
         flat: Whether it is a stretch of a bucket.
         param, grad, master, average: Formats, and whether there are a master copy and an average.
-        rule, states: The rule and how many states it keeps.
+        rule: The rule.
         pointers: For each of ``ROLES`` the address of the first element, 0 where there is none.
         width: Where the gradient is of some rows only, the elements of a row; else 0.
         indices: The address of these rows' numbers.
@@ -149,8 +150,7 @@ class Task:
     param: Format
     grad: Format
     master: bool
-    rule: str
-    states: int
+    rule: Rule
     pointers: tuple[int, ...]
     average: bool = False
     width: int = 0
@@ -164,7 +164,7 @@ class Task:
             family = "rows"
         elif self.flat:
             family = "flat"
-        return Specialization(family, self.rule, self.states, self.param, self.grad, self.master, self.average)
+        return Specialization(family, self.rule, self.param, self.grad, self.master, self.average)
 
 
 class Table:

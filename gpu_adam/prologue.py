@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .formats import FORMATS, Format
 from .kernels.prologue import LEAF
+from .kernels.rules import Rule
 from .layout import MAX_DIMS, Device, Walk, row_major
 
 PROLOGUE_THREADS = 256
@@ -102,7 +103,7 @@ class Prologue:
     """The launch.
 
     Attributes:
-        rule: The update rule, whose coefficients it computes.
+        rule: A rule, whose coefficients it computes.
         device: Where.
         table: The gradients that it measures on this device; ``None`` where none are.
         slots: Leaves of the optimizer, on all devices; 0 where nothing is measured.
@@ -113,7 +114,7 @@ class Prologue:
         bytes_read: Bytes of them.
     """
 
-    rule: str
+    rule: Rule
     device: Device
     table: MeasureTable | None = field(repr=False, compare=False)
     slots: int

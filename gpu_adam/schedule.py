@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .algorithm import Hyperparameters, coefficients
 from .arrays import Family
 from .engines import Engine, Memory, Program, Replay
 from .formats import Format
 from .gradients import Gradients
-from .hyperparameters import Averaging, Hyperparameters, coefficients
+from .hyperparameters import Averaging
 from .kernels.row import ROW_WORDS
-from .kernels.rules import RULES
+from .kernels.rules import MAX_STATES, Rule
 from .layout import Device
 from .packing import merge_packed
-from .plan import MAX_STATES, ROLES, Launch, Plan, Table, Task, schedule
+from .plan import ROLES, Launch, Plan, Table, Task, schedule
 from .prologue import Gradient, MeasureTable, Prologue, leaves_of
 from .scaling import Scaling
 from .settings import WINDOW_ENTRIES, Cohort, Limits, Settings
@@ -120,7 +121,9 @@ class Schedule:
             measured: dict[int, int] = {}
             if self._settings is not None:
                 measures = [(active[k], slots[k]) for k in members] if mode.measures else []
-                prologue, measured = self._prologue(tasks[0].rule, device, measures, slots[-1], len(devices))
+                # Rules that are mixed in an optimizer share their coefficients, so one kernel is enough for all.
+                rule = hyperparameters[0].algorithm.rules[0]
+                prologue, measured = self._prologue(rule, device, measures, slots[-1], len(devices))
             engine = active[members[0]].state.engine
             merged = merge_packed(tasks, {active[k].index: active[k] for k in members})
             launches = schedule(merged, device, engine.processors(device), engine.policy)
@@ -163,7 +166,7 @@ class Schedule:
         operand = self._gradients.operand(placed.index)
         assert operand is not None
         rule = self._hyper[placed.group].rule
-        names = RULES[rule].states
+        names = rule.states
         state, place = placed.state, placed.segment.start
         averages = bool(self._averaging)
         pointers = (
@@ -187,14 +190,13 @@ class Schedule:
             master=placed.master,
             average=averages,
             rule=rule,
-            states=len(names),
             pointers=pointers,
             width=operand.width,
             indices=operand.indices,
         )
 
     def _prologue(
-        self, rule: str, device: Device, measures: Sequence[tuple[Placed, int]], slots: int, sources: int
+        self, rule: Rule, device: Device, measures: Sequence[tuple[Placed, int]], slots: int, sources: int
     ) -> tuple[Prologue, dict[int, int]]:
         operands = [(placed.index, self._gradients.operand(placed.index), slot) for placed, slot in measures]
         measured = [(index, operand, slot) for index, operand, slot in operands if operand is not None and operand.size]
@@ -202,8 +204,6 @@ class Schedule:
             Gradient(operand.address, operand.size, operand.format, operand.walk, slot) for _, operand, slot in measured
         ]
         assert self._settings is not None
-        # One kernel for all cohorts: rules that are mixed in an optimizer share their coefficients.
-        assert len({RULES[hyper.rule].coefficients for hyper in self._hyper}) == 1
         prologue = Prologue(
             rule=rule,
             device=device,

@@ -9,8 +9,9 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from .algorithm import Hyperparameters
 from .formats import Format
-from .hyperparameters import Averaging, Hyperparameters
+from .hyperparameters import Averaging
 from .kernels.prologue import (
     COHORTS,
     FOUND_ADDRESS,
@@ -78,7 +79,7 @@ class Settings:
         self.words[ranges_at : self._windows_at] = np.array(ranges, np.int64).reshape(-1)
         self._hyper: Sequence[Hyperparameters] | None = None
         self._header: tuple[Scaling, Limits] | None = None
-        self._known: list[dict[int, tuple[float, ...]]] = [{} for _ in cohorts]
+        self._known: list[dict[int, list[float]]] = [{} for _ in cohorts]
 
     @property
     def is_scheduled(self) -> bool:
@@ -135,9 +136,7 @@ class Settings:
         at = HEADER_WORDS + number * RECORD_WORDS
         self._numbers[at : at + RECORD_WORDS] = hyper.record(averaging, cohort.working)
         self.words[at + ROW] = cohort.row
-        self.words[at + LR_ADDRESS], self.words[at + LR_FORMAT] = _place(
-            hyper.lr if isinstance(hyper.lr, Scalar) else None
-        )
+        self.words[at + LR_ADDRESS], self.words[at + LR_FORMAT] = _place(hyper.lr_at)
         self._known[number] = {}
 
     def _write_header(self, scaling: Scaling, limits: Limits) -> None:

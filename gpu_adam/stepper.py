@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .algorithm import Hyperparameters
 from .control import Control
 from .gradients import Gradients
-from .hyperparameters import Averaging, Hyperparameters
-from .kernels.rules import RULES
+from .hyperparameters import Averaging
 from .parameters import Residence
 from .scaling import UNSCALED, Scaling
 from .schedule import Mode, Schedule, current_stream
@@ -186,7 +186,7 @@ class Stepper:
                     # The parameter may have been loaded or initialised since; its master weight has nothing to lose yet.
                     placed.reread_master()
                 if self._gradients.operand(placed.index) is not None:
-                    placed.state.ensure(RULES[hyper[placed.group].rule].states)
+                    placed.state.ensure(hyper[placed.group].rule.states)
             schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
             schedule.load(self._control.ensure(schedule.engines, self._norms) if mode.on_device else {})
             self.schedule = schedule

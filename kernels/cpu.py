@@ -18,7 +18,7 @@ from gpu_adam.plan import ROLES, WALK_WORDS
 from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, float_mode, fma, prefetch
 from .cpu_target import AHEAD, IEEE, STORAGE, jit, loader, storer
 from .row import ROW_WORDS, SKIP
-from .rules import RULES, average, decay
+from .rules import average, decay
 
 if TYPE_CHECKING:
     from gpu_adam.plan import Specialization
@@ -44,7 +44,7 @@ def make_kernel(kind: Specialization) -> Any:
 def _make_element(kind: Specialization) -> Any:
     """One element's update, in place: ``(p, g, s0, s1, s2, w, e, i, j, k, c)`` with ``i, j, k`` its places in param, grad and state."""
     before, after = jit(kind.name)(decay(fma, math.sqrt)), jit(kind.name)(average(fma))
-    rule = jit(kind.name)(RULES[kind.rule].make(fma, math.sqrt))
+    rule = jit(kind.name)(kind.rule.make(fma, math.sqrt))
     load_param, load_grad = (loader(kind.name, format, kind.working) for format in (kind.param, kind.grad))
     store_param = storer(kind.param)
     states, master, averages = kind.states, kind.master, kind.average

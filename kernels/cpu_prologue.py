@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from .cpu_squares import sum_of_squares
 from .cpu_target import IEEE, STORAGE, jit, memory
 from .prologue import COHORTS, LANES, LEAF, NORMS, RANGES, RANGES_AT, SUM_LANES, WORD, advance, decide
 from .row import RECORD_WORDS, ROW_WORDS
-from .rules import coefficients, power
+from .rules import Rule, coefficients, power
 
 if TYPE_CHECKING:
     from gpu_adam.formats import Format
@@ -124,18 +123,18 @@ def _make_leaf(name: str, format: Format) -> Any:
     return jit(name)(leaf)
 
 
-def make_finish(own: Callable[..., Any]) -> Any:
-    """The kernel of the second and third stage for a rule's coefficients, not yet compiled.
+def make_finish(rule: Rule) -> Any:
+    """The kernel of the second and third stage with a rule's coefficients, not yet compiled.
 
     ``(partials, slots, sources, control, settings, counts, singles, doubles)``: addresses, and how many slots each of how many sources has.
     """
-    name = f"finish_{own.__name__}"
+    name = f"{rule.symbol}_finish"
     on = memory(name)
     load_word, store_number = on.load_word, on.store_number
     decided = jit(name)(decide(on))
     narrow = jit(name)(_narrow)
     raised = jit(name)(power(mul))
-    fill = jit(name)(coefficients(mul, narrow, raised, jit(name)(own(mul, math.sqrt, narrow, raised))))
+    fill = jit(name)(coefficients(mul, narrow, raised, jit(name)(rule.coefficients(mul, math.sqrt, narrow, raised))))
     advanced = jit(name)(advance(on, fill))
 
     @jit(name)

@@ -8,7 +8,7 @@ from numba import cuda
 
 from .cuda_target import Target, inlined
 from .row import ROW_WORDS
-from .rules import RULES, average, decay
+from .rules import average, decay
 
 if TYPE_CHECKING:
     from gpu_adam.plan import Specialization
@@ -33,7 +33,7 @@ def make_before(target: Target) -> Any:
 
 def make_rule(kind: Specialization, target: Target) -> Any:
     """The rule's scalar function."""
-    return inlined(RULES[kind.rule].make(target.fma, target.sqrt))
+    return inlined(kind.rule.make(target.fma, target.sqrt))
 
 
 def make_average(target: Target) -> Any:

@@ -23,7 +23,7 @@ from gpu_adam.prologue import LEAF_THREADS, MEASURE_WALK_WORDS, PROLOGUE_THREADS
 from .cuda_target import WORD, Target, device_target, inlined
 from .prologue import COHORTS, LANES, LEAF, NORMS, RANGES, RANGES_AT, SUM_LANES, TICKET, advance, decide
 from .row import RECORD_WORDS, ROW_WORDS
-from .rules import RULES, coefficients, power
+from .rules import Rule, coefficients, power
 
 if TYPE_CHECKING:
     from gpu_adam.formats import Format
@@ -43,7 +43,7 @@ _FLOAT64, _FLOAT32, _FLOAT16, _BFLOAT16 = (FORMATS.index(one) for one in (FLOAT6
 assert (PROLOGUE_THREADS, COLUMNS) == (SUM_LANES, 4), "the sums below are written out for these"
 
 
-def make_prologue(rule: str, target: Target | None = None) -> Callable[..., None]:
+def make_prologue(rule: Rule, target: Target | None = None) -> Callable[..., None]:
     """``(table, segments, leaves, partials, slots, sources, control, settings, counts, singles, doubles, finish)``.
 
     Addresses and numbers: the table of `gpu_adam.prologue.MeasureTable`; the partial sums, for each of ``sources`` devices ``slots``; the
@@ -51,7 +51,7 @@ def make_prologue(rule: str, target: Target | None = None) -> Callable[..., None
     first stage is wanted.
 
     Args:
-        rule: Whose coefficients it computes.
+        rule: A rule whose coefficients it computes.
         target: Where it will run, by default on the GPU.
     """
     target = target or device_target()
@@ -329,7 +329,7 @@ def _by_address(target: Target) -> SimpleNamespace:
     )
 
 
-def _make_fill(rule: str, target: Target) -> Any:
+def _make_fill(rule: Rule, target: Target) -> Any:
     """The coefficients of a rule; see `gpu_adam.kernels.rules.coefficients`."""
     mul, sqrt = target.mul, target.sqrt
 
@@ -338,5 +338,5 @@ def _make_fill(rule: str, target: Target) -> Any:
         return x if wide else np.float64(np.float32(x))
 
     raised = inlined(power(mul))
-    own = inlined(RULES[rule].coefficients(mul, sqrt, narrow, raised))
+    own = inlined(rule.coefficients(mul, sqrt, narrow, raised))
     return inlined(coefficients(mul, narrow, raised, own))

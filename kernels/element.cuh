@@ -84,6 +84,9 @@ __device__ __forceinline__ double div(double a, double b) { return __ddiv_rn(a, 
 __device__ __forceinline__ float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ __forceinline__ double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 
+__device__ __forceinline__ float abs(float a) { return ::fabsf(a); }
+__device__ __forceinline__ double abs(double a) { return ::fabs(a); }
+
 __device__ __forceinline__ float sqrt(float a) { return __fsqrt_rn(a); }
 __device__ __forceinline__ double sqrt(double a) { return __dsqrt_rn(a); }
 

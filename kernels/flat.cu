@@ -1,6 +1,5 @@
 // The flat family: one stretch of a bucket that holds the parameters, gradients and states themselves. Nothing is looked up.
 
-#include "adam.cuh"
 #include "update.cuh"
 
 namespace gpu_adam {

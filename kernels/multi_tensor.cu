@@ -1,6 +1,5 @@
 // Multi-tensor apply: any number of tensors in one launch, one block for each chunk of a table that stays on the device.
 
-#include "adam.cuh"
 #include "update.cuh"
 #include "walk.cuh"
 

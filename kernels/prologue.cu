@@ -1,6 +1,5 @@
 // The prologue: measure the gradients, decide, compute the rows of coefficients, in one launch.
 
-#include "adam.cuh"
 #include "measure.cuh"
 #include "prologue.cuh"
 

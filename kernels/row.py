@@ -34,7 +34,7 @@ LR = 0
 """Number: the learning rate."""
 OWN_0 = 1
 OWN_1 = 2
-"""Numbers of the rule's own that may follow a schedule; of Adam β1 and β2."""
+"""Two numbers of the rule's own that may follow a schedule."""
 DECAY = 3
 """Number: the weight decay."""
 SCHEDULED_WORDS = 4
@@ -64,3 +64,29 @@ WINDOW_LENGTH = 14
 """Entries of the window."""
 OWN_SETTINGS = 16
 """Where the rule's other settings begin."""
+
+
+def own(count: int) -> range:
+    """The places in a row of a rule's own coefficients, in their order.
+
+    >>> W1, W2, EPS = own(3)
+
+    Raises:
+        ValueError: If a row has no room for so many.
+    """
+    return _places(FIRST_OWN, count, ROW_WORDS)
+
+
+def own_settings(count: int) -> range:
+    """The words in a record of a rule's settings that follow no schedule, in their order.
+
+    Raises:
+        ValueError: If a record has no room for so many.
+    """
+    return _places(OWN_SETTINGS, count, RECORD_WORDS)
+
+
+def _places(first: int, count: int, end: int) -> range:
+    if count > end - first:
+        raise ValueError(f"{count} places of a rule's own: there are {end - first}")
+    return range(first, first + count)

@@ -1,6 +1,5 @@
 // Sparse gradients, of some rows of a matrix: first the rows that have the same number are summed, then the sums update their rows.
 
-#include "adam.cuh"
 #include "update.cuh"
 
 namespace gpu_adam {

@@ -1,4 +1,4 @@
-"""The update rules by name, and what all of them share.
+"""What an update rule is, and what all of them share.
 
 A rule is a scalar function of one element: ``(p, g, s0, s1, s2, c) -> (p, s0, s1, s2)`` with the parameter, the gradient, up to three
 states and the row of coefficients ``c``. It is made by a *maker* from the target's ``fma`` and ``sqrt``, so that one text serves the CPU
@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from .adam import adam, adam_coefficients
 from .row import (
     AVERAGE,
     AVERAGE_DECAY,
@@ -32,42 +30,57 @@ from .row import (
     WEIGHT_DECAY,
 )
 
-ScalarRule = Callable[..., Any]
-Maker = Callable[[Callable[..., Any], Callable[..., Any]], ScalarRule]
+Maker = Callable[[Callable[..., Any], Callable[..., Any]], Callable[..., Any]]
+
+MAX_STATES = 3
+"""State arrays that a rule may keep for each parameter."""
+
+_TAKEN = {"param", "grad", "master", "average", "step"}
+"""What a state dict and the buckets call other things."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
-    """One registered rule.
+    """A rule, and the coefficients that it reads. Two are the same only if they are one object.
 
     Attributes:
-        name: Its name in a specialization and in CUDA C++.
-        states: The names of its state arrays, as in a state dict.
+        name: Its name, a legal identifier: kernels are called after it.
+        states: The names of its state arrays, as in a state dict; at most ``MAX_STATES``.
         make: From ``(fma, sqrt)`` to the scalar function.
-        coefficients: From ``(mul, sqrt, narrow, power)`` to the function of its own coefficients.
-        cuda: Its type in CUDA C++, in namespace ``gpu_adam``.
+        coefficients: From ``(mul, sqrt, narrow, power)`` to the function ``(h, t, wide, row)`` that fills in the rule's own coefficients
+            of step ``t`` from the record ``h``: see `coefficients`. Rules of one optimizer share it.
+        cuda: Its type in CUDA C++, in namespace ``gpu_adam``; empty where there is none, and then the ``cupy`` engine cannot run it.
+        header: The file of ``kernels/`` that defines the type.
+
+    Raises:
+        ValueError: For a name that is no identifier, and for states that are too many, of the same name, or named like something else.
     """
 
     name: str
     states: tuple[str, ...]
     make: Maker
     coefficients: Callable[..., Any]
-    cuda: str
+    cuda: str = ""
+    header: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"rule {self.name!r}: the name must be an identifier")
+        if len(self.states) > MAX_STATES or len(set(self.states)) < len(self.states) or _TAKEN & set(self.states):
+            raise ValueError(
+                f"rule {self.name!r} has the states {self.states}: must be at most {MAX_STATES} different names, "
+                f"none of {', '.join(sorted(_TAKEN))}"
+            )
 
-RULES = {
-    rule.name: rule
-    for rule in (
-        Rule("adam", ("exp_avg", "exp_avg_sq"), adam, adam_coefficients, "Adam<false>"),
-        Rule(
-            "adam_amsgrad",
-            ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
-            partial(adam, amsgrad=True),
-            adam_coefficients,
-            "Adam<true>",
-        ),
-    )
-}
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it comes with this package, whose sources its compiled kernels are known by on disk."""
+        return bool(self.cuda)
+
+    @property
+    def symbol(self) -> str:
+        """What its kernels' names begin with: a rule from elsewhere cannot take the place of a shipped one."""
+        return self.name if self.is_shipped else f"own_{self.name}"
 
 
 def decay(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:

@@ -72,7 +72,7 @@ __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long lon
   const Stream<const typename K::Grad> grads(tensor.grad);
   Lanes<typename K::Source, kLanes> source[kVectors];
   Lanes<typename K::Grad, kLanes> grad[kVectors];
-  Lanes<W, kLanes> state[kVectors][K::kStates];
+  Lanes<W, kLanes> state[kVectors][K::kStates > 0 ? K::kStates : 1];
   Lanes<W, kLanes> average[K::kAverage ? kVectors : 1];
 
   at += static_cast<long long>(threadIdx.x) * kLanes;

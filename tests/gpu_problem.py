@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 from cuda_cpp import build
 from cuda_cpp.host_gpu import HostEngine
+from shipped import ADAM as RULE
 
+from gpu_adam import GpuAdam
+from gpu_adam.algorithm import coefficients
 from gpu_adam.cache import cache_dir
 from gpu_adam.engines import engine_named
 from gpu_adam.engines import numba as numba_engine
@@ -25,7 +28,7 @@ from gpu_adam.engines.gpu import GpuEngine
 from gpu_adam.engines.gpu_kernels import PrologueKernel, coalesce_kernel, update_kernel
 from gpu_adam.engines.gpu_program import GpuProgram
 from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, Format
-from gpu_adam.hyperparameters import Averaging, Hyperparameters, coefficients
+from gpu_adam.hyperparameters import Averaging
 from gpu_adam.kernels.prologue import NORMS, WORD
 from gpu_adam.kernels.row import ROW_WORDS
 from gpu_adam.layout import Device, Walk
@@ -114,7 +117,7 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> build.Library:
     kinds = {task.specialization for task in [*tasks_of([(0, 0)] * len(FORMATS)), row_task(0, 0, 0)]}
     updates = [replace(kind, family="flat") for kind in kinds if kind.family == "multi_tensor"] + list(kinds)
     kernels = [update_kernel(launch, GPU_POLICY) for kind in updates for launch in _launches_of(kind)]
-    others = [PrologueKernel("adam"), *(coalesce_kernel(values, FLOAT32, WIDTH) for values in (BFLOAT16, FLOAT32))]
+    others = [PrologueKernel(RULE), *(coalesce_kernel(values, FLOAT32, WIDTH) for values in (BFLOAT16, FLOAT32))]
     return build.Library(build.build([*kernels, *others], build.FAST, folder))
 
 
@@ -155,7 +158,7 @@ def tasks_of(places: Sequence[tuple[int, int]]) -> list[Task]:
     return [
         Task(
             index=k, label=f"tensor {k}", size=size, phase=0, walk=Walk((size,), (1,), (1,)), row=0, flat=False, param=format,
-            grad=format, master=False, rule="adam", states=2, pointers=(at, grad, at + ROOM, at + 2 * ROOM, 0, 0, 0),
+            grad=format, master=False, rule=RULE, pointers=(at, grad, at + ROOM, at + 2 * ROOM, 0, 0, 0),
         )
         for k, (size, format, (at, grad)) in enumerate(zip(SIZES, FORMATS, places, strict=True))
     ]  # fmt: skip
@@ -188,7 +191,7 @@ class Problem:
             self.memories.append(memory)
             self.gradients.append(gradients)
         self.bound = 0
-        self.hyper = Hyperparameters.of_group(ADAM, "group 0")
+        self.hyper = GpuAdam.algorithm.hyperparameters(ADAM, "group 0")
         self.limits = Limits(max_norm=50.0, skip_nonfinite=True) if measures else Limits()
 
     def gradient(self, tensor: int, choice: int) -> int:
@@ -217,7 +220,7 @@ class Problem:
                     [Gradient(tasks[k].pointers[1], SIZES[k], FORMATS[k], tasks[k].walk, slots[k]) for k in mine]
                 )
             prologue = Prologue(
-                rule="adam", device=device, table=table, slots=slots[-1] if self.measures else 0,
+                rule=RULE, device=device, table=table, slots=slots[-1] if self.measures else 0,
                 sources=len(devices) if self.measures else 1, cohorts=2, settings_words=len(self.settings.words),
                 elements=0, bytes_read=0,
             )  # fmt: skip
@@ -242,7 +245,7 @@ class Problem:
                 program.rebind(None, 1, stream)
 
     def instruct(self, programs: Sequence[GpuProgram], stream: int | None = None, **changed: Any) -> None:
-        self.hyper = Hyperparameters.of_group({**ADAM, **changed}, "group 0")
+        self.hyper = GpuAdam.algorithm.hyperparameters({**ADAM, **changed}, "group 0")
         self.settings.update([self.hyper], NO_AVERAGE, Scaling(), self.limits)
         for program in programs:
             program.instruct(self.settings.words, stream)
@@ -270,7 +273,7 @@ def expected(engine: GpuEngine[Any], steps: Sequence[tuple[int, dict[str, Any]]]
     problem = Problem(engine, measures=measures)
     programs = problem.load(on_device=False)
     for t, (choice, changed) in enumerate(steps, start=1):
-        problem.hyper = Hyperparameters.of_group({**ADAM, **changed}, "group 0")
+        problem.hyper = GpuAdam.algorithm.hyperparameters({**ADAM, **changed}, "group 0")
         problem.bind(programs, choice)
         programs[0].run(problem.rows(t, choice))
     return problem.result()
@@ -290,6 +293,6 @@ def row_task(param: int, grad: int, indices: int) -> Task:
     """The update of some rows of an embedding."""
     return Task(
         index=0, label="embedding", size=CAPACITY * WIDTH, phase=0, walk=Walk((CAPACITY * WIDTH,), (1,), (1,)), row=0, flat=False,
-        param=FLOAT32, grad=FLOAT32, master=False, rule="adam", states=2, pointers=(param, grad, param + ROOM, param + 2 * ROOM, 0, 0, 0),
+        param=FLOAT32, grad=FLOAT32, master=False, rule=RULE, pointers=(param, grad, param + ROOM, param + 2 * ROOM, 0, 0, 0),
         width=WIDTH, indices=indices,
     )  # fmt: skip

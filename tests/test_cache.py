@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from shipped import ADAM, AMSGRAD
 
 from gpu_adam import cache
 
@@ -102,17 +103,17 @@ def kernel():  # type: ignore[no-untyped-def]
     except EngineUnavailable as error:
         pytest.skip(str(error))
     nvrtc._compiled.cache_clear()
-    yield UpdateKernel(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
+    yield UpdateKernel(Specialization("flat", ADAM, FLOAT32, FLOAT32, False), 256, 1)
     nvrtc._compiled.cache_clear()
 
 
-def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    built: list[str] = []
+def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    built: list[list[str]] = []
     build = nvrtc.build
 
-    def counting(source, expressions, architecture):  # type: ignore[no-untyped-def]
-        built.append(source)
-        return build(source, expressions, architecture)
+    def counting(files, expressions, architecture):  # type: ignore[no-untyped-def]
+        built.append(files)
+        return build(files, expressions, architecture)
 
     monkeypatch.setattr(nvrtc, "build", counting)
     return built
@@ -124,7 +125,7 @@ def test_a_kernel_is_compiled_once_for_all_processes(folder: Path, kernel, monke
     assert nvrtc.compile_kernel(kernel, 90) is first
     nvrtc._compiled.cache_clear()  # as a new process begins
     assert nvrtc.compile_kernel(kernel, 90) == first
-    assert built == ["flat.cu"]
+    assert built == [["adam.cuh", "flat.cu"]]
 
 
 def test_a_damaged_kernel_is_compiled_again(folder: Path, kernel) -> None:  # type: ignore[no-untyped-def]
@@ -153,7 +154,7 @@ def test_the_key_covers_all_that_the_code_depends_on(kernel, monkeypatch: pytest
     keys = {nvrtc.key(kernel, "sm_90"), nvrtc.key(kernel, "sm_80"), nvrtc.key(kernel, "compute_90")}
     keys |= {nvrtc.key(replace(kernel, threads=128), "sm_90"), nvrtc.key(replace(kernel, vectors=2), "sm_90")}
     s = kernel.specialization
-    others = [replace(s, family="strided"), replace(s, rule="adam_amsgrad", states=3)]
+    others = [replace(s, family="strided"), replace(s, rule=AMSGRAD)]
     keys |= {nvrtc.key(replace(kernel, specialization=other), "sm_90") for other in others}
     assert len(keys) == 7
     for name, text in nvrtc.sources().items():
@@ -178,7 +179,7 @@ def _compile_in(start, results) -> None:  # type: ignore[no-untyped-def]
     from gpu_adam.plan import Specialization
 
     start.wait()
-    kernel = UpdateKernel(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
+    kernel = UpdateKernel(Specialization("flat", ADAM, FLOAT32, FLOAT32, False), 256, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         results.put(nvrtc.compile_kernel(kernel, 90))

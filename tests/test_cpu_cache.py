@@ -56,7 +56,7 @@ def test_the_kernels_of_the_norm_and_of_the_coefficients_are_kept_and_shared(tmp
     kept = {entry.name for entry in folder.glob("*.numba")}
     assert sorted(name.partition("-")[0] for name in kept) == [
         "adam_amsgrad_multi_tensor_float32_float32",
-        "finish_adam_coefficients",
+        "adam_finish",
         "measure",
     ]
     times = {entry: entry.stat().st_mtime_ns for entry in folder.glob("*.numba")}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import DTYPES, Options, Reference, assert_same_bits, average_weight, coefficients
+from shipped import ADAM
 from strategies import PROVE, formats, values
 
 from gpu_adam.engines import RowSums, cpu
@@ -56,7 +57,7 @@ class Case:
 
 def task_of(p: Array, g: Array, pointers: Sequence[int], journey: Walk, **more: Any) -> Task:
     formats = {"param": format_of(p.dtype), "grad": format_of(g.dtype)}
-    about = {"index": 0, "label": "p", "size": g.size, "phase": 0, "row": 1, "rule": "adam", "states": 2}
+    about = {"index": 0, "label": "p", "size": g.size, "phase": 0, "row": 1, "rule": ADAM}
     return Task(**{**about, **formats, "walk": journey, "pointers": tuple(pointers), **more})
 
 

@@ -17,6 +17,7 @@ from cuda_cpp.host_gpu import HostEngine
 from cuda_cpp.instances import OTHER_GEOMETRY, SPECIALIZATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shipped import ADAM, AMSGRAD
 
 from gpu_adam.engines import Engine
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.miss
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 31, 36, 255, 256, 257, 1023, 1024, 1025, 2049, 5000])
 OFFSETS = st.tuples(*[st.integers(0, 7)] * len(ROLES))
-FEW = [kind for kind in SPECIALIZATIONS if kind.rule == "adam_amsgrad" and kind.grad is kind.param]
+FEW = [kind for kind in SPECIALIZATIONS if kind.rule is AMSGRAD and kind.grad is kind.param]
 """Of every family, with and without a master copy and an average, in every format."""
 
 
@@ -109,12 +110,12 @@ def test_another_geometry_returns_the_same_bits(
 
 def test_a_walk_of_eight_dimensions(cuda: HostEngine, cpu: Engine) -> None:
     walk = cases.strided(np.random.default_rng(5), (2, 3, 2, 2, 3, 2, 2, 2))
-    kind = Specialization("strided", "adam", 2, FLOAT32, FLOAT16, False)
+    kind = Specialization("strided", ADAM, FLOAT32, FLOAT16, False)
     compare(Case(kind, (Tensor(int(np.prod(walk.shape)), walk=walk),), seed=7), cuda, cpu)
 
 
 def test_many_tensors_in_one_launch(cuda: HostEngine, cpu: Engine) -> None:
-    kind = Specialization("multi_tensor", "adam", 2, BFLOAT16, BFLOAT16, True)
+    kind = Specialization("multi_tensor", ADAM, BFLOAT16, BFLOAT16, True)
     case = Case(kind, tuple(Tensor(1 + k % 400, (k % 8,) * len(ROLES)) for k in range(1000)), seed=11)
     assert len(case.launches(case.memory())) == 1
     compare(case, cuda, cpu)
@@ -161,7 +162,7 @@ def _convert(library: build.Library, name: str, source: np.ndarray, to: np.ndarr
 
 def test_steps_run_ahead_of_the_device(cuda: HostEngine, cpu: Engine) -> None:
     """The host queues many more steps than the staging ring has slots; every step still gets its own coefficients."""
-    kind = Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False)
+    kind = Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False)
     case = Case(kind, (Tensor(100), Tensor(37, (1,) * len(ROLES))), seed=1, tame=True)
     results = []
     for engine in (cuda, cpu):
@@ -181,7 +182,7 @@ def test_steps_run_ahead_of_the_device(cuda: HostEngine, cpu: Engine) -> None:
 def test_gradients_move_every_step(family, cuda: HostEngine, cpu: Engine) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(3)
     walk = cases.strided(rng, (5, 7, 3)) if family == "strided" else None
-    kind = Specialization(family, "adam", 2, BFLOAT16, FLOAT32, True)
+    kind = Specialization(family, ADAM, BFLOAT16, FLOAT32, True)
     case = Case(kind, tuple(Tensor(105, walk=walk) for _ in range(9)), seed=2, tame=True)
     others = [replace(case, seed=10 + k).memory() for k in range(40)]
     results = []
@@ -200,7 +201,7 @@ def test_gradients_move_every_step(family, cuda: HostEngine, cpu: Engine) -> Non
 
 
 def test_a_change_of_stream_keeps_the_order(cuda: HostEngine, cpu: Engine) -> None:
-    kind = Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False)
+    kind = Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False)
     case = Case(kind, (Tensor(100), Tensor(37)), seed=1, tame=True)
     memories = case.memory()
     program = cuda.load(case.launches(memories), device_of(cuda))
@@ -213,7 +214,7 @@ def test_a_change_of_stream_keeps_the_order(cuda: HostEngine, cpu: Engine) -> No
 
 def test_a_step_copies_the_coefficients_and_launches_and_does_nothing_else(library: build.Library) -> None:
     cuda = HostEngine(library)
-    case = Case(Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False), (Tensor(100),), seed=1)
+    case = Case(Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False), (Tensor(100),), seed=1)
     program = cuda.load(case.launches(case.memory()), device_of(cuda))
     cuda.finish()
     program.run(case.coefficients())

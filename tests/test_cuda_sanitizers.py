@@ -58,6 +58,7 @@ cuda.finish()
 _PROLOGUE = """
 from cuda_cpp import prologues
 from cuda_cpp.prologues import Cohort, Measured, Scaler
+from shipped import OPTIMIZERS
 from gpu_adam.formats import FLOAT32, FORMATS
 walks = [cases.strided(rng, shape) for shape in ((), (7,), (33, 40), (5, 3, 70))]
 gradients = [Measured(n, format, offset) for n in (1, 2, 5, 1023, 1025, 2049) for format in FORMATS for offset in (0, 1)]
@@ -65,7 +66,7 @@ gradients += [Measured(int(np.prod(walk.shape)), format, 0, walk) for walk in wa
 window = (2, ((0.1, 0.9, 0.99, 0.0), (0.2, 0.9, 0.99, 0.0)))
 cohorts = [Cohort(k, wide=wide, averaging=k, lr_format=format, window=window if k else None)
            for k in range(3) for wide in (False, True) for format in (None, *FORMATS)]
-for rule in ("adam", "adam_amsgrad"):
+for rule in (optimizer.algorithm.rules[0] for optimizer in OPTIMIZERS.values()):
     for case in (
         prologues.Case(tuple(gradients), tuple(cohorts), rule, max_norm=1.0, ranges=3, guard=0),
         prologues.Case(tuple(gradients), tuple(cohorts), rule, sources=2, found=(FLOAT32, 1.0), scaler=Scaler(), guard=0),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from shipped import OPTIMIZERS
 
 import gpu_adam
 import gpu_adam.kernels
@@ -73,9 +75,13 @@ def test_everything_public_has_a_docstring(name: str) -> None:
     assert not missing
 
 
-def test_the_optimizer_has_an_example_and_names_its_sources() -> None:
-    text = gpu_adam.GpuAdam.__doc__ or ""
-    assert ">>> " in text
-    assert "Kingma and Ba" in text
-    for argument in inspect.signature(gpu_adam.GpuAdam).parameters:
-        assert f"{argument}:" in text, argument
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_has_an_example_and_says_what_its_arguments_are(name: str) -> None:
+    text, shared = OPTIMIZERS[name].__doc__ or "", gpu_adam.GpuOptimizer.__doc__ or ""
+    assert f">>> from gpu_adam import {name}" in text
+    assert re.search(r"\b(19|20)\d\d\b", text), "the year of its source"
+    own, all_take = inspect.signature(OPTIMIZERS[name]), inspect.signature(gpu_adam.GpuOptimizer)
+    for argument in own.parameters:
+        assert argument == "options" or f"{argument}:" in text, argument
+    for argument in all_take.parameters:
+        assert f"{argument}:" in shared, argument

@@ -11,6 +11,7 @@ import pytest
 from cuda_cpp import cases
 from cuda_cpp.cases import Case, Memory, Tensor, assert_same, run
 from cuda_cpp.instances import SPECIALIZATIONS
+from shipped import ADAM
 
 from gpu_adam.engines import Engine, engine_named
 from gpu_adam.formats import BFLOAT16, FLOAT32
@@ -81,7 +82,7 @@ def test_every_kernel_returns_the_cpus_bits(kind: Specialization, engine: Engine
 
 
 def test_many_tensors(engine: Engine, cupy: Any) -> None:
-    kind = Specialization("multi_tensor", "adam", 2, BFLOAT16, BFLOAT16, True)
+    kind = Specialization("multi_tensor", ADAM, BFLOAT16, BFLOAT16, True)
     compare(
         Case(kind, tuple(Tensor(1 + k % 700, (k % 8,) * len(ROLES)) for k in range(3000)), seed=4),
         engine,
@@ -91,9 +92,7 @@ def test_many_tensors(engine: Engine, cupy: Any) -> None:
 
 
 def test_hundreds_of_steps_without_waiting(engine: Engine, cupy: Any) -> None:
-    case = Case(
-        Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False), (Tensor(1 << 16),), seed=5, tame=True
-    )
+    case = Case(Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False), (Tensor(1 << 16),), seed=5, tame=True)
     results: list[Sequence[Memory]] = []
     gpu = OnGpu(case, cupy)
     host = case.memory()
@@ -110,7 +109,7 @@ def test_hundreds_of_steps_without_waiting(engine: Engine, cupy: Any) -> None:
 
 def test_gradients_that_move(engine: Engine, cupy: Any) -> None:
     case = Case(
-        Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False), (Tensor(500), Tensor(37)), seed=6, tame=True
+        Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False), (Tensor(500), Tensor(37)), seed=6, tame=True
     )
     others = [replace(case, seed=20 + k) for k in range(50)]
     gpu, host = OnGpu(case, cupy), case.memory()
@@ -127,9 +126,7 @@ def test_gradients_that_move(engine: Engine, cupy: Any) -> None:
 
 
 def test_streams(engine: Engine, cupy: Any) -> None:
-    case = Case(
-        Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False), (Tensor(1 << 18),), seed=7, tame=True
-    )
+    case = Case(Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False), (Tensor(1 << 18),), seed=7, tame=True)
     gpu = OnGpu(case, cupy)
     cupy.cuda.Device().synchronize()
     program = engine.load(case.launches(gpu.there), GPU)
@@ -144,7 +141,7 @@ def test_streams(engine: Engine, cupy: Any) -> None:
 
 
 def test_a_step_allocates_nothing(engine: Engine, cupy: Any) -> None:
-    case = Case(Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False), (Tensor(1 << 16),), seed=8)
+    case = Case(Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False), (Tensor(1 << 16),), seed=8)
     gpu = OnGpu(case, cupy)
     program = engine.load(case.launches(gpu.there), GPU)
     program.run(case.coefficients())
@@ -159,7 +156,7 @@ def test_a_step_allocates_nothing(engine: Engine, cupy: Any) -> None:
 
 
 def test_a_capture_is_refused(engine: Engine, cupy: Any) -> None:
-    case = Case(Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False), (Tensor(100),), seed=9)
+    case = Case(Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False), (Tensor(100),), seed=9)
     gpu = OnGpu(case, cupy)
     program = engine.load(case.launches(gpu.there), GPU)
     program.run(case.coefficients())

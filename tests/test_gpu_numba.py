@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
+from shipped import RULES, formats_of
 
 from gpu_adam.engines import Engine, engine_named
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
@@ -20,7 +20,6 @@ from gpu_adam.plan import Launch, Policy, Task, schedule
 pytestmark = pytest.mark.gpu
 
 GPU, CPU = Device("cuda", 0), Device("cpu")
-RULES = {"adam": 2, "adam_amsgrad": 3}
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 255, 256, 257, 1023, 65_535, 65_537)
 SPECIAL = (0.0, -0.0, 1e-45, -1e-40, 6e-8, 1.17e-38, 3.3e38, 65_504.0, np.inf, -np.inf, np.nan, 1.0, -1.0)
 
@@ -48,8 +47,8 @@ class Kind:
 
 KINDS = [
     Kind(param, grad, master, rule, average)
-    for param, grad, rule in product(FORMATS, FORMATS, RULES)
-    for master in ((False, True) if param.itemsize == 2 else (False,))
+    for rule in RULES
+    for param, grad, master in formats_of(RULES[rule])
     for average in ((False, True) if param is grad else (False,))
 ]
 
@@ -69,7 +68,7 @@ class Arena:
         size = int(np.prod(journey.shape, dtype=np.int64))
         phase = param_off % (VECTOR_BYTES // kind.param.itemsize) if journey.contiguous and not flat else 0
         working = kind.param.working
-        states = RULES[kind.rule]
+        states = len(RULES[kind.rule].states)
         places = [
             self._stream(kind.param, journey.shape, journey.param, param_off),
             self._stream(kind.grad, journey.shape, journey.grad, grad_off),
@@ -80,7 +79,7 @@ class Arena:
         ]
         about = {
             "index": len(self._tasks), "label": str(kind), "size": size, "phase": phase, "walk": journey, "row": row, "flat": flat,
-            "param": kind.param, "grad": kind.grad, "master": kind.master, "average": kind.average, "rule": kind.rule, "states": states,
+            "param": kind.param, "grad": kind.grad, "master": kind.master, "average": kind.average, "rule": RULES[kind.rule],
         }  # fmt: skip
         self._tasks.append((about, tuple(places)))
 
@@ -226,8 +225,7 @@ def test_more_than_two_to_the_31_elements(numba: Engine) -> None:
         "param": FLOAT16,
         "grad": FLOAT16,
         "master": False,
-        "rule": "adam",
-        "states": 2,
+        "rule": RULES["adam"],
     }
     task = Task(**about, size=size, walk=contiguous(size), pointers=pointers)
     numba.load(schedule([task], GPU, numba.processors(GPU), numba.policy), GPU).run(coefficients(0))
@@ -270,7 +268,7 @@ def running(numba: Engine) -> Running:
     pointers = (*(memory.address + 4096 * k for k in range(4)), 0, 0, 0)
     task = Task(
         index=0, label="one", size=1000, phase=0, walk=contiguous(1000), row=0, flat=False, param=FLOAT32, grad=FLOAT32,
-        master=False, rule="adam", states=2, pointers=pointers,
+        master=False, rule=RULES["adam"], pointers=pointers,
     )  # fmt: skip
     launches = schedule([task], GPU, numba.processors(GPU), numba.policy)
     return Running(memory, numba.load(launches, GPU), launches)

@@ -176,7 +176,9 @@ def test_a_step_that_no_gradient_can_come_to_is_refused() -> None:
 def test_the_state_of_another_kind_of_optimizer_is_refused() -> None:
     torch = pytest.importorskip("torch")
     optimizer = GpuAdam([ones(3)])
-    with pytest.raises(ValueError, match=r"group 0 of state_dict lacks .*betas.*: it is not that of an Adam optimizer"):
+    with pytest.raises(
+        ValueError, match=r"group 0 of state_dict lacks .*betas.*: it is that of another kind of optimizer"
+    ):
         optimizer.load_state_dict(torch.optim.SGD([torch.zeros(3)], lr=0.5).state_dict())
     assert optimizer.param_groups[0]["lr"] == 1e-3
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import DTYPES
+from shipped import ADAM, AMSGRAD
 from strategies import PROVE, formats, laid_out, layouts, shapes
 
 from gpu_adam import GpuAdam
@@ -51,8 +52,8 @@ def task(
     """A tensor of made-up addresses, which nothing follows."""
     pointers = (address + 2 * phase, *(address << k for k in range(1, 7)))
     how = walk((size,), (strides,), (strides,))
-    rule = "adam_amsgrad" if states == 3 else "adam"
-    return Task(index, f"t{index}", size, phase, how, row, False, param, grad, master, rule, states, pointers)
+    rule = AMSGRAD if states == 3 else ADAM
+    return Task(index, f"t{index}", size, phase, how, row, False, param, grad, master, rule, pointers)
 
 
 def launched(sizes: list[int], policy: Policy = GPU_POLICY, processors: int = H100, **about: Any) -> tuple[Launch, ...]:
@@ -336,9 +337,7 @@ def test_sizes_beyond_32_bits_stay_exact(policy: Policy) -> None:
 
 def test_a_flat_stretch_beyond_32_bits_is_one_launch() -> None:
     size = (1 << 32) + 7
-    whole = Task(
-        0, "all", size, 0, walk((size,), (1,), (1,)), 0, True, FLOAT32, FLOAT32, False, "adam", 2, (1 << 40,) * 7
-    )
+    whole = Task(0, "all", size, 0, walk((size,), (1,), (1,)), 0, True, FLOAT32, FLOAT32, False, ADAM, (1 << 40,) * 7)
     (launch,) = schedule([whole], GPU, H100, GPU_POLICY)
     assert launch.table is None
     assert launch.elements == size
@@ -360,7 +359,7 @@ def test_a_flat_stretch_beyond_32_bits_is_one_launch() -> None:
 def test_a_step_moves_the_bytes_of_the_ledger(
     param: Format, grad: Format, states: int, master: bool, read: int, written: int
 ) -> None:
-    kind = Specialization("multi_tensor", "adam", states, param, grad, master)
+    kind = Specialization("multi_tensor", AMSGRAD if states == 3 else ADAM, param, grad, master)
     assert (kind.bytes_read, kind.bytes_written) == (read, written)
     assert kind.lanes * min(param.itemsize, grad.itemsize, kind.working.itemsize) == VECTOR_BYTES
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shipped import ADAM, AMSGRAD, RULES, formats_of
 
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.plan import Family, Specialization
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
@@ -26,7 +27,6 @@ from gpu_adam.engines import nvvm
 from gpu_adam.engines.gpu_kernels import UpdateKernel
 
 FAMILIES: tuple[Family, ...] = ("flat", "multi_tensor", "strided")
-RULES = {"adam": 2, "adam_amsgrad": 3}
 
 # Of one element: 8 fused multiply-adds (decay of either kind, two for each moment, the denominator, the step), 2 products (the scaled
 # gradient, w2*g), a root and a quotient; an average of the parameters takes two more of the first. No sum stands alone, so nothing is
@@ -50,13 +50,13 @@ def specializations() -> list[Specialization]:
     Rows have gradients in the working format, and no average.
     """
     plain = [
-        Specialization(family, rule, states, param, grad, master)
-        for family, (rule, states), param, grad in product((*FAMILIES, "rows"), RULES.items(), FORMATS, FORMATS)
-        for master in ((False, True) if param.itemsize == 2 else (False,))
+        Specialization(family, rule, param, grad, master)
+        for family, rule in product((*FAMILIES, "rows"), (ADAM, AMSGRAD))
+        for param, grad, master in formats_of(rule)
         if family != "rows" or grad is param.working
     ]
     averaged = [
-        Specialization(family, rule, RULES[rule], param, grad, master, average=True)
+        Specialization(family, RULES[rule], param, grad, master, average=True)
         for family, (rule, param, grad, master) in product(FAMILIES, AVERAGES)
     ]
     return plain + averaged
@@ -137,7 +137,7 @@ def check_memory(ptx: Ptx, kind: Specialization, vectors: int) -> None:
 @pytest.mark.parametrize("formats", [(FLOAT32, FLOAT32), (BFLOAT16, BFLOAT16), (FLOAT64, FLOAT64)], ids=str)
 def test_several_vectors_are_in_flight(family: Family, formats: tuple[Format, Format]) -> None:
     param, grad = formats
-    kind = Specialization(family, "adam", 2, param, param.working if family == "rows" else grad, param is BFLOAT16)
+    kind = Specialization(family, ADAM, param, param.working if family == "rows" else grad, param is BFLOAT16)
     ptx = compiled(UpdateKernel(kind, THREADS, 2))
     check_arithmetic(ptx, kind, elements=2 * kind.lanes)
     check_memory(ptx, kind, vectors=2)
@@ -146,17 +146,14 @@ def test_several_vectors_are_in_flight(family: Family, formats: tuple[Format, Fo
         assert not re.search(r"ld\.global\.v4", ptx.text[first_use:])
 
 
-def test_the_kernels_compile_the_rule_that_all_engines_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpu_adam.kernels import rules
-
+def test_the_kernels_compile_the_rule_that_all_engines_share() -> None:
     def make(fma: Any, sqrt: Any) -> Any:
         def update(p, g, s0, s1, s2, c):  # type: ignore[no-untyped-def]
             return sqrt(sqrt(p)), s0, s1, s2
 
         return update
 
-    monkeypatch.setitem(rules.RULES, "adam", replace(rules.RULES["adam"], make=make))
-    kind = Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False)
+    kind = Specialization("flat", replace(ADAM, make=make), FLOAT32, FLOAT32, False)
     ptx = compiled(UpdateKernel(kind, THREADS, 1))
     assert ptx.count(r"sqrt\.rn\.f32") == 2 * 4
     assert ptx.count(r"div\..*") == 0
@@ -169,7 +166,7 @@ def test_the_kernels_compile_the_rule_that_all_engines_share(monkeypatch: pytest
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{0[0]}{0[1]}".format)
 def test_every_architecture(family: Family, architecture: tuple[int, int]) -> None:
     grad = FLOAT32 if family == "rows" else FLOAT16
-    kind = Specialization(family, "adam_amsgrad", 3, BFLOAT16, grad, True, average=family != "rows")
+    kind = Specialization(family, AMSGRAD, BFLOAT16, grad, True, average=family != "rows")
     _, ptx = nvvm.compile_ptx(UpdateKernel(kind, THREADS, 1), architecture)
     assert nvvm.link(ptx, architecture)[:4] == b"\x7fELF"
 
@@ -177,15 +174,15 @@ def test_every_architecture(family: Family, architecture: tuple[int, int]) -> No
 @pytest.mark.parametrize(
     "kind",
     [
-        Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False),
-        Specialization("multi_tensor", "adam", 2, FLOAT32, FLOAT32, False),
-        Specialization("multi_tensor", "adam_amsgrad", 3, BFLOAT16, BFLOAT16, True),
-        Specialization("multi_tensor", "adam_amsgrad", 3, FLOAT64, FLOAT64, False),
-        Specialization("multi_tensor", "adam_amsgrad", 3, BFLOAT16, BFLOAT16, True, average=True),
-        Specialization("multi_tensor", "adam_amsgrad", 3, FLOAT64, FLOAT64, False, average=True),
-        Specialization("strided", "adam_amsgrad", 3, FLOAT16, FLOAT16, True, average=True),
-        Specialization("rows", "adam", 2, FLOAT32, FLOAT32, False),
-        Specialization("rows", "adam_amsgrad", 3, FLOAT16, FLOAT32, True),
+        Specialization("flat", ADAM, FLOAT32, FLOAT32, False),
+        Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False),
+        Specialization("multi_tensor", AMSGRAD, BFLOAT16, BFLOAT16, True),
+        Specialization("multi_tensor", AMSGRAD, FLOAT64, FLOAT64, False),
+        Specialization("multi_tensor", AMSGRAD, BFLOAT16, BFLOAT16, True, average=True),
+        Specialization("multi_tensor", AMSGRAD, FLOAT64, FLOAT64, False, average=True),
+        Specialization("strided", AMSGRAD, FLOAT16, FLOAT16, True, average=True),
+        Specialization("rows", ADAM, FLOAT32, FLOAT32, False),
+        Specialization("rows", AMSGRAD, FLOAT16, FLOAT32, True),
     ],
     ids=by_name,
 )

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from shipped import ADAM
 
 from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 from gpu_adam.layout import VECTOR_BYTES
@@ -27,7 +28,7 @@ SUMMED = [(format, working) for format, working in product(FORMATS, (FLOAT32, FL
 @pytest.fixture(scope="module")
 def text() -> str:
     """The prologue's PTX, which takes seconds to compile."""
-    return nvvm.compile_ptx(PrologueKernel("adam"), HOPPER)[1]
+    return nvvm.compile_ptx(PrologueKernel(ADAM), HOPPER)[1]
 
 
 def test_prologue(text: str) -> None:
@@ -62,7 +63,7 @@ def test_prologue_memory(text: str) -> None:
 # Compiling takes seconds, so the oldest and the newest stand for all.
 @pytest.mark.parametrize("architecture", [ARCHITECTURES[0], ARCHITECTURES[-1]], ids="sm_{0[0]}{0[1]}".format)
 def test_prologue_for_other_architectures(architecture: tuple[int, int]) -> None:
-    _, ptx = nvvm.compile_ptx(PrologueKernel("adam"), architecture)
+    _, ptx = nvvm.compile_ptx(PrologueKernel(ADAM), architecture)
     assert nvvm.link(ptx, architecture)[:4] == b"\x7fELF"
 
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from cuda_cpp.instances import COALESCES, FAMILIES, PROLOGUES, ROWS, SPECIALIZATIONS, WITH_AVERAGE, instances
+from shipped import ADAM, AMSGRAD
 
 from gpu_adam.engines import EngineUnavailable, nvrtc
 from gpu_adam.engines.gpu_kernels import Kernel, PrologueKernel, UpdateKernel
@@ -21,7 +22,7 @@ except EngineUnavailable as unavailable:
 ARCHITECTURES = [f"sm_{n}" for n in (70, 75, 80, 86, 89, 90, 100, 120) if n in SUPPORTED]
 """From Volta, which NVRTC 13 no longer knows, to Blackwell."""
 
-FLAT = UpdateKernel(Specialization("flat", "adam", 2, FLOAT32, FLOAT32, False), 256, 1)
+FLAT = UpdateKernel(Specialization("flat", ADAM, FLOAT32, FLOAT32, False), 256, 1)
 
 
 FILES: dict[str, list[Kernel]] = {
@@ -29,7 +30,7 @@ FILES: dict[str, list[Kernel]] = {
         family: [
             kernel
             for kind in SPECIALIZATIONS
-            if kind.family == family and (kind.rule == "adam_amsgrad" or not kind.average)
+            if kind.family == family and (kind.rule is not ADAM or not kind.average)
             for kernel in instances(kind)
         ]
         for family in FAMILIES
@@ -58,18 +59,18 @@ def test_every_specialization_with_an_average_compiles(family: str) -> None:
 
 def _compile(kernels: list[Kernel], architecture: str) -> None:
     # One program for a whole family, so that its headers are parsed once and not once a kernel.
-    symbols, binary = nvrtc.build(
-        nvrtc.source_of(kernels[0]), [nvrtc.expression_of(kernel) for kernel in kernels], architecture
+    files = sorted(
+        {name for kernel in kernels for name in nvrtc.files_of(kernel)}, key=lambda name: name.endswith(".cu")
     )
+    symbols, binary = nvrtc.build(files, [nvrtc.expression_of(kernel) for kernel in kernels], architecture)
     assert len(set(symbols)) == len(kernels)
     assert binary
 
 
 def operations(kernel: Kernel) -> list[str]:
     """The instructions of a kernel in PTX."""
-    _, binary = nvrtc.build(
-        nvrtc.source_of(kernel), [nvrtc.expression_of(kernel)], f"compute_{min(n for n in SUPPORTED if n >= 75)}"
-    )
+    oldest = f"compute_{min(n for n in SUPPORTED if n >= 75)}"
+    _, binary = nvrtc.build(nvrtc.files_of(kernel), [nvrtc.expression_of(kernel)], oldest)
     return re.findall(r"^\s+(?:@%p\d+ )?([a-z]+\.[a-z0-9.:]+)\s", binary.decode(), re.MULTILINE)
 
 
@@ -81,7 +82,7 @@ def operations(kernel: Kernel) -> list[str]:
 )
 def test_the_arithmetic_in_ptx(family, param, grad, master, average) -> None:  # type: ignore[no-untyped-def]
     """Roundings are named, nothing is flushed, and neither is wider than the working format."""
-    kernel = UpdateKernel(Specialization(family, "adam_amsgrad", 3, param, grad, master, average), 256, 1)
+    kernel = UpdateKernel(Specialization(family, AMSGRAD, param, grad, master, average), 256, 1)
     found = operations(kernel)
     working, other = ("f64", "f32") if param is FLOAT64 else ("f32", "f64")
     arithmetic = {op for op in found if re.match(r"(fma|mul|add|sub|div|sqrt|rcp|rsqrt|neg|abs|cvt).*\.f\d\d", op)}
@@ -123,7 +124,7 @@ def test_a_failing_compile_shows_the_compilers_log(monkeypatch: pytest.MonkeyPat
     texts = {**nvrtc.sources(), "adam.cuh": nvrtc.sources()["adam.cuh"].replace("kW2, kR2", "kR2")}
     monkeypatch.setattr(nvrtc, "sources", lambda: texts)
     with pytest.raises(CompileError) as caught:
-        nvrtc.build(nvrtc.source_of(FLAT), [nvrtc.expression_of(FLAT)], "sm_90")
+        nvrtc.build(nvrtc.files_of(FLAT), [nvrtc.expression_of(FLAT)], "sm_90")
     message = str(caught.value)
     assert 'identifier "kW2" is undefined' in message
     assert "adam.cuh(" in message

@@ -25,13 +25,13 @@ from reference import (
     norm,
     sum_over_slots,
 )
+from shipped import ADAM
 from strategies import FEW, PROVE, formats, laid_out, layouts, options, shapes, values
 
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
 from gpu_adam.formats import FORMATS, format_of
 from gpu_adam.kernels import adam, prologue, row
-from gpu_adam.kernels.rules import RULES
 from gpu_adam.layout import Device, walk
 from gpu_adam.prologue import Gradient, MeasureTable, Prologue, leaves_of
 
@@ -139,7 +139,7 @@ class Words:
     def run(self, partials: Sequence[float] = (), sources: int = 1) -> None:
         sums = np.array([*partials, FILLER], np.float64)
         addresses = [one.ctypes.data for one in (self.control, self.settings, self.counts, *self.rows.values())]
-        finish = cpu.finishing(RULES["adam"].coefficients)
+        finish = cpu.finishing(ADAM)
         finish(sums.ctypes.data, len(partials) // sources, sources, *addresses)
 
     def number(self, word: int) -> float:
@@ -300,7 +300,7 @@ def test_a_program_measures_decides_and_counts_with_any_number_of_threads(thread
     words = Words(ranges=[(0, table.leaves)])
     words.record(0, Options(), "float32")
     home = Device("cpu")
-    about = Prologue("adam", home, table, table.leaves, 1, 1, words.settings.size, 9000, 24_000)
+    about = Prologue(ADAM, home, table, table.leaves, 1, 1, words.settings.size, 9000, 24_000)
     control = engine.allocate(home, (prologue.NORMS + 1) * prologue.WORD)
     program = engine.load((), home, about, control, np.array([41], np.int64))
     program.instruct(words.settings)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from shipped import ADAM, AMSGRAD
 
 from gpu_adam.engines import EngineUnavailable, nvrtc
 from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
@@ -94,7 +95,7 @@ class Sass:
 
 @cache
 def disassemble(kernel: Kernel, architecture: int, folder: Path) -> Sass:
-    _, binary = nvrtc.build(nvrtc.source_of(kernel), [nvrtc.expression_of(kernel)], f"sm_{architecture}")
+    _, binary = nvrtc.build(nvrtc.files_of(kernel), [nvrtc.expression_of(kernel)], f"sm_{architecture}")
     file = folder / f"{kernel.name}-{architecture}.cubin"
     file.write_bytes(binary)
     code = run(tool("nvdisasm"), file)
@@ -115,8 +116,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def instance(family: str, param: Format, grad: Format, states: int, average: bool = False) -> UpdateKernel:
-    rule = {2: "adam", 3: "adam_amsgrad"}[states]
-    kind = Specialization(family, rule, states, param, grad, param.itemsize == 2, average)  # type: ignore[arg-type]
+    rule = {2: ADAM, 3: AMSGRAD}[states]
+    kind = Specialization(family, rule, param, grad, param.itemsize == 2, average)  # type: ignore[arg-type]
     return UpdateKernel(kind, GPU_POLICY.threads, GPU_POLICY.vectors)
 
 
@@ -170,7 +171,7 @@ PROLOGUE_REGISTERS = 80
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda n: f"sm_{n}")
 def test_the_prologue(architecture: int, folder: Path) -> None:
-    sass = disassemble(PrologueKernel("adam"), architecture, folder)
+    sass = disassemble(PrologueKernel(ADAM), architecture, folder)
     operations = sass.operations
 
     # Eight vectors of every format are asked for before the first is waited for.

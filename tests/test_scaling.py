@@ -219,7 +219,7 @@ def test_a_scale_never_backs_off_to_nothing() -> None:
 
 @pytest.mark.parametrize("wrong", [None, [np.ones(2)]])
 def test_a_scaler_is_for_an_optimizer(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="must be a GpuAdam"):
+    with pytest.raises(TypeError, match="must be an optimizer of gpu_adam"):
         LossScaler(wrong)
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ..formats import FLOAT32, FLOAT64, Format
 from ..kernels.row import ROW_WORDS
-from ..kernels.rules import RULES
+from ..kernels.rules import Rule
 from ..layout import Device
 from ..plan import CPU_POLICY, Launch, Policy, Specialization
 from ..prologue import Prologue
-from . import Coefficients, EngineUnavailable, Memory, Replay, RowSums
+from . import Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
@@ -159,7 +159,7 @@ class _Prologue:
             fixed = (table.words, table.segments, table.leaves, self._partials.ctypes.data)
             cuts = _cuts(table.leaves, prologue.elements, MEASURED_SERIAL, pool.count)
             self._parts = [(*fixed, *ends) for ends in cuts]
-        self._finish = finishing(RULES[prologue.rule].coefficients)
+        self._finish = finishing(prologue.rule)
         self._finish_arguments = (
             self._partials.ctypes.data,
             prologue.slots,
@@ -231,7 +231,7 @@ def compiled(kind: Specialization) -> Any:
     # Numba takes half a second to import, so it waits for the first step.
     from gpu_adam.kernels.cpu import make_kernel, signature
 
-    return _kept(make_kernel(kind), kind.name, signature(kind))
+    return _kept(make_kernel(kind), kind.name, signature(kind), kind.rule)
 
 
 @functools.cache
@@ -243,11 +243,11 @@ def measuring() -> Any:
 
 
 @functools.cache
-def finishing(coefficients: Callable[..., Any]) -> Any:
-    """The compiled kernel that computes the rows, for the rules that have these coefficients."""
+def finishing(rule: Rule) -> Any:
+    """The compiled kernel that computes the rows, for the rules that have this one's coefficients."""
     from gpu_adam.kernels.cpu_prologue import FINISH, make_finish
 
-    return _kept(make_finish(coefficients), f"finish_{coefficients.__name__}", FINISH)
+    return _kept(make_finish(rule), f"{rule.symbol}_finish", FINISH, rule)
 
 
 @functools.cache
@@ -258,12 +258,22 @@ def coalescing(values: Format, working: Format) -> Any:
     return _kept(make_coalesce(values, working), f"coalesce_{values}_{working}", COALESCE)
 
 
-def _kept(kernel: Any, name: str, signature: tuple[Any, ...]) -> Any:
-    """A kernel, compiled or from the disk."""
+def _kept(kernel: Any, name: str, signature: tuple[Any, ...], rule: Rule | None = None) -> Any:
+    """A kernel, compiled or from the disk.
+
+    Raises:
+        CompileError: If Numba refuses a rule from elsewhere; the message carries what it said.
+    """
     from .numba_cache import keep_on_disk
 
     if not hasattr(kernel, "compile"):
         raise EngineUnavailable("NUMBA_DISABLE_JIT is set, without which the CPU engine cannot run: unset it")
-    keep_on_disk(kernel, name)
-    kernel.compile(signature)
+    if rule is None or rule.is_shipped:
+        keep_on_disk(kernel, name)
+        kernel.compile(signature)
+        return kernel
+    try:
+        kernel.compile(signature)
+    except Exception as error:
+        raise CompileError(f"Numba could not compile the rule {rule.name!r}: {error}") from error
     return kernel

@@ -6,9 +6,11 @@ Each has a ``name``, a legal identifier that leaves the geometry out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..formats import Format
 from ..kernels.row import ROW_WORDS
+from ..kernels.rules import Rule
 from ..layout import VECTOR_BYTES
 from ..plan import Launch, Policy, Specialization
 
@@ -28,6 +30,11 @@ class UpdateKernel:
     vectors: int
 
     @property
+    def rule(self) -> Rule | None:
+        """The rule that is compiled into it."""
+        return self.specialization.rule
+
+    @property
     def name(self) -> str:
         """The specialization's."""
         return self.specialization.name
@@ -38,15 +45,15 @@ class PrologueKernel:
     """The prologue (`gpu_adam.kernels.prologue`); its block is of ``gpu_adam.prologue.PROLOGUE_THREADS``.
 
     Attributes:
-        rule: The rule whose coefficients it computes.
+        rule: A rule whose coefficients it computes.
     """
 
-    rule: str
+    rule: Rule
 
     @property
     def name(self) -> str:
         """By its rule."""
-        return f"{self.rule}_prologue"
+        return f"{self.rule.symbol}_prologue"
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class CoalesceKernel:
     values: Format
     working: Format
     threads: int
+    rule: ClassVar[Rule | None] = None
 
     @property
     def name(self) -> str:

@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import cache as disk
-from ..kernels.rules import RULES
 from . import CompileError, EngineUnavailable
 from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 
@@ -30,15 +29,15 @@ SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "mul
 _C_TYPES = {"float64": "double", "float32": "float", "float16": "gpu_adam::float16", "bfloat16": "gpu_adam::bfloat16"}
 
 
-def source_of(kernel: Kernel) -> str:
-    """The file that holds a kernel."""
+def files_of(kernel: Kernel) -> list[str]:
+    """The files that a kernel is made of besides what they include: that of its rule, if it has one, and its own."""
     match kernel:
         case UpdateKernel(specialization):
-            return SOURCES[specialization.family]
-        case PrologueKernel():
-            return "prologue.cu"
+            return [specialization.rule.header, SOURCES[specialization.family]]
+        case PrologueKernel(rule):
+            return [rule.header, "prologue.cu"]
         case CoalesceKernel():
-            return "rows.cu"
+            return ["rows.cu"]
 
 
 def expression_of(kernel: Kernel) -> str:
@@ -46,10 +45,11 @@ def expression_of(kernel: Kernel) -> str:
 
     >>> from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32
     >>> from gpu_adam.plan import Specialization
-    >>> kind = Specialization("flat", "adam", 2, BFLOAT16, FLOAT32, True)
+    >>> from gpu_adam.kernels.adam import ADAM, AMSGRAD
+    >>> kind = Specialization("flat", ADAM, BFLOAT16, FLOAT32, True)
     >>> expression_of(UpdateKernel(kind, 256, 1))
     'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 1, 256>'
-    >>> expression_of(PrologueKernel("adam_amsgrad"))
+    >>> expression_of(PrologueKernel(AMSGRAD))
     'gpu_adam::prologue<gpu_adam::Adam<true>>'
     >>> expression_of(CoalesceKernel(FLOAT16, FLOAT32, 128))
     'gpu_adam::coalesce<gpu_adam::float16, float, 128>'
@@ -57,7 +57,7 @@ def expression_of(kernel: Kernel) -> str:
     match kernel:
         case UpdateKernel(s, threads, vectors):
             arguments = (
-                _rule_type(s.rule),
+                f"gpu_adam::{s.rule.cuda}",
                 _C_TYPES[s.param.name],
                 _C_TYPES[s.grad.name],
                 "true" if s.master else "false",
@@ -67,13 +67,9 @@ def expression_of(kernel: Kernel) -> str:
             )
             return f"gpu_adam::{s.family}<{', '.join(arguments)}>"
         case PrologueKernel(rule):
-            return f"gpu_adam::prologue<{_rule_type(rule)}>"
+            return f"gpu_adam::prologue<gpu_adam::{rule.cuda}>"
         case CoalesceKernel(values, working, threads):
             return f"gpu_adam::coalesce<{_C_TYPES[values.name]}, {_C_TYPES[working.name]}, {threads}>"
-
-
-def _rule_type(rule: str) -> str:
-    return f"gpu_adam::{RULES[rule].cuda}"
 
 
 @dataclass(frozen=True)
@@ -138,14 +134,20 @@ def _compiled(kernel: Kernel, architecture: str) -> Code:
     if entry is not None:
         head, _, binary = entry.partition(b"\n")
         return Code(json.loads(head)["symbol"], architecture, binary)
-    symbols, binary = build(source_of(kernel), [expression_of(kernel)], architecture)
+    symbols, binary = build(files_of(kernel), [expression_of(kernel)], architecture)
     disk.write(name, json.dumps({"symbol": symbols[0]}).encode() + b"\n" + binary)
     return Code(symbols[0], architecture, binary)
 
 
 def key(kernel: Kernel, architecture: str) -> str:
     """What a cache entry goes by: a digest of all that the machine code depends on."""
-    parts = [expression_of(kernel), source_of(kernel), architecture, *OPTIONS, *map(str, version())]
+    parts = [
+        expression_of(kernel),
+        *files_of(kernel),
+        architecture,
+        *OPTIONS,
+        *map(str, version()),
+    ]
     for name, text in sorted(sources().items()):
         parts += [name, text]
     digest = sha256()
@@ -155,8 +157,8 @@ def key(kernel: Kernel, architecture: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def build(source: str, expressions: Iterable[str], architecture: str) -> tuple[list[str], bytes]:
-    """Compile a file of ``kernels/`` with these instantiations, past every cache.
+def build(files: Sequence[str], expressions: Iterable[str], architecture: str) -> tuple[list[str], bytes]:
+    """Compile files of ``kernels/``, one after the other, with these instantiations, past every cache.
 
     Returns:
         The symbol of each expression, and the binary: machine code for ``sm_*``, PTX for ``compute_*``.
@@ -164,11 +166,15 @@ def build(source: str, expressions: Iterable[str], architecture: str) -> tuple[l
     nvrtc = _nvrtc()
     expressions = list(expressions)
     texts = sources()
-    headers = {name: text.encode() for name, text in texts.items() if name.endswith(".cuh")}
-    # The headers are handed over with the source: what was digested is what is compiled, and the package may lie in a zip file.
+    unit = "".join(f'#include "{name}"\n' for name in files)
+    # The files are handed over with it: what was digested is what is compiled, and the package may lie in a zip file.
     program = _check(
         nvrtc.nvrtcCreateProgram(
-            texts[source].encode(), source.encode(), len(headers), [*headers.values()], [n.encode() for n in headers]
+            unit.encode(),
+            b"gpu_adam",
+            len(texts),
+            [text.encode() for text in texts.values()],
+            [name.encode() for name in texts],
         )
     )
     try:
@@ -180,7 +186,7 @@ def build(source: str, expressions: Iterable[str], architecture: str) -> tuple[l
             log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
             names = ", ".join(expressions)
             raise CompileError(
-                f"NVRTC {'.'.join(map(str, version()))} could not compile {source} for {architecture} ({names}): "
+                f"NVRTC {'.'.join(map(str, version()))} could not compile {files[-1]} for {architecture} ({names}): "
                 f"{status.name}\n{log.decode(errors='replace').rstrip(chr(0))}"
             )
         symbols = [

@@ -67,6 +67,10 @@ def compile_kernel(kernel: Kernel, capability: Capability) -> tuple[str, bytes]:
     """
     vectors = kernel.vectors if isinstance(kernel, UpdateKernel) else 1
     geometry = map(str, (*_bounds_of(kernel), vectors))
+    if kernel.rule is not None and not kernel.rule.is_shipped:
+        # Its text may use anything, so no key would be sure to change with it.
+        text, ptx = compile_ptx(kernel, capability)
+        return text, link(ptx, capability)
     key = _digest(kernel.name, *geometry, _architecture(capability), *_sources(), *_versions())
     place = f"{kernel.name}-{key}.numba.cubin"
     entry = disk.read(place)

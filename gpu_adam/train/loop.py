@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..loss_scaler import LossScaler
-from ..optimizer import GpuAdam
+from ..optimizers import GpuAdam
 from ..schedules import constant, cosine, inverse_sqrt, linear
 from .backend import Backend, Stopwatch
 from .data import Dataset

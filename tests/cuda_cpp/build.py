@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, UpdateKernel
-from gpu_adam.engines.nvrtc import expression_of, source_of
+from gpu_adam.engines.nvrtc import expression_of, files_of
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels"
@@ -52,7 +52,7 @@ def symbol(kernel: Kernel) -> str:
 
 def has_barriers(kernel: Kernel) -> bool:
     """Whether the threads of a block wait for each other."""
-    return "__syncthreads" in (KERNELS / source_of(kernel)).read_text()
+    return "__syncthreads" in (KERNELS / files_of(kernel)[-1]).read_text()
 
 
 def _launcher(kernel: Kernel) -> str:
@@ -62,9 +62,11 @@ def _launcher(kernel: Kernel) -> str:
 
 def build(instances: Sequence[Kernel], flags: Sequence[str], folder: Path) -> Path:
     """A shared library with a C function for each kernel, built once for each state of the sources."""
+    names = {name for kernel in instances for name in files_of(kernel)}
+    # The rules come before the kernels.
+    files = sorted(names, key=lambda name: (name.endswith(".cu"), name))
     units = [
-        "".join(f'#include "{name}"\n' for name in sorted({source_of(kernel) for kernel in instances}))
-        + "".join(map(_launcher, instances[k::UNITS]))
+        "".join(f'#include "{name}"\n' for name in files) + "".join(map(_launcher, instances[k::UNITS]))
         for k in range(UNITS)
     ]
     units.append((HERE / "conversions.cpp").read_text())

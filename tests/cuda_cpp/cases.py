@@ -128,7 +128,6 @@ class Case:
                 grad=kind.grad,
                 master=kind.master,
                 rule=kind.rule,
-                states=kind.states,
                 pointers=tuple(memory.pointers),
                 average=kind.average,
                 width=tensor.width,

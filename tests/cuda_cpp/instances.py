@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from shipped import AMSGRAD, OPTIMIZERS, RULES, formats_of
+
 from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
 from gpu_adam.plan import GPU_POLICY, Specialization
 
 FAMILIES = ("flat", "multi_tensor", "strided")
-RULES = {"adam": 2, "adam_amsgrad": 3}
 ROW_THREADS = (32, 64, 128, 256)
 """Blocks that rows are updated and summed by, depending on their width."""
 
 WITHOUT_AVERAGE = tuple(
-    Specialization(family, rule, states, param, grad, master)  # type: ignore[arg-type]
+    Specialization(family, rule, param, grad, master)  # type: ignore[arg-type]
     for family in FAMILIES
-    for rule, states in RULES.items()
-    for param in FORMATS
-    for grad in FORMATS
-    for master in ((False, True) if param.itemsize == 2 else (False,))
+    for rule in RULES.values()
+    for param, grad, master in formats_of(rule)
 )
 WITH_AVERAGE = tuple(replace(kind, average=True) for kind in WITHOUT_AVERAGE)
 ROWS = tuple(
@@ -35,7 +34,7 @@ SPECIALIZATIONS = (
     *ROWS,
 )
 
-PROLOGUES = tuple(PrologueKernel(rule) for rule in RULES)
+PROLOGUES = tuple(PrologueKernel(optimizer.algorithm.rules[0]) for optimizer in OPTIMIZERS.values())
 COALESCES = tuple(
     CoalesceKernel(values, working, threads)
     for values in FORMATS
@@ -57,7 +56,7 @@ SHIPPED: tuple[Kernel, ...] = (
 )
 
 OTHER_GEOMETRY = tuple(
-    UpdateKernel(Specialization(family, "adam_amsgrad", 3, param, param, param is not FLOAT32), 64, 3)  # type: ignore[arg-type]
+    UpdateKernel(Specialization(family, AMSGRAD, param, param, param is not FLOAT32), 64, 3)  # type: ignore[arg-type]
     for family in FAMILIES
     for param in (FLOAT32, FLOAT16, BFLOAT16)
 )

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from reference import fma
+from shipped import ADAM
 
 from gpu_adam.formats import FLOAT32, FORMATS, Format
 from gpu_adam.kernels import prologue as text
 from gpu_adam.kernels import row as words
 from gpu_adam.kernels.adam import BIAS_CORRECTION, EPS_HAT, EPSILON
-from gpu_adam.kernels.rules import RULES, coefficients, power
+from gpu_adam.kernels.rules import Rule, coefficients, power
 from gpu_adam.layout import Walk
 from gpu_adam.prologue import LEAF_THREADS, PROLOGUE_THREADS, Gradient, MeasureTable, leaves_of
 
@@ -93,7 +94,7 @@ class Case:
 
     gradients: tuple[Measured, ...] = ()
     cohorts: tuple[Cohort, ...] = (Cohort(),)
-    rule: str = "adam"
+    rule: Rule = ADAM
     seed: int = 0
     tame: bool = True
     sources: int = 1
@@ -271,7 +272,7 @@ def run(made: World, library: Library) -> None:
     """Run the CUDA C++ kernel once."""
     values = np.array(made.arguments(), np.int64)
     addresses = values.ctypes.data + 8 * np.arange(len(values))
-    library.kernel(f"{made.case.rule}_prologue")(made.grid, PROLOGUE_THREADS, addresses.ctypes.data)
+    library.kernel(f"{made.case.rule.symbol}_prologue")(made.grid, PROLOGUE_THREADS, addresses.ctypes.data)
 
 
 def run_cpu(made: World) -> None:
@@ -282,7 +283,7 @@ def run_cpu(made: World) -> None:
     if table:
         measuring()(made.table.words, made.table.segments, made.table.leaves, partials, 0, made.table.leaves)
     if finish:
-        finishing(RULES[made.case.rule].coefficients)(partials, slots, sources, *rest)
+        finishing(made.case.rule)(partials, slots, sources, *rest)
 
 
 def expect(made: World) -> None:
@@ -303,7 +304,7 @@ def expect(made: World) -> None:
             first, last = settings[at + 2 * r : at + 2 * r + 2]
             control.view(np.float64)[text.NORMS + r] = ordered_sum(total[first:last], text.SUM_LANES)
         on = PlainPython()
-        own = RULES[case.rule].coefficients(np.multiply, np.sqrt, on.narrow, power(np.multiply))
+        own = case.rule.coefficients(np.multiply, np.sqrt, on.narrow, power(np.multiply))
         fill = coefficients(np.multiply, on.narrow, power(np.multiply), own)
         control_at, settings_at, counts, singles, doubles = (
             made.address(name) for name in ("control", "settings", "counts", "singles", "doubles")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cuda_cpp import prologues
 from cuda_cpp.prologues import Case, Cohort, Measured, Scaler, World, assert_same, expect, world
+from shipped import OPTIMIZERS
 
 from gpu_adam.engines.gpu_kernels import PrologueKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
@@ -20,7 +21,7 @@ def check(case: Case, steps: int = 1) -> World:
     machine = Machine()
     allow(machine, got)
     simulator = Simulator(machine)
-    simulator.add(PrologueKernel(case.rule), f"{case.rule}_prologue")
+    simulator.add(PrologueKernel(case.rule), f"{case.rule.symbol}_prologue")
     for _ in range(steps):
         prologues.run(got, simulator)
         expect(expected)
@@ -107,10 +108,10 @@ COHORTS = (
 GRADIENTS = (Measured(300), Measured(1100, FLOAT16))
 
 
-@pytest.mark.parametrize("rule", ["adam", "adam_amsgrad"])
-def simulated_decide_coefficients(rule: str) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def simulated_decide_coefficients(optimizer: str) -> None:
     """Every kind of record, over several steps, without gradients."""
-    check(Case(cohorts=COHORTS, rule=rule, ranges=0, loss_scale=8.0), steps=4)
+    check(Case(cohorts=COHORTS, rule=OPTIMIZERS[optimizer].algorithm.rules[0], ranges=0, loss_scale=8.0), steps=4)
 
 
 def simulated_decide_more_cohorts_than_threads() -> None:

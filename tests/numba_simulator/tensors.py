@@ -8,12 +8,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from shipped import RULES
 
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.kernels.row import DECOUPLED, L2, ROW_WORDS, SCALE, SKIP
-from gpu_adam.kernels.rules import RULES, average, decay
+from gpu_adam.kernels.rules import MAX_STATES, average, decay
 from gpu_adam.layout import VECTOR_BYTES, Device, Walk, walk
-from gpu_adam.plan import MAX_STATES, Policy, Task, schedule
+from gpu_adam.plan import Policy, Task, schedule
 from numba_simulator.machine import Bounds, SimulatedEngine, fma
 
 GPU = Device("cuda", 0)
@@ -147,8 +148,7 @@ class Tensor:
             param=kind.param,
             grad=kind.grad,
             master=kind.master,
-            rule=kind.rule,
-            states=kind.states,
+            rule=RULES[kind.rule],
             pointers=tuple(column[0].first if column and column[0] else 0 for column in columns),
             average=kind.average,
             width=width,

@@ -1,0 +1,218 @@
+"""What an optimizer computes: its rules, the hyperparameters that they take, and the row of coefficients that these give at step t."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import sqrt
+from operator import itemgetter, mul
+from typing import Any
+
+import numpy as np
+
+from .formats import FLOAT64, Format
+from .hyperparameters import Averaging, Flag, Number, Scheduled
+from .kernels import rules
+from .kernels.row import (
+    AVERAGE_DECAY,
+    AVERAGING,
+    DECAY,
+    IS_DECOUPLED,
+    LR,
+    MAXIMIZE,
+    RECORD_WORDS,
+    ROW_WORDS,
+    SCHEDULED_WORDS,
+    WIDE,
+)
+from .kernels.rules import Rule
+from .scaling import Scalar
+
+
+class Algorithm:
+    """An optimizer's rules with the hyperparameters that they take.
+
+    Every algorithm has those that come before a rule, in a group under ``"lr"``, ``"weight_decay"``, ``"decoupled_weight_decay"`` and
+    ``"maximize"``.
+
+    Attributes:
+        rules: The rules; they share their coefficients.
+        numbers: All numbers.
+        flags: All flags.
+        keys: The keys of a group's hyperparameters.
+        states: The names of all states that one of the rules keeps.
+        scalars, uncounted: As they were given.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        numbers: Sequence[Number] = (),
+        flags: Sequence[Flag] = (),
+        choose: Callable[[Mapping[str, Any], str], Rule] | None = None,
+        scalars: Mapping[str, int] | None = None,
+        uncounted: bool = False,
+    ) -> None:
+        """Describe an algorithm.
+
+        Args:
+            rules: The rules, the usual one first.
+            numbers: The numbers that it takes beside the common ones.
+            flags: The flags.
+            choose: From a group, and what errors call it, to one of the rules; by default the first. It may raise `ValueError` for what
+                does not go together.
+            scalars: Of numbers that PyTorch keeps in the state of each parameter, and that are in a row here, the names and places.
+            uncounted: Whether PyTorch's optimizer of the same name saves no step counts.
+
+        Raises:
+            ValueError: If the rules do not share their coefficients, or there is none.
+        """
+        if len({rule.coefficients for rule in rules}) != 1:
+            raise ValueError(
+                "the rules of an algorithm must have the same coefficients, and there must be one at least"
+            )
+        self.rules = tuple(rules)
+        self.numbers = (Number("lr", LR), *numbers, Number("weight_decay", DECAY))
+        self.flags = (*flags, Flag("decoupled_weight_decay", IS_DECOUPLED), Flag("maximize", MAXIMIZE))
+        self.keys = tuple(dict.fromkeys([one.key for one in self.numbers] + [flag.key for flag in self.flags]))
+        self.states = tuple(dict.fromkeys(name for rule in rules for name in rule.states))
+        self.scalars = scalars or {}
+        self.uncounted = uncounted
+        self._choose = choose
+        self._flags_of = itemgetter(*(flag.key for flag in self.flags))
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether its rules come with this package, and so are there in CUDA C++ too."""
+        return all(rule.is_shipped for rule in self.rules)
+
+    def rule_of(self, group: Mapping[str, Any], where: str) -> Rule:
+        """The rule that a group's hyperparameters ask for.
+
+        Raises:
+            ValueError: For what does not go together.
+        """
+        return self.rules[0] if self._choose is None else self._choose(group, where)
+
+    def identify(self, group: Mapping[str, Any], where: str, *, read_lr: bool) -> tuple[Any, ...]:
+        """What is compared from step to step: the values themselves, also of arrays and lists that are edited in place."""
+        values = []
+        for one in self.numbers:
+            value = one.of(group, where)
+            values.append(value if type(value) is float else one.checked(value, where, read=read_lr))
+        try:
+            return (*values, *self._flags_of(group))
+        except KeyError as error:
+            raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
+
+    def hyperparameters(self, group: Mapping[str, Any], where: str, *, read_lr: bool = True) -> Hyperparameters:
+        """The hyperparameters in a group's dictionary, checked.
+
+        Args:
+            group: The dictionary, with all of ``keys``.
+            where: What to call the group in an error.
+            read_lr: Whether a learning rate that lies on a GPU is read now, which waits for it, and not there in each step.
+
+        Raises:
+            TypeError: If a value is of a kind that makes no sense.
+            ValueError: If a number is outside its range, or two values do not go together.
+        """
+        words: dict[int, Scheduled | Scalar] = {}
+        for one in self.numbers:
+            value = one.checked(one.of(group, where), where, read=read_lr)
+            words[one.word] = one.in_record(value) if isinstance(value, float) else value
+        for flag in self.flags:
+            value = group[flag.key]
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"{flag.key}={value!r} of {where}: must be True or False")
+            if flag.word is not None:
+                words[flag.word] = float(value)
+        return Hyperparameters(self, self.rule_of(group, where), words)
+
+
+@dataclass(frozen=True, eq=False)
+class Hyperparameters:
+    """One group's hyperparameters, checked.
+
+    Attributes:
+        algorithm: Whose they are.
+        rule: The rule that they ask for.
+        words: Their words of a record: numbers, functions of the step number, and for the learning rate a scalar on a device.
+    """
+
+    algorithm: Algorithm
+    rule: Rule
+    words: Mapping[int, Scheduled | Scalar]
+
+    @cached_property
+    def is_scheduled(self) -> bool:
+        """Whether any of them is a function of the step number."""
+        return any(callable(value) for value in self.words.values())
+
+    @property
+    def lr_at(self) -> Scalar | None:
+        """Where the learning rate lies on a device; ``None`` where it is a number or a function."""
+        lr = self.words[LR]
+        return lr if isinstance(lr, Scalar) else None
+
+    def scheduled(self, t: int, where: str) -> list[float]:
+        """The numbers of step ``t`` that a record begins with.
+
+        Raises:
+            TypeError, ValueError: If a function returns what is not allowed.
+        """
+        values = [0.0] * SCHEDULED_WORDS
+        for one in self.algorithm.numbers:
+            if one.word < SCHEDULED_WORDS:
+                value = self.words[one.word]
+                if callable(value):
+                    values[one.word] = one.in_record(one.at(value, t, where))
+                elif isinstance(value, float):
+                    values[one.word] = value
+        return values
+
+    def record(self, averaging: Averaging, working: Format) -> list[float]:
+        """The numbers and flags of a record, as `gpu_adam.kernels.row` lays them out; 0 for those that are found out later."""
+        record = [0.0] * RECORD_WORDS
+        for word, value in self.words.items():
+            if isinstance(value, float):
+                record[word] = value
+        record[AVERAGING], record[AVERAGE_DECAY] = averaging.kind, averaging.decay
+        record[WIDE] = float(working is FLOAT64)
+        return record
+
+
+def coefficients(hyper: Hyperparameters, record: list[float], t: int, factor: float, where: str) -> list[float]:
+    """The row of coefficients of step ``t``, in float64, to be rounded once to the working format.
+
+    Args:
+        hyper: The hyperparameters.
+        record: Their record.
+        t: The step number, 1 at the first.
+        factor: What the gradient is multiplied by.
+        where: What to call the group in an error.
+
+    Returns:
+        ``ROW_WORDS`` numbers, in the order of `gpu_adam.kernels.row` and of the rule's own file.
+    """
+    if hyper.is_scheduled:
+        record = [*hyper.scheduled(t, where), *record[SCHEDULED_WORDS:]]
+    row = [0.0] * ROW_WORDS
+    _filler(hyper.rule.coefficients)(record, t, factor, record[WIDE] != 0.0, row)
+    return row
+
+
+@cache
+def _filler(own: Callable[..., Any]) -> Callable[..., None]:
+    """The kernels' own text, run by Python."""
+    fill: Callable[..., None] = rules.coefficients(mul, _narrow, power, own(mul, sqrt, _narrow, power))
+    return fill
+
+
+def _narrow(x: float, wide: bool) -> float:
+    return x if wide else float(np.float32(x))
+
+
+power = rules.power(mul)
+"""``(base, exponent) -> base ** exponent`` by repeated squaring."""

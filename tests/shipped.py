@@ -1,0 +1,35 @@
+"""All optimizers and rules that ship, by name, and which formats each rule is tested with."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from gpu_adam import GpuOptimizer, optimizers
+from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.kernels.rules import Rule
+
+OPTIMIZERS: dict[str, type[GpuOptimizer]] = {
+    name: optimizer for name, optimizer in vars(optimizers).items() if name.startswith("Gpu")
+}
+RULES: dict[str, Rule] = {rule.name: rule for optimizer in OPTIMIZERS.values() for rule in optimizer.algorithm.rules}
+ADAM, AMSGRAD = RULES["adam"], RULES["adam_amsgrad"]
+
+_EVERY = tuple(
+    (param, grad, master)
+    for param, grad in product(FORMATS, FORMATS)
+    for master in ((False, True) if param.itemsize == 2 else (False,))
+)
+_SOME = (
+    (FLOAT32, FLOAT32, False),
+    (FLOAT64, FLOAT64, False),
+    (FLOAT16, FLOAT32, False),
+    (BFLOAT16, BFLOAT16, True),
+)
+
+
+def formats_of(rule: Rule) -> tuple[tuple[Format, Format, bool], ...]:
+    """Formats of parameter and gradient, and whether there are master weights: all with Adam, some with the other rules.
+
+    How memory is reached does not depend on the rule.
+    """
+    return _EVERY if rule in (ADAM, AMSGRAD) else _SOME
