@@ -1,3 +1,8 @@
 """The optimizers of this package: one line registers one."""
 
+from .kernels.adadelta import GpuAdaDelta as GpuAdaDelta
+from .kernels.adagrad import GpuAdaGrad as GpuAdaGrad
 from .kernels.adam import GpuAdam as GpuAdam
+from .kernels.adamax import GpuAdaMax as GpuAdaMax
+from .kernels.rmsprop import GpuRmsProp as GpuRmsProp
+from .kernels.sgd import GpuSgd as GpuSgd
