@@ -1,0 +1,59 @@
+// NAdam: the coefficients of a step, and the rule for one element. Its Python text is nadam.py.
+//
+// Dozat (2016).
+
+#pragma once
+
+#include "rules.cuh"
+
+namespace gpu_adam {
+
+struct NAdam {
+  enum Own { kW1 = kFirstOwn, kW2, kR2, kEps, kAm, kAg, kProduct };
+  enum OwnSetting { kBeta1 = kOwn0, kBeta2 = kOwn1, kEpsilon = kOwnSettings, kQ };
+
+  // What is smaller leaves no trace when it is taken off 1.
+  static constexpr double kNegligible = 0x1p-60;
+
+  // exp_avg and exp_avg_sq.
+  static constexpr int kStates = 2;
+
+  // The product of the momenta is below beta1 ** t, which ends the multiplying.
+  __device__ static __forceinline__ void coefficients(const double* h, long long t, bool wide, double* row) {
+    const double w1 = to_working(1.0 - h[kBeta1], wide);
+    const double w2 = to_working(1.0 - h[kBeta2], wide);
+    const double beta1 = 1.0 - w1;
+    double product = 0.0;
+    if (power(beta1, t) > kNegligible) {
+      product = 1.0;
+      double decay = 1.0;
+#pragma unroll 1
+      for (long long i = 0; i < t; ++i) {
+        decay = mul(decay, h[kQ]);
+        product = mul(product, mul(beta1, 1.0 - mul(0.5, decay)));
+      }
+    }
+    const double decay = power(h[kQ], t);
+    const double now = mul(beta1, 1.0 - mul(0.5, decay));
+    const double later = mul(beta1, 1.0 - mul(0.5, mul(decay, h[kQ])));
+    row[kW1] = w1;
+    row[kW2] = w2;
+    row[kR2] = div(1.0, sqrt(1.0 - power(1.0 - w2, t)));
+    row[kEps] = h[kEpsilon];
+    row[kAg] = div(mul(-h[kLr], 1.0 - now), 1.0 - product);
+    row[kAm] = div(mul(-h[kLr], later), 1.0 - mul(product, later));
+    row[kProduct] = product;
+  }
+
+  template <typename W>
+  __device__ static __forceinline__ void apply(Element<W>& e, const Row<W>& c) {
+    W& m = e.state[0];
+    W& v = e.state[1];
+    m = fma(c[kW1], e.grad, fma(-c[kW1], m, m));
+    v = fma(mul(c[kW2], e.grad), e.grad, fma(-c[kW2], v, v));
+    const W d = fma(sqrt(v), c[kR2], c[kEps]);
+    e.param = e.param + div(fma(c[kAm], m, mul(c[kAg], e.grad)), d);
+  }
+};
+
+}  // namespace gpu_adam

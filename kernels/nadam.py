@@ -1,0 +1,140 @@
+"""NAdam: the rule, its coefficients, and `GpuNAdam`. The rule's CUDA C++ text is `nadam.cuh`.
+
+    m = fma(w1, g, fma(-w1, m, m))          w1 = 1 - beta1
+    v = fma(w2*g, g, fma(-w2, v, v))        w2 = 1 - beta2
+    d = fma(sqrt(v), r2, eps)               r2 = 1/sqrt(1 - beta2^t)
+    p = p + fma(am, m, ag*g)/d              ag = -lr*(1 - mu_t)/(1 - mu_1*...*mu_t)
+                                            am = -lr*mu_{t+1}/(1 - mu_1*...*mu_{t+1})
+    mu_t = beta1*(1 - q^t/2)                q = 0.96^momentum_decay
+
+Dozat (2016), as PyTorch has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gpu_adam.algorithm import Algorithm
+from gpu_adam.hyperparameters import Number, Scheduled, pair
+from gpu_adam.optimizer import GpuOptimizer
+
+from .row import LR, OWN_0, OWN_1, own, own_settings
+from .rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from gpu_adam.optimizer import Options
+
+W1, W2, R2, EPS, AM, AG, PRODUCT = own(7)
+BETA1, BETA2 = OWN_0, OWN_1
+EPSILON, Q = own_settings(2)
+
+NEGLIGIBLE = 2.0**-60
+"""What is smaller leaves no trace when it is taken off 1."""
+
+
+def nadam(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:
+    """The scalar function: ``s0`` and ``s1`` are the moments."""
+
+    def update(p, g, s0, s1, s2, c):
+        m = fma(c[W1], g, fma(-c[W1], s0, s0))
+        v = fma(c[W2] * g, g, fma(-c[W2], s1, s1))
+        d = fma(sqrt(v), c[R2], c[EPS])
+        return p + fma(c[AM], m, c[AG] * g) / d, m, v, s2
+
+    return update
+
+
+def nadam_coefficients(
+    mul: Callable[..., Any], sqrt: Callable[..., Any], narrow: Callable[..., Any], power: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The coefficients of step t; the weights are rounded first, as in `gpu_adam.kernels.adam`.
+
+    The product of the momenta is below ``beta1 ** t``, which ends the multiplying: for β1 = 0.9 after some 400 steps.
+    """
+
+    def coefficients(h, t, wide, row):
+        w1 = narrow(1.0 - h[BETA1], wide)
+        w2 = narrow(1.0 - h[BETA2], wide)
+        beta1 = 1.0 - w1
+        product = 0.0
+        if power(beta1, t) > NEGLIGIBLE:
+            product = 1.0
+            decay = 1.0
+            for _ in range(t):
+                decay = mul(decay, h[Q])
+                product = mul(product, mul(beta1, 1.0 - mul(0.5, decay)))
+        decay = power(h[Q], t)
+        now = mul(beta1, 1.0 - mul(0.5, decay))
+        later = mul(beta1, 1.0 - mul(0.5, mul(decay, h[Q])))
+        row[W1] = w1
+        row[W2] = w2
+        row[R2] = 1.0 / sqrt(1.0 - power(1.0 - w2, t))
+        row[EPS] = h[EPSILON]
+        row[AG] = mul(-h[LR], 1.0 - now) / (1.0 - product)
+        row[AM] = mul(-h[LR], later) / (1.0 - mul(product, later))
+        row[PRODUCT] = product
+
+    return coefficients
+
+
+class GpuNAdam(GpuOptimizer):
+    r"""NAdam (Dozat, 2016): Adam with Nesterov's momentum.
+
+    .. math::
+        m &= \beta_1 m + (1-\beta_1) g, \qquad v = \beta_2 v + (1-\beta_2) g^2, \qquad
+        \mu_t = \beta_1 \left(1 - \tfrac12\, 0.96^{t \psi}\right) \\
+        \theta &= \theta - \alpha \left(\frac{\mu_{t+1}}{1 - \prod_{i=1}^{t+1} \mu_i} m + \frac{1 - \mu_t}{1 - \prod_{i=1}^{t} \mu_i} g
+        \right) \Big/ \left(\sqrt{v / (1-\beta_2^t)} + \epsilon\right)
+
+    each operation rounded as `gpu_adam.kernels.nadam` states.
+
+    Args:
+        params: The parameters: see `GpuOptimizer`, also for further arguments and errors.
+        lr: The learning rate α, at least 0; or a function of the step number t = 1, 2, …; or a 0-dimensional array.
+        betas: β1 and β2, in [0, 1), or functions of t. Bias is corrected as if the value of step t had always held.
+        eps: ε, at least 0.
+        weight_decay: At least 0, or a function of t.
+        momentum_decay: ψ, at least 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from gpu_adam import GpuNAdam
+        >>> w = np.zeros(3, np.float32)
+        >>> opt = GpuNAdam([w], lr=0.1)
+        >>> for _ in range(200):
+        ...     opt.step([w - 1])  # the gradient of (w - 1)²/2
+        >>> bool(abs(w - 1).max() < 0.01)
+        True
+    """
+
+    algorithm = Algorithm(
+        (Rule("nadam", ("exp_avg", "exp_avg_sq"), nadam, nadam_coefficients, "NAdam", "nadam.cuh"),),
+        (
+            *pair("betas", BETA1, BETA2, below=1.0),
+            Number("eps", EPSILON),
+            Number("momentum_decay", Q, convert=lambda decay: 0.96**decay),
+        ),
+        scalars={"mu_product": PRODUCT},
+    )
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scheduled = 2e-3,
+        betas: tuple[Scheduled, Scheduled] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: Scheduled = 0.0,
+        momentum_decay: float = 4e-3,
+        **options: Unpack[Options],
+    ) -> None:
+        hyperparameters = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+        }
+        super().__init__(params, hyperparameters, **options)
