@@ -1,0 +1,1 @@
+"""The paper's experiments, with this project's optimizers."""
