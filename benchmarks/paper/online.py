@@ -1,6 +1,7 @@
 """Convex losses that come one after another, their best fixed points in hindsight, and `GpuAdam` playing against them.
 
-Several independent problems are played at once: a point, a gradient and a comparator have the shape (problems, dims), so that one step of an optimizer serves all problems.
+Several independent problems are played at once: a point, a gradient and a comparator have the shape (problems, dims), so that one step
+serves all problems.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ class Online(Protocol):
 
     Attributes:
         start: The first point.
-        box: What the elements of a point are bounded by in size, or ``None``.
     """
 
     start: Floats
-    box: float | None
+
+    @property
+    def box(self) -> float | None:
+        """What the elements of a point are bounded by in size."""
 
     def gradient(self, t: int, point: Floats) -> Floats:
         """The gradient of loss ``t`` = 0, 1, … where it was met; the loss may have been chosen after the point."""
@@ -210,7 +213,9 @@ class Run:
 
 
 def play(problem: Online, steps: int, setting: Setting, checkpoints: Sequence[int] = (), **options: Any) -> Run:
-    """Let `GpuAdam` play against the losses.
+    """Let `GpuAdam` play against the losses, with α/√t and β1·λ^(t-1), and project by clipping where there is a box.
+
+    The bias of m is corrected by 1 - β1,t^t, which is Algorithm 1's where λ is 1, and soon 1 where it is not.
 
     Args:
         problem: The losses.

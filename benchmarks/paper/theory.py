@@ -41,7 +41,7 @@ TAIL = 30
 SETTINGS = (Setting(0.3, 0.5, 0.99, 0.9), Setting(0.3, 0.9, 0.999, PAPERS_DECAY))
 """One in which the bound says something after some thousand steps, and the paper's, in which λ alone makes it 10^16 and more."""
 
-PERIODS = {3: (3.0, 1.0, Setting(0.5, 0.0, 0.1, 0.5)), 101: (1010.0, 10.0, Setting(0.5, 0.9, 0.99, 1.0))}
+PERIODS = {3: (3.0, 1.0, Setting(0.2, 0.0, 0.1, 0.5)), 101: (1010.0, 10.0, Setting(0.5, 0.9, 0.99, 1.0))}
 """The published counterexamples on [-1, 1]: the loss c·x in the first of so many steps and -d·x in the others, where c, d and the
 setting are these. -1 is the best point and 1 the worst.
 
@@ -224,7 +224,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axes in (*upper, *lower):
         axes.set_xlabel("T")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="best" if axes in lower else "lower left")
     scale = "quick: a tenth of the full steps" if results["quick"] else "full"
     figure.suptitle(f"Theorem 4.1 and its counterexample, {results['steps']:,} steps ({scale})")
     figure.savefig(path, format="png", dpi=120)
@@ -237,6 +237,7 @@ def _draw_family(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.loglog(row["steps"], row["average_bound"], "--", color="tab:blue", label="the theorem's bound")
     axes.loglog(row["steps"], row["average_trivial"], ":", color="tab:gray", label="G·D, which needs no theorem")
     _draw_root(axes, row["steps"], row["average_regret"][0])
+    axes.set_ylim(bottom=row["average_regret"][-1] / 100)  # room for the legend
     axes.set_title(
         f"{row['family']}\n(the bound at λ = 1 − 1e-8 ends at {rows[1]['average_bound'][-1]:.0e})", fontsize="medium"
     )
@@ -256,7 +257,7 @@ def _draw_regrets(axes: Any, rows: list[dict[str, Any]]) -> None:
         if row["rule"] == "Adam, Algorithm 1":
             axes.loglog(row["steps"], row["average_bound"], ":", color=colour, label="the theorem's bound for it")
     _draw_root(axes, rows[-1]["steps"], rows[-1]["average_regret"][0])
-    axes.set_title(f"counterexample of period {rows[0]['period']}, {rows[0]['setting']}", fontsize="medium")
+    axes.set_title(f"counterexample of period {rows[0]['period']}\n{rows[0]['setting']}", fontsize="medium")
 
 
 def _draw_points(axes: Any, rows: list[dict[str, Any]]) -> None:
@@ -264,4 +265,4 @@ def _draw_points(axes: Any, rows: list[dict[str, Any]]) -> None:
         colour, style = _STYLES[row["rule"]]
         axes.semilogx(row["steps"], row["points"], style, color=colour, label=[row["rule"], None, None])
     axes.set_ylabel("x from three starts; -1 is the best, 1 the worst")
-    axes.set_title(f"counterexample of period {rows[0]['period']}, {rows[0]['setting']}", fontsize="medium")
+    axes.set_title(f"counterexample of period {rows[0]['period']}\n{rows[0]['setting']}", fontsize="medium")
