@@ -16,9 +16,9 @@ import pytest
 from benchmarks.paper import theory
 from benchmarks.paper.online import Linear, Online, Setting, play, regret
 
-# The exponent of R(T)/T is fitted over checkpoints from T/30 to T. Where losses are drawn at random the average regret of 8 or 16
-# problems is itself random, by some percent at each checkpoint: over a factor of 30 that moves the exponent by up to 0.05.
-SLOPE_ERROR = 0.05
+# The exponent of R(T)/T is fitted over checkpoints from T/30 to T. In Zinkevich's setting, half of which is coins, it was -0.51 ± 0.035
+# over twelve seeds, and -0.61 ± 0.011 and -0.73 ± 0.020 in the others, where starting up still shows: this is twice the largest.
+SLOPE_ERROR = 0.07
 
 FAMILIES = sorted(theory.FAMILIES)
 
