@@ -7,10 +7,10 @@ smallest bound that the theorem gives.
 
 The theorem supposes that all points stay within D∞ of each other, and has no projection that would see to it. Where a problem has a box,
 as in Zinkevich's setting (2003), the caller projects after each step by clipping. A box is what suits Adam: its projection is
-element by element, so it is the nearest point in the norm scaled by √v̂ as well, no distance to a comparator in the box grows, and the
-proof goes through as it stands. The moments are left alone.
+element by element, so it is the nearest point in the norm scaled by √v̂ as well, no distance to a comparator in the box grows, and
+nothing in the proof changes. The moments are left alone.
 
-As it stands it has a gap: it sums √(t·v̂_t) - √((t-1)·v̂_(t-1)) as if none were negative. `fell` counts how often one is. Reddi, Kale and
+The proof has a gap: it sums √(t·v̂_t) - √((t-1)·v̂_(t-1)) as if none were negative. `fell` counts how often one is. Reddi, Kale and
 Kumar (2018) found the gap, and convex losses on which Adam's regret grows like T; AMSGrad, which divides by the largest v so far, is
 their repair. Their Adam corrects no bias, as `GpuAdam` does not with ``bias_correction=False``; Adam is run with and without.
 """
@@ -36,7 +36,6 @@ FIRST = 100
 
 TAIL = 30
 """The slope is fitted over the steps from the last one's this part on, where starting up no longer counts."""
-
 
 SETTINGS = (Setting(0.3, 0.5, 0.99, 0.9), Setting(0.3, 0.9, 0.999, PAPERS_DECAY))
 """One in which the bound says something after some thousand steps, and the paper's, in which λ alone makes it 10^16 and more."""
