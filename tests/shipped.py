@@ -19,17 +19,19 @@ _EVERY = tuple(
     for param, grad in product(FORMATS, FORMATS)
     for master in ((False, True) if param.itemsize == 2 else (False,))
 )
-_SOME = (
-    (FLOAT32, FLOAT32, False),
-    (FLOAT64, FLOAT64, False),
-    (FLOAT16, FLOAT32, False),
-    (BFLOAT16, BFLOAT16, True),
-)
+_SOME = {
+    "flat": ((FLOAT32, FLOAT32, False), (BFLOAT16, BFLOAT16, True)),
+    "multi_tensor": ((FLOAT32, FLOAT32, False), (FLOAT64, FLOAT64, False), (FLOAT16, FLOAT32, False)),
+    "strided": ((BFLOAT16, BFLOAT16, True),),
+    "rows": ((FLOAT32, FLOAT32, False),),
+}
 
 
-def formats_of(rule: Rule) -> tuple[tuple[Format, Format, bool], ...]:
+def formats_of(rule: Rule, family: str) -> tuple[tuple[Format, Format, bool], ...]:
     """Formats of parameter and gradient, and whether there are master weights: all with Adam, some with the other rules.
 
-    How memory is reached does not depend on the rule.
+    How memory is reached does not depend on the rule. Gradients of rows come in the working format.
     """
-    return _EVERY if rule in (ADAM, AMSGRAD) else _SOME
+    if rule not in (ADAM, AMSGRAD):
+        return _SOME[family]
+    return tuple(each for each in _EVERY if family != "rows" or each[1] is each[0].working)

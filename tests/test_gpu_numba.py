@@ -48,7 +48,7 @@ class Kind:
 KINDS = [
     Kind(param, grad, master, rule, average)
     for rule in RULES
-    for param, grad, master in formats_of(RULES[rule])
+    for param, grad, master in formats_of(RULES[rule], "multi_tensor")
     for average in ((False, True) if param is grad else (False,))
 ]
 

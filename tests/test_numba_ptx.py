@@ -7,7 +7,7 @@ every specialization is counted, so that a promotion to float64, a lost fma or a
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,38 @@ from gpu_adam.engines.gpu_kernels import UpdateKernel
 
 FAMILIES: tuple[Family, ...] = ("flat", "multi_tensor", "strided")
 
-# Of one element: 8 fused multiply-adds (decay of either kind, two for each moment, the denominator, the step), 2 products (the scaled
-# gradient, w2*g), a root and a quotient; an average of the parameters takes two more of the first. No sum stands alone, so nothing is
-# left to contract.
-FUSED, PRODUCTS, AVERAGED = 8, 2, 2
+
+@dataclass(frozen=True)
+class Operations:
+    """Those of one element: fused multiply-adds, products, quotients, roots, and sums that stand alone.
+
+    Two of the first are the decay of either kind, one of the products scales the gradient. No product is summed by itself, so nothing is
+    left to contract.
+    """
+
+    fused: int
+    products: int = 2
+    quotients: int = 1
+    roots: int = 1
+    sums: int = 0
+
+
+OPERATIONS = {
+    "adam": Operations(fused=8),
+    "adam_amsgrad": Operations(fused=8),
+    "adamax": Operations(fused=5, roots=0, sums=1),
+    "nadam": Operations(fused=8, products=3, sums=1),
+    "sgd": Operations(fused=3, products=1, quotients=0, roots=0),
+    "sgd_momentum": Operations(fused=5, quotients=0, roots=0),
+    "adagrad": Operations(fused=4, products=1, sums=2),
+    "adadelta": Operations(fused=7, products=4, roots=2, sums=2),
+    "rmsprop": Operations(fused=5, sums=1),
+    "rmsprop_momentum": Operations(fused=6, sums=1),
+    "rmsprop_centered": Operations(fused=8, sums=2),
+    "rmsprop_centered_momentum": Operations(fused=9, sums=2),
+}
+AVERAGED = 2
+"""Fused multiply-adds that an average of the parameters takes."""
 
 
 AVERAGES = [
@@ -51,9 +79,8 @@ def specializations() -> list[Specialization]:
     """
     plain = [
         Specialization(family, rule, param, grad, master)
-        for family, rule in product((*FAMILIES, "rows"), (ADAM, AMSGRAD))
-        for param, grad, master in formats_of(rule)
-        if family != "rows" or grad is param.working
+        for family, rule in product((*FAMILIES, "rows"), RULES.values())
+        for param, grad, master in formats_of(rule, family)
     ]
     averaged = [
         Specialization(family, RULES[rule], param, grad, master, average=True)
@@ -80,18 +107,20 @@ def test_every_specialization(kind: Specialization) -> None:
 
 def check_arithmetic(ptx: Ptx, kind: Specialization, elements: int) -> None:
     working = {"float32": "f32", "float64": "f64"}[kind.working.name]
-    fused = FUSED + AVERAGED * kind.average
+    each = OPERATIONS[kind.rule.name]
+    fused = each.fused + AVERAGED * kind.average
     if kind.family == "strided":
         # The compiler repeats the loop's body as it sees fit, and may let copies share the two that depend on the kind of decay.
-        elements = ptx.count(rf"sqrt\.rn\.{working}")
+        elements = ptx.count(rf"mul(\.rn)?\.{working}") // each.products
         assert elements > 0
         assert (fused - 2) * elements <= ptx.count(rf"fma\.rn\.{working}") <= fused * elements
     else:
         assert ptx.count(rf"fma\.rn\.{working}") == fused * elements
-    assert ptx.count(rf"mul(\.rn)?\.{working}") == PRODUCTS * elements
-    assert ptx.count(rf"div\.rn\.{working}") == elements
-    assert ptx.count(rf"sqrt\.rn\.{working}") == elements
-    allowed = rf"(?:fma\.rn|mul|mul\.rn|div\.rn|sqrt\.rn)\.{working}"
+    assert ptx.count(rf"mul(\.rn)?\.{working}") == each.products * elements
+    assert ptx.count(rf"div\.rn\.{working}") == each.quotients * elements
+    assert ptx.count(rf"sqrt\.rn\.{working}") == each.roots * elements
+    assert ptx.count(rf"(add|sub)(\.rn)?\.{working}") == each.sums * elements
+    allowed = rf"(?:fma\.rn|mul|mul\.rn|div\.rn|sqrt\.rn|add|add\.rn|sub|sub\.rn)\.{working}"
     assert ptx.spelled(ARITHMETIC) == ptx.spelled(allowed)
     # No flush to zero, nothing approximate, no call of a library.
     assert not ptx.spelled(r".*\.(?:ftz|approx|full)\b.*")

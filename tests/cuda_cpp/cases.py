@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from shipped import ADAM, AMSGRAD
 
 from gpu_adam.engines import Engine
 from gpu_adam.formats import FLOAT32, FLOAT64, Format
@@ -104,7 +105,8 @@ class Case:
                     format,
                     block[base : base + (high - low + 1) * format.itemsize],
                     self.tame,
-                    role == 3 or role == 4,
+                    # Of Adam the first moment alone has a sign; of other rules any state may be the square of something.
+                    role in (3, 4) or (role == 2 and kind.rule not in (ADAM, AMSGRAD)),
                 )
                 memory.add(format, block, base - low * format.itemsize)
             memories.append(memory)
@@ -155,6 +157,12 @@ class Case:
             adam.EPS: lambda: rng.choice([1e-8, 0.0, 1e-3]),
             adam.A: lambda: rng.choice([-1e-3, 0.0, -0.1, -rng.random()]),
         }
+        # What another rule has there, in another order.
+        own = {
+            word: lambda: rng.choice([0.0, 1.0, -0.1, 1e-8, rng.random()])
+            for word in range(row.FIRST_OWN, row.ROW_WORDS)
+        }
+        choices = choices if self.kind.rule in (ADAM, AMSGRAD) else {**choices, **own}
         for one in rows:
             for word, choose in choices.items():
                 one[word] = choose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shipped import AMSGRAD, OPTIMIZERS, RULES, formats_of
+from shipped import ADAM, AMSGRAD, OPTIMIZERS, RULES, formats_of
 
 from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
@@ -18,21 +18,17 @@ WITHOUT_AVERAGE = tuple(
     Specialization(family, rule, param, grad, master)  # type: ignore[arg-type]
     for family in FAMILIES
     for rule in RULES.values()
-    for param, grad, master in formats_of(rule)
+    for param, grad, master in formats_of(rule, family)
 )
-WITH_AVERAGE = tuple(replace(kind, average=True) for kind in WITHOUT_AVERAGE)
+# How the average is kept depends neither on the rule nor on the gradient.
+WITH_AVERAGE = tuple(replace(kind, average=True) for kind in WITHOUT_AVERAGE if kind.rule in (ADAM, AMSGRAD))
 ROWS = tuple(
-    replace(kind, family="rows")
-    for kind in WITHOUT_AVERAGE
-    if kind.family == "flat" and kind.grad is kind.param.working
+    Specialization("rows", rule, param, grad, master)
+    for rule in RULES.values()
+    for param, grad, master in formats_of(rule, "rows")
 )
 
-SPECIALIZATIONS = (
-    *WITHOUT_AVERAGE,
-    # How the average is kept does not depend on the gradient.
-    *(kind for kind in WITH_AVERAGE if kind.grad is kind.param),
-    *ROWS,
-)
+SPECIALIZATIONS = (*WITHOUT_AVERAGE, *(kind for kind in WITH_AVERAGE if kind.grad is kind.param), *ROWS)
 
 PROLOGUES = tuple(PrologueKernel(optimizer.algorithm.rules[0]) for optimizer in OPTIMIZERS.values())
 COALESCES = tuple(
