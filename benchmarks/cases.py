@@ -1,4 +1,4 @@
-"""What is measured, as data: lists of shapes in a format, and what a step does with them beyond Adam."""
+"""What is measured, as data: lists of shapes in a format, the optimizer, and what a step does beyond it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
+from .rules import RULES
+
 Shape = tuple[int, ...]
 Variant = Literal["plain", "clip", "average", "scale", "rows"]
 
 BYTES: dict[Variant, int] = {"plain": 28, "clip": 32, "average": 36, "scale": 32, "rows": 28}
-"""Bytes that a step has to move for each element.
+"""Bytes that a step of Adam has to move for each element.
 
 p g m v are read and p m v written, or with master weights g master m v read and p master m v written. A norm, and the search for
-infinities, reads g once more; an average is read and written.
+infinities, reads g once more; an average is read and written. Optimizers with fewer states than Adam move 8 less for each.
 """
 
 
@@ -27,10 +29,11 @@ class Case:
         kind: ``"single"`` for one tensor, ``"list"`` for many.
         shapes: Their shapes.
         format: ``"float32"``, or ``"bfloat16"`` with float32 master weights.
-        variant: What a step does: ``"plain"`` is Adam alone; ``"clip"`` clips the norm; ``"average"`` keeps an exponential average of the
-            parameters; ``"scale"`` divides the gradients by a loss scale and skips steps that are not finite; ``"rows"`` has gradients of
-            some rows only.
+        variant: What a step does: ``"plain"`` is the optimizer alone; ``"clip"`` clips the norm; ``"average"`` keeps an exponential average
+            of the parameters; ``"scale"`` divides the gradients by a loss scale and skips steps that are not finite; ``"rows"`` has
+            gradients of some rows only.
         rows: With ``"rows"``, how many rows the gradient has.
+        optimizer: Whose step it is, as `RULES` calls it. Only Adam's is measured in other formats than float32, and with additions.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Case:
     format: str = "float32"
     variant: Variant = "plain"
     rows: int = 0
+    optimizer: str = "adam"
 
     @property
     def elements(self) -> int:
@@ -53,7 +57,8 @@ class Case:
     @property
     def ideal_bytes(self) -> int:
         """Bytes that a step has to move."""
-        return BYTES[self.variant] * self.updated
+        fewer = RULES["adam"].states - RULES[self.optimizer].states
+        return (BYTES[self.variant] - 8 * fewer) * self.updated
 
 
 def gpt2_124m() -> Iterator[Shape]:
@@ -106,6 +111,13 @@ def _also(variant: Variant, case: Case) -> Case:
     return replace(case, name=f"{variant}-{case.name}", variant=variant)
 
 
+def _others(*cases: Case) -> Iterator[Case]:
+    """Cases of every optimizer but Adam."""
+    for optimizer in RULES:
+        if optimizer != "adam":
+            yield from (replace(case, name=f"{optimizer}-{case.name}", optimizer=optimizer) for case in cases)
+
+
 def _rows(rows: int, height: int, width: int) -> Case:
     """Some rows of an embedding."""
     return Case(f"rows-{height}x{width}", "single", ((height, width),), variant="rows", rows=rows)
@@ -126,17 +138,21 @@ CASES = (
     *(_also("average", case) for case in (_LARGE, _LISTS[0])),
     *(_also("scale", case) for case in (_LARGE, _LISTS[0])),
     _rows(1_000, 100_000, 256),
+    *_others(_LARGE, _LISTS[0]),
 )
+
+_HUNDRED = Case("hundred", "list", ((10,),) * 100)
 
 QUICK = (
     _single(1 << 10),
     _single(1 << 12),
-    Case("hundred", "list", ((10,),) * 100),
+    _HUNDRED,
     _single(1 << 12, "bfloat16"),
     _also("clip", _single(1 << 10)),
     _also("average", _single(1 << 10)),
     _also("scale", _single(1 << 10)),
     _rows(10, 100, 16),
+    *_others(_single(1 << 10), _HUNDRED),
 )
 """For ``--quick``: everything runs, and nothing takes long or means much."""
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from .libraries import Array
-from .start import BETAS, LR, Contender, Start
+from .rules import LR, RULES
+from .start import Contender, Start
 
 CHECKED_STEPS = 3
 """Steps of each way before anything is timed; the third is the first whose bias corrections are no special case."""
 
 SAMPLE = 1 << 15
-"""Elements of a tensor that are checked: Adam looks at each element alone, so a sample needs no other."""
+"""Elements of a tensor that are checked: every rule looks at each element alone, so a sample needs no other."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class WrongResult(AssertionError):
 
 
 def check(contender: Contender, start: Start) -> None:
-    """Step each way a few times, and compare with Adam in float64, computed here by the paper's formulas.
+    """Step each way a few times, and compare with the same in float64, computed by the papers' formulas.
 
     Raises:
         WrongResult: If any checked element, of a parameter or of an average, is off by more than ``TOLERANCES`` allow.
@@ -64,7 +64,8 @@ def check(contender: Contender, start: Start) -> None:
             ends = np.arange(SAMPLE // 4)
             places = np.unique(np.concatenate((ends, n - 1 - ends, rng.integers(0, n, SAMPLE // 2))))
         theta, gradient = (array.reshape(-1)[places].astype(float) for array in (param, grad))
-        path = list(_float64_adam(theta, contender.factor * gradient, start.eps, contender.taken))
+        steps = RULES[start.case.optimizer].formula(theta, contender.factor * gradient, **start.hyperparameters)
+        path = list(islice(steps, contender.taken))
         mean = theta
         for t, theta in enumerate(path, start=1):
             mean = mean + contender.weight(t) * (theta - mean)
@@ -75,13 +76,3 @@ def check(contender: Contender, start: Start) -> None:
                 raise WrongResult(
                     f"{label} on {start.case.name}: {what} {index} is off by as much as {error.max():.3g}"
                 )
-
-
-def _float64_adam(theta: Array, gradient: Array, eps: float, steps: int) -> Iterator[Array]:
-    (beta1, beta2) = BETAS
-    m, v = np.zeros_like(theta), np.zeros_like(theta)
-    for t in range(1, steps + 1):
-        m = beta1 * m + (1 - beta1) * gradient
-        v = beta2 * v + (1 - beta2) * gradient**2
-        theta = theta - LR * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
-        yield theta

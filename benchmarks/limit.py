@@ -16,6 +16,7 @@ import numpy as np
 from gpu_adam.engines import engine_named
 
 from .cases import Case
+from .rules import RULES
 
 
 @cache
@@ -35,6 +36,13 @@ def _kernels() -> dict[str, Callable[..., None]]:
             p[i] ^= word
             m[i] ^= word
             v[i] ^= word
+
+    @njit
+    def move_one_state(p, g, s):
+        for i in range(p.size):
+            word = g[i]
+            p[i] ^= word
+            s[i] ^= word
 
     @njit
     def move_with_master(p, g, m, v, w):
@@ -61,16 +69,23 @@ def _kernels() -> dict[str, Callable[..., None]]:
             word ^= g[i]
         total[0] = word
 
-    return {"move": move, "master": move_with_master, "average": move_with_average, "read": read}
+    return {
+        "move": move,
+        "one state": move_one_state,
+        "master": move_with_master,
+        "average": move_with_average,
+        "read": read,
+    }
 
 
 def cpu_limit(case: Case) -> Callable[[], None]:
     """A step of the same traffic over one flat array a stream."""
     master = case.format == "bfloat16"
     words = [np.uint16, np.uint16] if master else [np.uint32, np.uint32]
-    words += [np.uint32] * (3 if master or case.variant == "average" else 2)
+    others = 3 if master or case.variant == "average" else RULES[case.optimizer].states
+    words += [np.uint32] * others
     streams = [_aligned(case.updated, word) for word in words]
-    kernel = "master" if master else "average" if case.variant == "average" else "move"
+    kernel = {1: "one state", 2: "move", 3: "master" if master else "average"}[others]
     move = _shared(kernel, streams)
     if case.variant not in ("clip", "scale"):
         return move

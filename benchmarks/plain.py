@@ -1,18 +1,21 @@
-"""Who is measured at Adam alone: each makes its own copy of the parameters, and can step and show what came out."""
+"""Who is measured at Adam alone: each makes its own copy of the parameters, and can step and show what came out.
+
+Optimizers are made for the other cases here too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
 import numpy as np
 
-from gpu_adam import GpuAdam
 from gpu_adam.arrays import to_host
 
 from .libraries import BFLOAT16, Array
-from .start import BETAS, LR, Contender, Start
+from .rules import BETAS, LR, RULES
+from .start import Contender, Start
 
 MOST_PASSED = 1 << 25
 """Elements up to which gradients are passed to a packed optimizer too; beyond, one more contender would cost gigabytes."""
@@ -33,14 +36,15 @@ def gpu_adam(start: Start, engine: str, library: Any) -> Iterator[Contender]:
         yield Contender({f"{name} packed, grads passed": lambda: passed.step(grads)}, host_params(passed))
 
 
-def made(start: Start, engine: str, library: Any, **options: Any) -> GpuAdam:
-    """An optimizer of its own copy of the parameters."""
-    return GpuAdam([library.put(p) for p in start.params], LR, BETAS, start.eps, engine=engine, **options)
+def made(start: Start, engine: str, library: Any, **options: Any) -> Any:
+    """The case's optimizer, of its own copy of the parameters."""
+    ours = RULES[start.case.optimizer].ours
+    return ours([library.put(p) for p in start.params], **start.hyperparameters, engine=engine, **options)
 
 
 def bound(
     start: Start, engine: str, library: Any, *, pack: bool, grads: Sequence[Array] | None = None, **options: Any
-) -> GpuAdam:
+) -> Any:
     """An optimizer with its gradients bound; by default the start's."""
     optimizer = made(start, engine, library, pack=pack, **options)
     grads = start.grads if grads is None else grads
@@ -53,7 +57,7 @@ def bound(
     return optimizer
 
 
-def host_params(optimizer: GpuAdam) -> Callable[[], list[Array]]:
+def host_params(optimizer: Any) -> Callable[[], list[Array]]:
     """What shows the parameters on the host, in float32."""
     return lambda: [to_host(p).astype(np.float32) for p in optimizer.params]
 
@@ -65,24 +69,23 @@ TORCH_WAYS = {
 }
 
 
-def torch_adam(start: Start, device: str, ways: Sequence[str]) -> Contender:
-    """PyTorch's Adam. For bfloat16 it has no master weights and keeps its moments in bfloat16: half the bytes, and a coarser result."""
+def torch_optimizer(start: Start, device: str, ways: Mapping[str, Mapping[str, bool]]) -> Contender:
+    """PyTorch's. For bfloat16 it has no master weights and keeps its moments in bfloat16: half the bytes, and a coarser result."""
     import torch
 
     params = tensors(start, device)
     # One optimizer for several ways, so that they share its state: the way is looked up at each step.
-    optimizer = torch.optim.Adam(params, LR, BETAS, start.eps, **TORCH_WAYS[ways[0]])
+    theirs = getattr(torch.optim, RULES[start.case.optimizer].torch)
+    optimizer = theirs(params, **start.hyperparameters, **next(iter(ways.values())))
 
-    def stepper(way: str) -> Callable[[], Any]:
-        options = TORCH_WAYS[way]
-
+    def stepper(options: Mapping[str, bool]) -> Callable[[], Any]:
         def step() -> None:
             optimizer.param_groups[0].update(options)
             optimizer.step()
 
         return step
 
-    return Contender({way: stepper(way) for way in ways}, host_tensors(params), master=False)
+    return Contender({way: stepper(options) for way, options in ways.items()}, host_tensors(params), master=False)
 
 
 def tensors(start: Start, device: str, grads: Sequence[Array | None] | None = None) -> list[Any]:

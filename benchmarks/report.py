@@ -17,10 +17,10 @@ from gpu_adam import __version__
 from gpu_adam.doctor import find_machine, find_packages
 
 from .cases import Case
+from .contenders import counterpart
 from .goals import Goal
 from .start import LIMIT
 from .timing import Samples, quartiles
-from .variants import PAIRS
 
 
 def case_result(case: Case, samples: dict[str, Samples]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def case_result(case: Case, samples: dict[str, Samples]) -> dict[str, Any]:
     def times(sample: Samples, other: str) -> float | None:
         return float(np.median(sample.ratios(samples[other]))) if other in samples else None
 
-    rows = []
+    rows, torch = [], counterpart(case)
     for label, sample in samples.items():
         low, high = sample.quartiles
         plain, _, added = label.partition(", ")
@@ -42,7 +42,7 @@ def case_result(case: Case, samples: dict[str, Samples]) -> dict[str, Any]:
                 "to_limit": float(np.median(ratios)),
                 "to_limit_quartiles": list(quartiles(ratios)),
                 "to_plain": times(sample, plain) if added else None,
-                "to_torch": times(sample, PAIRS[case.variant]),
+                "to_torch": times(sample, torch),
                 "rounds": len(sample.seconds),
                 "steps_a_sample": sample.inner,
             }
@@ -52,7 +52,8 @@ def case_result(case: Case, samples: dict[str, Samples]) -> dict[str, Any]:
         "kind": case.kind,
         "format": case.format,
         "variant": case.variant,
-        "torch": PAIRS[case.variant],
+        "optimizer": case.optimizer,
+        "torch": torch,
         "tensors": len(case.shapes),
         "elements": case.elements,
         "updated": case.updated,
@@ -190,7 +191,8 @@ def _plot(results: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(16, 11), layout="constrained")
     (sizes, bars), (counts, more) = figure.subplots(2, 2)
-    plain = [case for case in results["cases"] if case["variant"] == "plain"]
+    # Adam's alone: the others would each bring labels of their own, and stand in the tables.
+    plain = [case for case in results["cases"] if case["variant"] == "plain" and case["optimizer"] == "adam"]
     _plot_sizes(sizes, [case for case in plain if case["kind"] == "single" and case["format"] == "float32"])
     _plot_bars(bars, [case for case in plain if case["kind"] == "list"], "lists of tensors")
     _plot_counts(counts, results["overhead"])

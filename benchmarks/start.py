@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
@@ -12,13 +12,13 @@ import numpy as np
 
 from .cases import Case
 from .libraries import BFLOAT16, Array
+from .rules import RULES
 
-LR, BETAS = 1e-3, (0.9, 0.999)
 LIMIT = "limit"
 
 EPS = {"plain": 1e-8, "clip": 1e-4, "average": 1e-8, "scale": 1e-4, "rows": 1e-15}
-"""By variant. Adam hardly sees how large a gradient is; so large an ε does, and shows whether it was scaled. So small a one makes PyTorch's
-SparseAdam, which adds it to the uncorrected root, the same as Adam."""
+"""Adam's, by variant. It hardly sees how large a gradient is; so large an ε does, and shows whether it was scaled. So small a one makes
+PyTorch's SparseAdam, which adds it to the uncorrected root, the same as Adam."""
 
 MAX_NORM = 1.0
 LOSS_SCALE = 1024.0
@@ -69,8 +69,14 @@ class Start:
 
     @property
     def eps(self) -> float:
-        """The ε of all contenders."""
+        """Adam's ε."""
         return EPS[self.case.variant]
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Any]:
+        """Of all contenders."""
+        own = RULES[self.case.optimizer].hyperparameters
+        return {**own, "eps": self.eps} if self.case.optimizer == "adam" else own
 
     @cached_property
     def clip_factor(self) -> float:

@@ -14,7 +14,8 @@ from gpu_adam.arrays import to_host
 from .cases import Variant
 from .libraries import has_torch
 from .plain import MOST_PASSED, bound, host_params, host_tensors, made, tensors
-from .start import BETAS, DECAY, LOSS_SCALE, LR, MAX_NORM, Contender, Start
+from .rules import BETAS, LR
+from .start import DECAY, LOSS_SCALE, MAX_NORM, Contender, Start
 
 ADDED: dict[Variant, str] = {
     "clip": "clipping",

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import check, contenders, goals, limit, overhead, plain, report, startup, timing, variants
+from benchmarks import check, contenders, goals, limit, others, overhead, plain, report, startup, timing, variants
 from benchmarks.cases import CASES, QUICK, Case, chosen, size_name
 from benchmarks.libraries import Host
+from benchmarks.rules import RULES
 from benchmarks.start import LIMIT, Contender, Start
 
 TINY = Case("tiny", "list", ((3, 5), (), (0,), (17,)))
@@ -25,6 +26,7 @@ TINY_VARIANTS = [
     Case("tiny-scale", "list", TINY.shapes, variant="scale"),
     Case("tiny-rows", "single", ((40, 6),), variant="rows", rows=11),
 ]
+TINY_OTHERS = [Case(f"tiny-{name}", "list", TINY.shapes, optimizer=name) for name in RULES if name != "adam"]
 
 
 # Cases.
@@ -36,7 +38,7 @@ def test_the_lists_have_their_models_sizes() -> None:
     assert (len(cases["resnet50"].shapes), cases["resnet50"].elements) == (161, 25_557_032)
     assert (len(cases["thousand"].shapes), cases["thousand"].elements) == (1000, 1_000_000)
     plain_singles = [case for case in CASES if case.kind == "single" and case.variant == "plain"]
-    sizes = [case.elements for case in plain_singles if case.format == "float32"]
+    sizes = [case.elements for case in plain_singles if case.format == "float32" and case.optimizer == "adam"]
     assert sizes == [4**k for k in range(5, 14)]
 
 
@@ -51,6 +53,27 @@ def test_a_step_has_to_move_what_its_variant_adds() -> None:
     assert ideal["clip-single-16Mi"] == ideal["scale-thousand"] == 32
     assert ideal["average-single-16Mi"] == 36
     assert ideal["rows-100000x256"] == 28 / 100
+
+
+def test_a_step_has_to_move_the_states_that_its_optimizer_keeps() -> None:
+    for name, size in {"sgd": 20, "adagrad": 20, "rmsprop": 20, "adamax": 28, "adadelta": 28, "nadam": 28}.items():
+        for case in (one for cases in (CASES, QUICK) for one in cases if one.optimizer == name):
+            assert case.ideal_bytes == size * case.elements
+
+
+@pytest.mark.parametrize("case", TINY_OTHERS, ids=lambda case: case.name)
+def test_optimizers_keep_as_many_states_as_is_said(case: Case) -> None:
+    start = Start.of(case)
+    optimizer = plain.bound(start, "cpu", Host(), pack=False)
+    optimizer.step()
+    kept = [one for one in optimizer.state_dict()["state"][0].values() if np.shape(one) == case.shapes[0]]
+    assert len(kept) == RULES[case.optimizer].states
+
+
+def test_every_optimizer_is_measured_at_both_sizes() -> None:
+    for cases, names in ((CASES, ("single-16Mi", "thousand")), (QUICK, ("single-1Ki", "hundred"))):
+        found = [case.name for case in cases if case.optimizer != "adam"]
+        assert found == [f"{optimizer}-{name}" for optimizer in RULES if optimizer != "adam" for name in names]
 
 
 def test_sizes_are_named_in_binary_units() -> None:
@@ -95,6 +118,46 @@ def test_every_contender_computes_what_is_added_to_adam(case: Case) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("case", TINY_OTHERS, ids=lambda case: case.name)
+def test_every_contender_computes_its_optimizer(case: Case) -> None:
+    start = Start.of(case)
+    before = [a.copy() for a in (*start.params, *start.grads)]
+    labels = []
+    for contender in contenders.cpu_contenders(start):
+        check.check(contender, start)
+        labels += contender.steps
+    assert labels[:2] == [LIMIT, f"{RULES[case.optimizer].ours.__name__} cpu in place"]
+    for a, b in zip((*start.params, *start.grads), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("case", TINY_OTHERS, ids=lambda case: case.name)
+def test_torch_computes_the_optimizer_of_the_same_name(case: Case) -> None:
+    pytest.importorskip("torch")
+    start = Start.of(case)
+    contender = plain.torch_optimizer(start, "cpu", others.torch_ways(case.optimizer))
+    assert next(iter(contender.steps)) == contenders.counterpart(case)
+    check.check(contender, start)
+
+
+@pytest.mark.parametrize(
+    ("case", "key"),
+    [
+        (case, key)
+        for case in TINY_OTHERS
+        for key in ("lr", "eps", "momentum", "alpha", "rho")
+        if key in RULES[case.optimizer].hyperparameters
+    ],
+    ids=lambda it: it if isinstance(it, str) else it.name,
+)
+def test_an_optimizer_of_other_hyperparameters_is_not_timed(case: Case, key: str) -> None:
+    start = Start.of(case)
+    optimizer = plain.bound(start, "cpu", Host(), pack=False)
+    optimizer.param_groups[0][key] = 0.5 * start.hyperparameters[key] + 1e-4
+    with pytest.raises(check.WrongResult, match="tensor 0 is off by as much as"):
+        check.check(Contender({"other": optimizer.step}, plain.host_params(optimizer)), start)
+
+
 @pytest.mark.parametrize("case", TINY_VARIANTS, ids=lambda case: case.name)
 def test_torch_computes_what_is_added_to_adam(case: Case) -> None:
     pytest.importorskip("torch")
@@ -132,7 +195,7 @@ def test_rows_come_more_than_once_and_from_both_ends() -> None:
 def test_torch_computes_adam(case: Case) -> None:
     pytest.importorskip("torch")
     start = Start.of(case)
-    contender = plain.torch_adam(start, "cpu", tuple(plain.TORCH_WAYS))
+    contender = plain.torch_optimizer(start, "cpu", plain.TORCH_WAYS)
     assert tuple(contender.steps) == ("torch fused", "torch foreach", "torch loop")
     check.check(contender, start)
 
@@ -169,10 +232,10 @@ def test_large_tensors_are_checked_in_a_sample(monkeypatch: pytest.MonkeyPatch) 
 # The limit.
 
 
-@pytest.mark.parametrize("name", ["move", "master", "average"])
+@pytest.mark.parametrize("name", ["one state", "move", "master", "average"])
 def test_the_limit_reads_and_writes_every_stream(name: str) -> None:
     words = [np.uint16, np.uint16] if name == "master" else [np.uint32, np.uint32]
-    words += [np.uint32] * (2 if name == "move" else 3)
+    words += [np.uint32] * {"one state": 1, "move": 2}.get(name, 3)
     streams = [np.arange(k, 5000 + k).astype(word) for k, word in enumerate(words)]
     p, g, *others = (stream.copy() for stream in streams)
     limit._kernels()[name](*streams)
@@ -193,7 +256,7 @@ def test_the_limit_runs_at_any_size(elements: int, format: str) -> None:
     limit.cpu_limit(Case("any", "single", ((elements,),), format))()
 
 
-@pytest.mark.parametrize("case", TINY_VARIANTS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", TINY_VARIANTS + TINY_OTHERS[:1], ids=lambda case: case.name)
 def test_the_limit_runs_with_any_addition(case: Case) -> None:
     limit.cpu_limit(case)()
 
@@ -355,6 +418,17 @@ def test_a_ratio_is_to_the_step_without_the_addition(monkeypatch: pytest.MonkeyP
     ratios = {row["label"]: row["to_plain"] for row in result["rows"]}
     assert ratios["GpuAdam cpu in place, rows"] > 0
     assert ratios["GpuAdam cpu in place"] is None
+
+
+def test_a_ratio_is_to_the_same_optimizer_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    for name, torch in (("sgd", "torch fused"), ("nadam", "torch foreach")):
+        (case,) = (case for case in TINY_OTHERS if case.optimizer == name)
+        result = program.run_case(case, "cpu", repeats=2, budget=0.0)
+        assert (result["optimizer"], result["torch"]) == (name, torch)
+        assert all(row["to_torch"] > 0 for row in result["rows"])
+        assert f"x torch: {torch})" in report.case_table(result)
 
 
 def test_a_run_prints_and_saves(
