@@ -1,4 +1,4 @@
-"""Measurements of `gpu_adam` against other implementations of Adam, and against the limit that memory sets.
+"""Measurements of `gpu_adam` against other implementations of its optimizers, and against the limit that memory sets.
 
 ``python -m benchmarks`` checks every contender, times all of them in turns, prints a table and saves JSON and a plot under
 ``benchmarks/results/``.

@@ -32,7 +32,7 @@ OTHERS_SHARE = 0.4
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks; the exit status is 0 unless a contender computes something else."""
     parser = argparse.ArgumentParser(
-        "python -m benchmarks", description="Measure GpuAdam against others and against the limit."
+        "python -m benchmarks", description="Measure the optimizers against others and against the limit."
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the arrays live (default: cpu)")
     parser.add_argument(
