@@ -180,7 +180,7 @@ class Tensor:
         theta = self.master[0][k] if self.master else number(self.param[at_param])
         theta, gradient = before(theta, number(self.grad[at_grad]), c)
         states = [stretch[k] for stretch in self.states]
-        theta, *after = rule(theta, gradient, *(*states, gradient, gradient)[:MAX_STATES], c)
+        theta, *after = rule(theta, gradient, *(*states, *(gradient,) * MAX_STATES)[:MAX_STATES], c)
         self.param[at_param] = theta
         for stretch in self.master:
             stretch[k] = theta

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shipped import RULES
 
 from gpu_adam.engines import EngineUnavailable
-from gpu_adam.formats import FLOAT32
+from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64
 from gpu_adam.kernels.row import SKIP
 from gpu_adam.layout import Walk
 from gpu_adam.plan import Policy
@@ -106,6 +107,16 @@ def simulated_program_of_skipped_and_other_rows(engine: Any, numbers: Iterator[i
         for row in (0, 1)
     ]
     run(engine, tensors, rows=rows)
+
+
+def simulated_program_of_every_rule(engine: Any, numbers: Iterator[int]) -> None:
+    """In every family, over some steps; the second kind of formats has master weights, the third is wide."""
+    for rule in RULES:
+        kinds = [Kind(rule=rule), Kind(BFLOAT16, FLOAT32, master=True, rule=rule), Kind(FLOAT64, FLOAT64, rule=rule)]
+        tensors = [Tensor(engine, kind, contiguous(21), seed=next(numbers), row=k) for k, kind in enumerate(kinds)]
+        tensors += [Tensor(engine, kinds[1], WALKS[5], seed=next(numbers), row=3)]
+        tensors += [Tensor(engine, kinds[0], contiguous(13), seed=next(numbers), flat=True, row=2)]
+        run(engine, tensors, rows=4, steps=2)
 
 
 def simulated_program_of_every_family_and_format(engine: Any, numbers: Iterator[int]) -> None:
