@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .algorithm import Algorithm as Algorithm
     from .engines import EngineUnavailable as EngineUnavailable
+    from .hyperparameters import Flag as Flag
+    from .hyperparameters import Number as Number
+    from .kernels.rules import Rule as Rule
     from .loss_scaler import LossScaler as LossScaler
     from .optimizer import GpuOptimizer as GpuOptimizer
     from .optimizers import *  # noqa: F403
@@ -34,7 +38,15 @@ if not (_HERE / "kernels").exists() and (_BESIDE.parent / "rules.py").exists():
         kernels = sys.modules[_spec.name] = module_from_spec(_spec)
         _spec.loader.exec_module(kernels)
 
-_HOMES = {"EngineUnavailable": ".engines", "GpuOptimizer": ".optimizer", "LossScaler": ".loss_scaler"}
+_HOMES = {
+    "Algorithm": ".algorithm",
+    "EngineUnavailable": ".engines",
+    "Flag": ".hyperparameters",
+    "GpuOptimizer": ".optimizer",
+    "LossScaler": ".loss_scaler",
+    "Number": ".hyperparameters",
+    "Rule": ".kernels.rules",
+}
 """Where names other than those of the optimizers are defined."""
 
 

@@ -36,6 +36,11 @@ class Number:
     entry: int | None = None
     convert: Callable[[float], float] | None = None
 
+    @classmethod
+    def pair(cls, key: str, first: int, second: int, below: float = inf) -> tuple[Number, Number]:
+        """Two numbers that stand together under one key, with their words."""
+        return cls(key, first, below, 0), cls(key, second, below, 1)
+
     @property
     def name(self) -> str:
         """What errors call it."""
@@ -91,11 +96,6 @@ class Flag:
 
     key: str
     word: int | None = None
-
-
-def pair(key: str, first: int, second: int, below: float = inf) -> tuple[Number, Number]:
-    """Two numbers that stand together under one key, with their words."""
-    return Number(key, first, below, 0), Number(key, second, below, 1)
 
 
 @dataclass(frozen=True)

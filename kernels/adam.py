@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpu_adam.algorithm import Algorithm
-from gpu_adam.hyperparameters import Flag, Number, Scheduled, pair
+from gpu_adam.hyperparameters import Flag, Number, Scheduled
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, OWN_1, own, own_settings
@@ -134,7 +134,7 @@ class GpuAdam(GpuOptimizer):
 
     algorithm = Algorithm(
         (ADAM, AMSGRAD),
-        (*pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON)),
+        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON)),
         (Flag("amsgrad"), Flag("bias_correction", BIAS_CORRECTION), Flag("eps_hat", EPS_HAT)),
         _choose,
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpu_adam.algorithm import Algorithm
-from gpu_adam.hyperparameters import Number, Scheduled, pair
+from gpu_adam.hyperparameters import Number, Scheduled
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, OWN_1, own, own_settings
@@ -86,7 +86,7 @@ class GpuAdaMax(GpuOptimizer):
 
     algorithm = Algorithm(
         (Rule("adamax", ("exp_avg", "exp_inf"), adamax, adamax_coefficients, "AdaMax", "adamax.cuh"),),
-        (*pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON)),
+        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON)),
     )
 
     def __init__(

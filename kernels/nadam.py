@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpu_adam.algorithm import Algorithm
-from gpu_adam.hyperparameters import Number, Scheduled, pair
+from gpu_adam.hyperparameters import Number, Scheduled
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, OWN_1, own, own_settings
@@ -113,7 +113,7 @@ class GpuNAdam(GpuOptimizer):
     algorithm = Algorithm(
         (Rule("nadam", ("exp_avg", "exp_avg_sq"), nadam, nadam_coefficients, "NAdam", "nadam.cuh"),),
         (
-            *pair("betas", BETA1, BETA2, below=1.0),
+            *Number.pair("betas", BETA1, BETA2, below=1.0),
             Number("eps", EPSILON),
             Number("momentum_decay", Q, convert=lambda decay: 0.96**decay),
         ),

@@ -33,6 +33,7 @@ CASES = Path(__file__).parent / "numba_simulator"
         ("rows.py", "coalesce"),
         ("prologues.py", "measure"),
         ("prologues.py", "decide"),
+        ("own.py", "own"),
     ],
 )
 def test_in_the_simulator(file: str, cases: str) -> None:
