@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shipped import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +38,18 @@ def test_the_loop_of_a_training_run_trains() -> None:
     exec(loop, names)
     assert abs(names["w"] - 0.5).mean() < 0.05
     assert names["opt"].steps_skipped == 0
+
+
+def test_the_rule_of_ones_own_trains() -> None:
+    (rule,) = (loop for loop in LOOPS if "class Lion" in loop)
+    names: dict[str, Any] = {}
+    exec(rule, names)
+    assert abs(names["w"] - 1).max() < 0.02
+
+
+def test_every_optimizer_is_in_the_table() -> None:
+    for optimizer in OPTIMIZERS:
+        assert f"| `{optimizer}` |" in README
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:gpu_adam|kernels|tests|benchmarks)/[\w./]*)`", README))))
