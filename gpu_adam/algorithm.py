@@ -98,10 +98,13 @@ class Algorithm:
     def identify(self, group: Mapping[str, Any], where: str, *, read_lr: bool) -> tuple[Any, ...]:
         """What is compared from step to step: the values themselves, also of arrays and lists that are edited in place."""
         values = []
-        for one in self.numbers:
-            value = one.of(group, where)
-            values.append(value if type(value) is float else one.checked(value, where, read=read_lr))
         try:
+            for one in self.numbers:
+                value = group[one.key]
+                if one.entry is not None:
+                    value = one.part(value, where)
+                # In every step, so that a float is not looked at here, but where it has changed.
+                values.append(value if type(value) is float else one.checked(value, where, read=read_lr))
             return (*values, *self._flags_of(group))
         except KeyError as error:
             raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
@@ -120,7 +123,7 @@ class Algorithm:
         """
         words: dict[int, Scheduled | Scalar] = {}
         for one in self.numbers:
-            value = one.checked(one.of(group, where), where, read=read_lr)
+            value = one.checked(one.part(group[one.key], where), where, read=read_lr)
             words[one.word] = one.in_record(value) if isinstance(value, float) else value
         for flag in self.flags:
             value = group[flag.key]

@@ -46,24 +46,20 @@ class Number:
         """What errors call it."""
         return self.key if self.entry is None else f"{self.key}[{self.entry}]"
 
-    def of(self, group: Mapping[str, Any], where: str) -> Any:
-        """The value in a group, not checked.
+    def part(self, value: Any, where: str) -> Any:
+        """Its part of what is under the key: all of it, or an entry of a pair in any ordered form, a tuple, a list, an array.
 
         Raises:
-            ValueError: If the group lacks the key, or has something else than a pair there.
+            ValueError: If that is no pair.
         """
-        try:
-            value = group[self.key]
-        except KeyError:
-            raise ValueError(f"{where} has lost its {self.key!r}") from None
-        return value if self.entry is None else self._two(value, where)[self.entry]
-
-    def _two(self, value: Any, where: str) -> tuple[Any, Any]:
-        """The entries of a pair in any ordered form: a tuple, a list, an array."""
+        if self.entry is None:
+            return value
+        if type(value) is tuple and len(value) == 2:
+            return value[self.entry]
         if not isinstance(value, (str, bytes, Mapping, Set)) and getattr(value, "shape", (2,)) == (2,):
             with suppress(TypeError, ValueError):
                 first, second = value
-                return first, second
+                return second if self.entry else first
         raise ValueError(f"{self.key}={value!r} of {where}: must be two numbers in {_range(self.below)}")
 
     def checked(self, value: Any, where: str, *, read: bool = True) -> Scheduled | Scalar:

@@ -117,6 +117,8 @@ class GpuOptimizer:
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
         }
+        if set(self.defaults) != set(self.algorithm.keys):
+            raise TypeError(f"hyperparameters are {sorted(self.defaults)}: must be {sorted(self.algorithm.keys)}")
         for name, flag in (
             ("pack", pack),
             ("group_norms", group_norms),

@@ -123,6 +123,15 @@ def test_rules_of_an_algorithm_share_their_coefficients() -> None:
         Algorithm([LION, other])
 
 
+def test_hyperparameters_that_its_algorithm_does_not_take_are_refused() -> None:
+    for wrong in (
+        {"lr": 0.1, "betas": (0.9, 0.99)},
+        {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.0, "eps": 0.1},
+    ):
+        with pytest.raises(TypeError, match=r"hyperparameters are .*: must be .*'weight_decay'"):
+            GpuOptimizer.__init__(Lion.__new__(Lion), [np.zeros(3, np.float32)], wrong)
+
+
 def test_the_cupy_engine_is_refused_and_auto_takes_numbas(monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_adam.layout import Device
 
