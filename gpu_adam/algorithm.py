@@ -33,16 +33,26 @@ from .scaling import Scalar
 class Algorithm:
     """An optimizer's rules with the hyperparameters that they take.
 
-    Every algorithm has those that come before a rule, in a group under ``"lr"``, ``"weight_decay"``, ``"decoupled_weight_decay"`` and
-    ``"maximize"``.
+    Every algorithm takes those that come before a rule, in a group under ``"lr"``, ``"weight_decay"``, ``"decoupled_weight_decay"`` and
+    ``"maximize"``; here the others are described.
+
+    Args:
+        rules: The rules, the usual one first; they must have the same coefficients.
+        numbers: The hyperparameters that are numbers.
+        flags: Those that are on or off.
+        choose: From a group, and what errors call it, to one of the rules; by default the first. It may raise `ValueError` for what
+            does not go together.
+        scalars: Numbers that PyTorch keeps in each parameter's state and that stand in a row here: their names there and places here.
+        uncounted: Whether PyTorch's optimizer of the same name saves no step counts.
 
     Attributes:
-        rules: The rules; they share their coefficients.
-        numbers: All numbers.
-        flags: All flags.
+        rules, numbers, flags: As they were given, with those that all take.
         keys: The keys of a group's hyperparameters.
         states: The names of all states that one of the rules keeps.
         scalars, uncounted: As they were given.
+
+    Raises:
+        ValueError: If the rules do not share their coefficients, or there is none.
     """
 
     def __init__(
@@ -54,20 +64,6 @@ class Algorithm:
         scalars: Mapping[str, int] | None = None,
         uncounted: bool = False,
     ) -> None:
-        """Describe an algorithm.
-
-        Args:
-            rules: The rules, the usual one first.
-            numbers: The numbers that it takes beside the common ones.
-            flags: The flags.
-            choose: From a group, and what errors call it, to one of the rules; by default the first. It may raise `ValueError` for what
-                does not go together.
-            scalars: Of numbers that PyTorch keeps in the state of each parameter, and that are in a row here, the names and places.
-            uncounted: Whether PyTorch's optimizer of the same name saves no step counts.
-
-        Raises:
-            ValueError: If the rules do not share their coefficients, or there is none.
-        """
         if len({rule.coefficients for rule in rules}) != 1:
             raise ValueError(
                 "the rules of an algorithm must have the same coefficients, and there must be one at least"
