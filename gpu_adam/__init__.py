@@ -50,13 +50,19 @@ _HOMES = {
 """Where names other than those of the optimizers are defined."""
 
 
-def __dir__() -> list[str]:
+def _public() -> list[str]:
     optimizers = import_module(".optimizers", __name__)
-    return sorted({*globals(), *_HOMES, *(name for name in vars(optimizers) if name.startswith("Gpu"))})
+    return ["__version__", *_HOMES, *(name for name in vars(optimizers) if name.startswith("Gpu"))]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_public()})
 
 
 def __getattr__(name: str) -> Any:
     # Imported at first use, so that `import gpu_adam` costs little more than `import numpy`.
+    if name == "__all__":
+        return _public()
     if name in _HOMES or name.startswith("Gpu"):
         home = import_module(_HOMES.get(name, ".optimizers"), __name__)
         if hasattr(home, name):

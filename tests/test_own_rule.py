@@ -160,6 +160,9 @@ def test_numba_compiles_it_for_a_gpu(family: Any) -> None:
 def test_the_readme_s_words_for_it_are_public() -> None:
     import gpu_adam
 
-    for public in (Algorithm, GpuOptimizer, Rule, gpu_adam.Number, gpu_adam.Flag):
+    everything: dict[str, Any] = {}
+    exec("from gpu_adam import *", everything)
+    for public in (Algorithm, GpuOptimizer, Rule, gpu_adam.Number, gpu_adam.Flag, gpu_adam.GpuSgd):
         assert public.__doc__
         assert public.__name__ in dir(gpu_adam)
+        assert everything[public.__name__] is public
