@@ -1,0 +1,243 @@
+"""Every optimizer's steps: PyTorch's, those of the paper that it is from, and to the bit those that its docstring states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import DTYPES, assert_same_bits
+from rule_cases import CASES, SETTINGS, TORCH, Settings, each, gradients, parameters
+from rule_references import Reference
+from shipped import OPTIMIZERS
+from strategies import PROVE, laid_out, layouts, values
+
+STEPS = 100
+SIZES = (40, 1, 0, 17)
+
+TOLERANCE = 1e-11
+"""Relative and absolute, to parameters of size about 1: float64, with some ten roundings of 1.1e-16 a step, each of which later steps
+carry on. RMSProp's centered variance is the difference of two sums, and loses up to two digits of them.
+"""
+
+# ---- PyTorch ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch() -> Iterator[Any]:
+    """PyTorch, with float64 by default: NAdam counts the product of its momenta in the default format."""
+    library = pytest.importorskip("torch", reason="torch is not installed")
+    before = library.get_default_dtype()
+    library.set_default_dtype(library.float64)
+    yield library
+    library.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
+@each
+def test_it_follows_torchs_optimizer_of_the_same_name(torch: Any, name: str, settings: Settings, pack: bool) -> None:
+    starts = [torch.from_numpy(p) for p in parameters(SIZES)]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in starts] for _ in range(2))
+    optimizer = OPTIMIZERS[name](ours, pack=pack, **settings)
+    # Where torch does not decouple decay, its parameter is shrunk by hand before a step without decay.
+    knows = not settings.get("decoupled_weight_decay") or name in ("GpuAdam", "GpuNAdam")
+    kept = {} if knows else {"weight_decay": 0.0, "decoupled_weight_decay": False}
+    chosen = {key: value for key, value in {**settings, **kept}.items() if value or key != "decoupled_weight_decay"}
+    peer = getattr(torch.optim, TORCH[name])(theirs, **chosen)
+    for step in gradients(SIZES, STEPS):
+        for params in (ours, theirs):
+            for p, g in zip(params, step, strict=True):
+                p.grad = torch.from_numpy(g.copy())
+        optimizer.step()
+        if not knows:
+            for p in theirs:
+                p.data.mul_(1 - optimizer.param_groups[0]["lr"] * settings["weight_decay"])
+        peer.step()
+    for p, q, start in zip(ours, theirs, starts, strict=True):
+        torch.testing.assert_close(p.data, q.data, rtol=TOLERANCE, atol=TOLERANCE)
+        assert not start.numel() or not torch.equal(p.data, start)
+
+
+# ---- The papers ---------------------------------------------------------------------------------------------------------------------
+
+BY_LR = {"constant": 0.01, "falling": lambda t: 0.01 / math.sqrt(t)}
+COMMON: dict[str, Settings] = {
+    "plain": {},
+    "L2": {"weight_decay": 0.1},
+    "decoupled": {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+}
+PAPERS: list[tuple[str, type[oracle.Rule], Settings, Settings]] = [
+    # The optimizer, its oracle, what both are given, and what the optimizer is besides.
+    ("GpuAdaMax", oracle.AdaMax, {}, {"eps": 0.0}),
+    ("GpuAdaMax", oracle.AdaMax, {"betas": (0.5, 0.75)}, {"eps": 0.0}),
+    ("GpuSgd", oracle.Momentum, {}, {}),
+    ("GpuSgd", oracle.Momentum, {"momentum": 0.9}, {}),
+    ("GpuSgd", oracle.Momentum, {"momentum": 0.9, "nesterov": True}, {}),
+    ("GpuAdaGrad", oracle.AdaGrad, {}, {}),
+    ("GpuAdaGrad", oracle.AdaGrad, {"eps": 0.1}, {}),
+    ("GpuRmsProp", oracle.RmsProp, {}, {}),
+    ("GpuRmsProp", oracle.RmsProp, {"alpha": 0.5, "eps": 0.1, "momentum": 0.5}, {}),
+    ("GpuRmsProp", oracle.RmsProp, {"alpha": 0.9, "centered": True}, {}),
+    ("GpuRmsProp", oracle.RmsProp, {"alpha": 0.9, "centered": True, "momentum": 0.9}, {}),
+    ("GpuAdaDelta", oracle.AdaDelta, {}, {}),
+    ("GpuAdaDelta", oracle.AdaDelta, {"rho": 0.5, "eps": 1e-3}, {}),
+    ("GpuNAdam", oracle.NAdam, {}, {}),
+    ("GpuNAdam", oracle.NAdam, {"betas": (0.5, 0.9), "momentum_decay": 0.1, "eps": 0.1}, {}),
+]
+
+
+@pytest.mark.parametrize("common", COMMON.values(), ids=COMMON)
+@pytest.mark.parametrize("lr", BY_LR.values(), ids=BY_LR)
+@pytest.mark.parametrize(("name", "paper", "both", "ours"), PAPERS, ids=lambda one: getattr(one, "__name__", str(one)))
+def test_it_follows_the_paper(
+    name: str, paper: type[oracle.Rule], both: Settings, ours: Settings, lr: Any, common: Settings
+) -> None:
+    if both.get("momentum") and paper is oracle.RmsProp and callable(lr):
+        lr = 0.01  # Graves has the learning rate inside of the sum
+    (p,) = parameters((50,))
+    model, optimizer = paper(p, lr=lr, **both, **common), OPTIMIZERS[name]([p], lr=lr, **both, **ours, **common)
+    for (g,) in gradients((50,), STEPS):
+        model.step(g)
+        optimizer.step([g])
+    np.testing.assert_allclose(p, model.theta, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_adamax_is_adam_with_a_norm_of_high_order() -> None:
+    # Section 7.1: u is the limit of (Σ (1-β2^p) β2^(p(t-i)) |g_i|^p)^(1/p).
+    (p,) = parameters((20,))
+    optimizer = OPTIMIZERS["GpuAdaMax"]([p], eps=0.0, betas=(0.9, 0.9))
+    seen: list[np.ndarray] = []
+    for (g,) in gradients((20,), 10):
+        optimizer.step([g])
+        seen.append(g)
+    order = 2000.0
+    logs = [order * ((9 - i) * math.log(0.9) + np.log(abs(g))) for i, g in enumerate(seen)]  # as numbers they underflow
+    norm = np.exp(np.logaddexp.reduce(logs, axis=0) / order)
+    np.testing.assert_allclose(optimizer.state_dict()["state"][0]["exp_inf"], norm, rtol=2e-3)
+
+
+def test_rmsprop_centered_divides_by_no_root_of_less_than_nothing() -> None:
+    # With a gradient that never changes v and m·m end up equal but for roundings; torch takes the root of their difference.
+    p = np.linspace(0.1, 3.0, 1000, dtype=np.float32)
+    optimizer = OPTIMIZERS["GpuRmsProp"]([p], centered=True, alpha=0.5, eps=1e-3)
+    g = p.copy()
+    for _ in range(100):
+        optimizer.step([g])
+    state = optimizer.state_dict()["state"][0]
+    below = state["square_avg"].astype(np.float64) - state["grad_avg"].astype(np.float64) ** 2 < 0
+    assert below.any(), "the example has no difference below 0"
+    assert np.isfinite(p).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("format", ["float64", "float32"])
+def test_a_quadratic_is_minimised(name: str, format: str) -> None:
+    chosen: Settings = {"GpuAdaGrad": {"lr": 0.5}, "GpuAdaDelta": {"eps": 1e-4}, "GpuSgd": {"lr": 0.1}}.get(
+        name, {"lr": 0.05}
+    )
+    w, target = np.zeros(12, format), np.linspace(-1, 1, 12).astype(format)
+    optimizer = OPTIMIZERS[name]([w], **chosen)
+    for t in range(400):
+        if name in ("GpuAdaMax", "GpuRmsProp"):
+            optimizer.param_groups[0]["lr"] = 0.1 / math.sqrt(1 + t)  # steps that keep their size circle around it
+        optimizer.step([w - target])
+    assert abs(w - target).max() < 0.02
+
+
+# ---- Bits ---------------------------------------------------------------------------------------------------------------------------
+
+FORMATS = [
+    # Of parameter and gradient, and whether there are master weights; the formats of `shipped.formats_of`.
+    ("float64", "float64", False),
+    ("float32", "float32", False),
+    ("float16", "float32", False),
+    ("bfloat16", "bfloat16", True),
+]
+
+
+def assert_as_written(optimizer: Any, references: list[Reference], what: str = "") -> None:
+    """Parameters, step counts, states and master weights."""
+    states = optimizer.state_dict()["state"]
+    params = [p for group in optimizer.params for p in (group if isinstance(group, list) else [group])]
+    for k, (p, reference) in enumerate(zip(params, references, strict=True)):
+        assert_same_bits(p, reference.p, f"{what} parameter {k}")
+        found = dict(states.get(k, {"step": 0}))
+        assert found.pop("step") == reference.t
+        found.pop("mu_product", None)
+        expected = {**reference.states, "average": reference.average, "master": reference.master}
+        for state, array in found.items():
+            assert_same_bits(array, expected[state], f"{what} {state} of parameter {k}")
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
+@pytest.mark.parametrize("formats", FORMATS, ids=str)
+@each
+def test_every_setting_gives_the_written_bits(
+    name: str, settings: Settings, formats: tuple[str, str, bool], pack: bool
+) -> None:
+    param, grad, master = formats
+    sizes = (33, 1, 0, 5) if param == "float64" else (257, 1, 0, 35)
+    params = parameters(sizes, DTYPES[param])
+    references = [Reference(name, p, master) for p in params]
+    optimizer = OPTIMIZERS[name](params, pack=pack, master_weights=master, **settings)
+    for step, grads in enumerate(gradients(sizes, 3, DTYPES[grad])):
+        optimizer.step(grads)
+        for reference, g in zip(references, grads, strict=True):
+            reference.step(g, settings)
+        assert_as_written(optimizer, references, f"step {step}")
+
+
+@PROVE
+@given(
+    st.sampled_from(CASES),
+    st.sampled_from(FORMATS),
+    st.lists(st.integers(0, 5), max_size=3).flatmap(
+        lambda shape: st.tuples(st.just(tuple(shape)), layouts(len(shape)), layouts(len(shape)))
+    ),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_special_values_of_any_strides_go_where_the_arithmetic_takes_them(
+    case: tuple[str, Settings], formats: tuple[str, str, bool], where: Any, ordinary: bool, seed: int
+) -> None:
+    (name, settings), (param, grad, master), (shape, at, grad_at) = case, formats, where
+    size, special = math.prod(shape), 0.0 if ordinary else 0.2
+    p = laid_out(values(DTYPES[param], size, seed, special).reshape(shape), at)
+    reference = Reference(name, p, master)
+    optimizer = OPTIMIZERS[name]([p], master_weights=master, **settings)
+    for step in range(3):
+        data = values(DTYPES[grad], size, 7 * seed + step + 1, special).reshape(shape)
+        optimizer.step([laid_out(data, grad_at)])
+        reference.step(data, settings)
+        assert_as_written(optimizer, [reference], f"step {step}")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_zero_gradient_changes_no_bit_of_the_parameter(name: str) -> None:
+    for settings in SETTINGS[name].values():
+        p = values(np.dtype(np.float32), 50, 1, 0.0)
+        before = p.copy()
+        optimizer = OPTIMIZERS[name]([p], **{**settings, "weight_decay": 0.0})
+        for _ in range(3):
+            optimizer.step([np.zeros(50, np.float32)])
+        assert_same_bits(p, before, str(settings))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("t", [1, 255, 399, 401, 2047, 1 << 24, (1 << 40) + 12345])
+def test_a_step_at_any_count_is_finite_and_counts(name: str, t: int) -> None:
+    for settings in SETTINGS[name].values():
+        p = np.ones(3, np.float32)
+        optimizer = OPTIMIZERS[name]([p], **settings)
+        optimizer.step([np.ones(3, np.float32)])
+        saved = optimizer.state_dict()
+        saved["state"][0]["step"] = t
+        optimizer.load_state_dict(saved)
+        optimizer.step([np.full(3, 0.5, np.float32)])
+        assert optimizer.state_dict()["state"][0]["step"] == t + 1
+        assert np.isfinite(p).all()
