@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import DTYPES, assert_same_bits
 from rule_cases import CASES, SETTINGS, TORCH, Settings, each, gradients, parameters
+from rule_programs import assert_as_written
 from rule_references import Reference
 from shipped import OPTIMIZERS
 from strategies import PROVE, laid_out, layouts, values
@@ -158,20 +159,6 @@ FORMATS = [
     ("float16", "float32", False),
     ("bfloat16", "bfloat16", True),
 ]
-
-
-def assert_as_written(optimizer: Any, references: list[Reference], what: str = "") -> None:
-    """Parameters, step counts, states and master weights."""
-    states = optimizer.state_dict()["state"]
-    params = [p for group in optimizer.params for p in (group if isinstance(group, list) else [group])]
-    for k, (p, reference) in enumerate(zip(params, references, strict=True)):
-        assert_same_bits(p, reference.p, f"{what} parameter {k}")
-        found = dict(states.get(k, {"step": 0}))
-        assert found.pop("step") == reference.t
-        found.pop("mu_product", None)
-        expected = {**reference.states, "average": reference.average, "master": reference.master}
-        for state, array in found.items():
-            assert_same_bits(array, expected[state], f"{what} {state} of parameter {k}")
 
 
 @pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
