@@ -243,7 +243,7 @@ def test_a_state_with_a_wrong_array_is_refused_and_nothing_has_changed(name: str
     optimizer = OPTIMIZERS[name]({"a": parameters((5,))[0]}, **settings)
     optimizer.step([np.ones(5)])
     before = optimizer.state_dict()
-    for state in before["state"][0].keys() & STATES[name]:
+    for state in sorted(before["state"][0].keys() & STATES[name]):
         bad = optimizer.state_dict()
         bad["param_groups"][0]["lr"] = 7.0
         if wrong == "lacking":
