@@ -17,6 +17,11 @@ from strategies import values
 from gpu_adam import LossScaler
 
 
+def tame(format: str, size: int, seed: int) -> np.ndarray:
+    """Numbers between -3 and 3 of a format; what clips a bfloat16 returns a float32."""
+    return values(DTYPES[format], size, seed, 0.0).clip(-3, 3).astype(DTYPES[format])
+
+
 @dataclass(frozen=True)
 class Program:
     """What is run.
@@ -46,7 +51,7 @@ class Program:
     seed: int = 0
 
     def numbers(self, format: str, size: int, seed: int) -> np.ndarray:
-        return values(DTYPES[format], size, 1000 * self.seed + seed, 0.0).clip(-3, 3)
+        return tame(format, size, 1000 * self.seed + seed)
 
     def gradients(self, step: int) -> list[Any]:
         grads: list[Any] = [self.numbers(g, n, 31 * step + k + 7) for k, (_, _, g, n) in enumerate(self.tensors)]

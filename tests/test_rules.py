@@ -16,7 +16,7 @@ from rule_cases import CASES, SETTINGS, TORCH, Settings, each, gradients, parame
 from rule_programs import assert_as_written
 from rule_references import Reference
 from shipped import OPTIMIZERS
-from strategies import PROVE, laid_out, layouts, values
+from strategies import FEW, PROVE, laid_out, layouts, values
 
 STEPS = 100
 SIZES = (40, 1, 0, 17)
@@ -180,28 +180,43 @@ def test_every_setting_gives_the_written_bits(
 
 
 @PROVE
-@given(
-    st.sampled_from(CASES),
-    st.sampled_from(FORMATS),
-    st.lists(st.integers(0, 5), max_size=3).flatmap(
-        lambda shape: st.tuples(st.just(tuple(shape)), layouts(len(shape)), layouts(len(shape)))
-    ),
-    st.booleans(),
-    st.integers(0, 1000),
-)
-def test_special_values_of_any_strides_go_where_the_arithmetic_takes_them(
-    case: tuple[str, Settings], formats: tuple[str, str, bool], where: Any, ordinary: bool, seed: int
+@given(st.sampled_from(CASES), st.sampled_from(FORMATS), st.integers(0, 40), st.booleans(), st.integers(0, 1000))
+def test_special_values_go_where_the_arithmetic_takes_them(
+    case: tuple[str, Settings], formats: tuple[str, str, bool], size: int, ordinary: bool, seed: int
 ) -> None:
-    (name, settings), (param, grad, master), (shape, at, grad_at) = case, formats, where
-    size, special = math.prod(shape), 0.0 if ordinary else 0.2
-    p = laid_out(values(DTYPES[param], size, seed, special).reshape(shape), at)
+    (name, settings), (param, grad, master) = case, formats
+    special = 0.0 if ordinary else 0.2
+    p = values(DTYPES[param], size, seed, special)
     reference = Reference(name, p, master)
     optimizer = OPTIMIZERS[name]([p], master_weights=master, **settings)
     for step in range(3):
-        data = values(DTYPES[grad], size, 7 * seed + step + 1, special).reshape(shape)
-        optimizer.step([laid_out(data, grad_at)])
-        reference.step(data, settings)
+        g = values(DTYPES[grad], size, 7 * seed + step + 1, special)
+        optimizer.step([g])
+        reference.step(g, settings)
         assert_as_written(optimizer, [reference], f"step {step}")
+
+
+SHAPES = st.lists(st.integers(1, 4), max_size=3).flatmap(
+    lambda shape: st.tuples(st.just(tuple(shape)), layouts(len(shape)), layouts(len(shape)))
+)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_strides(name: str) -> None:
+    @FEW
+    @given(st.sampled_from(list(SETTINGS[name].values())), SHAPES, st.integers(0, 1000))
+    def strided(settings: Settings, where: Any, seed: int) -> None:
+        shape, at, grad_at = where
+        p = laid_out(values(DTYPES["float32"], math.prod(shape), seed).reshape(shape), at)
+        reference = Reference(name, p)
+        optimizer = OPTIMIZERS[name]([p], **settings)
+        for step in range(2):
+            g = values(DTYPES["float32"], math.prod(shape), 7 * seed + step + 1).reshape(shape)
+            optimizer.step([laid_out(g, grad_at)])
+            reference.step(g, settings)
+            assert_as_written(optimizer, [reference], f"step {step}")
+
+    strided()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

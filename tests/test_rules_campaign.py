@@ -44,7 +44,7 @@ def programs(draw: st.DrawFn) -> Program:
     average = draw(st.sampled_from(AVERAGES))
     pairs = WITH_MASTER if master else WITHOUT
     if average:
-        pairs = tuple(pair for pair in pairs if pair[0] == pair[1])
+        pairs = (("float32", "float32"),)  # so that fewer kernels are compiled, as below
     tensors = tuple(
         (group, *draw(st.sampled_from(pairs)), draw(st.sampled_from(SIZES if k else SIZES[2:])))
         for k, group in enumerate((0, 0, 1))

@@ -21,8 +21,8 @@ TOLERANCE = 1e-12
 """Between PyTorch's float64 and ours, to parameters of size about 1, over some ten steps: a few roundings of 1.1e-16 in each."""
 
 
-def of_all_formats() -> list[np.ndarray]:
-    return [p.astype(DTYPES[name]) for p, name in zip(parameters(SIZES), NAMES, strict=True)]
+def in_formats(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    return [array.astype(DTYPES[name]) for array, name in zip(arrays, NAMES, strict=True)]
 
 
 def assert_same_states(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -59,8 +59,8 @@ DUPLICATES: dict[str, Callable[[Any], Any]] = {
 def test_the_next_steps_of_a_copy_are_the_same_to_the_bit(
     name: str, settings: Settings, pack: bool, duplicate: Callable[[Any], Any]
 ) -> None:
-    optimizer = OPTIMIZERS[name](of_all_formats(), pack=pack, **settings)
-    steps = gradients(SIZES, 5)
+    optimizer = OPTIMIZERS[name](in_formats(parameters(SIZES)), pack=pack, **settings)
+    steps = [in_formats(grads) for grads in gradients(SIZES, 5)]
     for k, grads in enumerate(steps[:3]):
         optimizer.step([None, *grads[1:]] if k < 2 else grads)
     twin = duplicate(optimizer)
