@@ -16,34 +16,34 @@ MAXIMIZE: Settings = {"maximize": True, "weight_decay": 0.05}
 
 SETTINGS: dict[str, dict[str, Settings]] = {
     "GpuAdam": {"defaults": {}, "amsgrad": {"amsgrad": True}},
-    "GpuAdaMax": {"defaults": {}, "betas": {"betas": (0.5, 0.75), "eps": 1e-3}, "no momentum": {"betas": (0.0, 0.9)}},
+    "GpuAdaMax": {"defaults": {}, "betas": {"betas": (0.6, 0.7), "eps": 1e-3}, "no momentum": {"betas": (0.0, 0.9)}},
     "GpuSgd": {
         "defaults": {},
         "momentum": {"lr": 0.01, "momentum": 0.9},
-        "dampened": {"lr": 0.01, "momentum": 0.5, "dampening": 0.3},
+        "dampened": {"lr": 0.01, "momentum": 0.7, "dampening": 0.3},
         "nesterov": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
     },
     "GpuAdaGrad": {
         "defaults": {},
         "lr_decay": {"lr_decay": 0.1, "eps": 1e-3},
-        "start": {"initial_accumulator_value": 0.5},
-        "start and lr_decay": {"initial_accumulator_value": 0.5, "lr_decay": 0.1},
+        "start": {"initial_accumulator_value": 0.3},
+        "start and lr_decay": {"initial_accumulator_value": 0.3, "lr_decay": 0.1},
     },
     "GpuRmsProp": {
         "defaults": {},
-        "alpha": {"alpha": 0.5, "eps": 1e-3},
+        "alpha": {"alpha": 0.6, "eps": 1e-3},
         "momentum": {"momentum": 0.9, "lr": 1e-3},
         "centered": {"centered": True, "alpha": 0.9},
-        "centered, momentum": {"centered": True, "momentum": 0.5, "alpha": 0.9},
+        "centered, momentum": {"centered": True, "momentum": 0.7, "alpha": 0.9},
     },
-    "GpuAdaDelta": {"defaults": {}, "rho": {"rho": 0.5, "eps": 1e-3, "lr": 0.5}},
+    "GpuAdaDelta": {"defaults": {}, "rho": {"rho": 0.6, "eps": 1e-3, "lr": 0.3}},
     "GpuNAdam": {
         "defaults": {},
-        "momentum_decay": {"momentum_decay": 0.1, "betas": (0.5, 0.9)},
+        "momentum_decay": {"momentum_decay": 0.1, "betas": (0.6, 0.9)},
         "no momentum": {"betas": (0.0, 0.9), "eps": 1e-3},
     },
 }
-"""By optimizer and name; with every one of them decay and maximizing below."""
+"""By optimizer and name. No factor is a power of two, with which products do not round."""
 
 COMMON: dict[str, Settings] = {"": {}, "L2": L2, "decoupled": DECOUPLED, "maximize": MAXIMIZE}
 

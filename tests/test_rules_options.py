@@ -54,7 +54,7 @@ def test_a_group_that_comes_late_begins_at_the_first_step(name: str) -> None:
 SCHEDULED: dict[str, Settings] = {
     "GpuAdam": {"betas": (lambda t: 0.9 / t, lambda t: 1 - 1 / (t + 1))},
     "GpuAdaMax": {"betas": (lambda t: 0.9 / t, lambda t: 1 - 1 / (t + 1))},
-    "GpuSgd": {"momentum": lambda t: 0.5 * (t % 3), "nesterov": True},  # also 0, and above 1
+    "GpuSgd": {"momentum": lambda t: 0.7 * (t % 3), "nesterov": True},  # also 0, and above 1
     "GpuAdaGrad": {},
     "GpuRmsProp": {"alpha": lambda t: 1 - 1 / (t + 1), "momentum": lambda t: 0.4 * (t - 1)},
     "GpuAdaDelta": {"rho": lambda t: 1 - 1 / (t + 1)},
