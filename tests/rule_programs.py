@@ -37,6 +37,7 @@ class Program:
         missing: Steps and parameters where the gradient is None.
         steps: How many there are.
         seed: Of all values.
+        bound: Whether the gradients are written into those that ``pack=True`` binds, and not handed over.
     """
 
     name: str
@@ -49,12 +50,14 @@ class Program:
     missing: frozenset[tuple[int, int]] = frozenset()
     steps: int = 4
     seed: int = 0
+    bound: bool = False
 
     def numbers(self, format: str, size: int, seed: int) -> np.ndarray:
         return tame(format, size, 1000 * self.seed + seed)
 
     def gradients(self, step: int) -> list[Any]:
-        grads: list[Any] = [self.numbers(g, n, 31 * step + k + 7) for k, (_, _, g, n) in enumerate(self.tensors)]
+        kinds = [(p if self.bound else g, n) for _, p, g, n in self.tensors]  # bound ones have the parameter's format
+        grads: list[Any] = [self.numbers(kind, n, 31 * step + k + 7) for k, (kind, n) in enumerate(kinds)]
         sized = [g for g in grads if g.size]
         if step in self.infinite and sized:
             sized[0][-1] = math.inf
@@ -85,7 +88,12 @@ def run(program: Program, finish: Callable[[], None] = lambda: None) -> Any:
     measures = scaler or options.get("skip_nonfinite") or options.get("max_grad_norm") is not None
     for step in range(program.steps):
         grads = program.gradients(step)
-        optimizer.step(program.grouped(grads), grad_scale=scaler or program.scale)
+        given: Any = program.grouped(grads)
+        if program.bound:
+            for view, g in zip([one for group in optimizer.grads for one in group], grads, strict=True):
+                view[...] = g
+            given = None
+        optimizer.step(given, grad_scale=scaler or program.scale)
         finish()
         scale = float(expected.scale) if scaler else program.scale or 1.0
         assert isinstance(scale, float)

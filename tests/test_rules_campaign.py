@@ -26,22 +26,25 @@ pytest_plugins = ("cuda_cpp.fixtures",)
 STEPS = 4
 SIZES = (0, 1, 3, 17, 255, 1024, 1500)
 
-# Formats of parameter and gradient with and without master weights: those that the kernels are built in for these tests.
-WITH_MASTER = (("float32", "float32"), ("float64", "float64"), ("bfloat16", "bfloat16"))
+# Formats of parameter and gradient with and without master weights: those that the kernels are built in for these tests, flat ones the
+# first and multi-tensor ones the others.
+WITH_MASTER = (("float32", "float32"), ("bfloat16", "bfloat16"))
 WITHOUT = (("float32", "float32"), ("float64", "float64"), ("float16", "float32"))
 
 AVERAGES: list[Settings] = [{}, {"ema_decay": 0.9}, {"polyak_average": True}]
 
 
 @st.composite
-def programs(draw: st.DrawFn) -> Program:
+def programs(draw: st.DrawFn, as_built: bool = False) -> Program:
+    """Any program, or one of those whose CUDA C++ is built."""
     name, first = draw(st.sampled_from(CASES))
     groups = (first, draw(st.sampled_from([other for one, other in CASES if one == name])))
     if draw(st.booleans()):
         lr = draw(st.sampled_from([0.1, 1e-3]))
         groups = ({**first, "lr": lambda t: lr / t}, groups[1])
-    master = draw(st.booleans())
-    average = draw(st.sampled_from(AVERAGES))
+    bound = draw(st.booleans())
+    master = bound if as_built else draw(st.booleans())
+    average = {} if as_built else draw(st.sampled_from(AVERAGES))
     pairs = WITH_MASTER if master else WITHOUT
     if average:
         pairs = (("float32", "float32"),)  # so that fewer kernels are compiled, as below
@@ -60,7 +63,7 @@ def programs(draw: st.DrawFn) -> Program:
             "max_grad_norm": draw(st.sampled_from([None, 0.5, 1e6, math.inf])),
             "skip_nonfinite": draw(st.booleans()),
             "capturable": draw(st.booleans()),
-            "pack": draw(st.booleans()),
+            "pack": bound or draw(st.booleans()),
             "group_norms": draw(st.booleans()),
             "master_weights": master,
             **average,
@@ -68,9 +71,12 @@ def programs(draw: st.DrawFn) -> Program:
         draw(st.sampled_from([None, 8.0, 3.0, "scaler"])),
         tuple(edits),
         draw(st.frozensets(st.integers(0, STEPS - 1), max_size=2)),
-        draw(st.frozensets(st.tuples(st.integers(0, STEPS - 1), st.integers(0, 2)), max_size=3)),
+        frozenset()
+        if bound
+        else draw(st.frozensets(st.tuples(st.integers(0, STEPS - 1), st.integers(0, 2)), max_size=3)),
         STEPS,
         draw(st.integers(0, 1000)),
+        bound,
     )
 
 
@@ -99,18 +105,21 @@ needs_a_compiler = pytest.mark.skipif(build.missing is not None, reason=str(buil
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_gpus_kernels_clip_scale_and_skip_with_every_optimizer(name: str, pack: bool, engine: InHostMemory) -> None:
     for k, chosen in enumerate(SETTINGS[name].values()):
-        tensors = tuple((0, p, q, n) for p, q in WITH_MASTER for n in (255, 0, 1500))
-        options = {"max_grad_norm": 1.0, "pack": pack, "capturable": bool(k % 2)}
+        tensors = tuple((0, p, q, n) for p, q in (WITH_MASTER if pack else WITHOUT) for n in (255, 0, 1500))
+        options = {"max_grad_norm": 1.0, "pack": pack, "master_weights": pack, "capturable": bool(k % 2)}
         groups = ({**chosen, "weight_decay": 0.1, "decoupled_weight_decay": bool(k % 2)},)
-        program = Program(name, groups, tensors, options, "scaler", (), frozenset({1}), frozenset({(2, 0)}))
-        run(program, engine.finish)
+        missing = frozenset(() if pack else {(2, 0)})
+        program = Program(name, groups, tensors, options, "scaler", (), frozenset({1}), missing, bound=pack)
+        optimizer = run(program, engine.finish)
+        families = {launch.specialization.family for launch in optimizer.plan.launches}
+        assert families == {"flat" if pack else "multi_tensor"}
     assert engine.binding.launches
 
 
 @needs_a_compiler
 def test_any_combination_gives_the_written_bits_on_the_gpus_kernels(engine: InHostMemory) -> None:
     @settings(FEW, max_examples=40)
-    @given(programs())
+    @given(programs(as_built=True))
     def campaign(program: Program) -> None:
         run(program, engine.finish)
 
