@@ -1,9 +1,8 @@
-"""Every optimizer's steps: PyTorch's, those of the paper that it is from, and to the bit those that its docstring states."""
+"""Every optimizer's steps: those of the paper that it is from, and to the bit those that its docstring states."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -13,57 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import DTYPES, assert_same_bits
-from rule_cases import CASES, SETTINGS, TORCH, Settings, each, gradients, parameters
+from rule_cases import CASES, SETTINGS, Settings, each, gradients, parameters
 from rule_programs import assert_as_written
 from rule_references import Reference
 from shipped import OPTIMIZERS
 from strategies import FEW, PROVE, laid_out, layouts, special_values, values
 
 STEPS = 100
-SIZES = (40, 1, 0, 17)
 
 TOLERANCE = 1e-11
 """Relative and absolute, to parameters of size about 1: float64, with some ten roundings of 1.1e-16 a step, each of which later steps
 carry on. RMSProp's centered variance is the difference of two sums, and loses up to two digits of them.
 """
-
-# ---- PyTorch ------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def torch() -> Iterator[Any]:
-    """PyTorch, with float64 by default: NAdam counts the product of its momenta in the default format."""
-    library = pytest.importorskip("torch", reason="torch is not installed")
-    before = library.get_default_dtype()
-    library.set_default_dtype(library.float64)
-    yield library
-    library.set_default_dtype(before)
-
-
-@pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
-@each
-def test_it_follows_torchs_optimizer_of_the_same_name(torch: Any, name: str, settings: Settings, pack: bool) -> None:
-    starts = [torch.from_numpy(p) for p in parameters(SIZES)]
-    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in starts] for _ in range(2))
-    optimizer = OPTIMIZERS[name](ours, pack=pack, **settings)
-    # Where torch does not decouple decay, its parameter is shrunk by hand before a step without decay.
-    knows = not settings.get("decoupled_weight_decay") or name in ("GpuAdam", "GpuNAdam")
-    kept = {} if knows else {"weight_decay": 0.0, "decoupled_weight_decay": False}
-    chosen = {key: value for key, value in {**settings, **kept}.items() if value or key != "decoupled_weight_decay"}
-    peer = getattr(torch.optim, TORCH[name])(theirs, **chosen)
-    for step in gradients(SIZES, STEPS):
-        for params in (ours, theirs):
-            for p, g in zip(params, step, strict=True):
-                p.grad = torch.from_numpy(g.copy())
-        optimizer.step()
-        if not knows:
-            for p in theirs:
-                p.data.mul_(1 - optimizer.param_groups[0]["lr"] * settings["weight_decay"])
-        peer.step()
-    for p, q, start in zip(ours, theirs, starts, strict=True):
-        torch.testing.assert_close(p.data, q.data, rtol=TOLERANCE, atol=TOLERANCE)
-        assert not start.numel() or not torch.equal(p.data, start)
-
 
 # ---- The papers ---------------------------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def programs(draw: st.DrawFn, as_built: bool = False) -> Program:
     if draw(st.booleans()):
         lr = draw(st.sampled_from([0.1, 1e-3]))
         groups = ({**first, "lr": lambda t: lr / t}, groups[1])
-    bound = draw(st.booleans())
+    bound = as_built and draw(st.booleans())
     master = bound if as_built else draw(st.booleans())
     average = {} if as_built else draw(st.sampled_from(AVERAGES))
     pairs = WITH_MASTER if master else WITHOUT

@@ -1,24 +1,21 @@
-"""The states of every optimizer, saved and loaded: the next step is the same to the bit, and PyTorch's optimizers go on from them."""
+"""The states of every optimizer, saved and loaded: the next step is the same to the bit, and what does not fit is refused."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from reference import DTYPES, assert_same_bits
-from rule_cases import SETTINGS, STATES, TORCH, Settings, each, gradients, parameters
+from rule_cases import SETTINGS, STATES, Settings, each, gradients, parameters
 from rule_references import Reference
 from shipped import OPTIMIZERS
 
 SIZES = (17, 1, 0, 40)
 NAMES = ("float32", "float64", "float32", "bfloat16")
-
-TOLERANCE = 1e-12
-"""Between PyTorch's float64 and ours, to parameters of size about 1, over some ten steps: a few roundings of 1.1e-16 in each."""
 
 
 def in_formats(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -86,130 +83,6 @@ def test_loading_over_later_steps_forgets_them(name: str, settings: Settings) ->
             optimizer.step(grads)
         runs.append(p.copy())
     assert_same_bits(runs[1], runs[0])
-
-
-# ---- PyTorch's, both ways -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def torch() -> Iterator[Any]:
-    """PyTorch, with float64 by default: NAdam counts the product of its momenta in the default format."""
-    library = pytest.importorskip("torch", reason="torch is not installed")
-    before = library.get_default_dtype()
-    library.set_default_dtype(library.float64)
-    yield library
-    library.set_default_dtype(before)
-
-
-class Pair:
-    """The same parameters twice, ours and PyTorch's, and an optimizer for each."""
-
-    def __init__(self, torch: Any, name: str, settings: Settings) -> None:
-        self.torch, self.name = torch, name
-        self.ours, self.theirs = (
-            [torch.nn.Parameter(torch.from_numpy(p)) for p in parameters(SIZES)] for _ in range(2)
-        )
-        kept = {key: value for key, value in settings.items() if value or key != "decoupled_weight_decay"}
-        self.optimizer = OPTIMIZERS[name](self.ours, **settings)
-        self.peer = getattr(torch.optim, TORCH[name])(self.theirs, **kept)
-
-    def step(self, seed: int, *which: str) -> None:
-        for params, one in ((self.ours, self.optimizer), (self.theirs, self.peer)):
-            if which and ("ours" if one is self.optimizer else "theirs") not in which:
-                continue
-            for p, g in zip(params, gradients(SIZES, 1, seed=seed)[0], strict=True):
-                p.grad = self.torch.from_numpy(g)
-            one.step()
-
-    def copy_params(self, to: list[Any], source: list[Any]) -> None:
-        for p, q in zip(to, source, strict=True):
-            p.data.copy_(q.data)
-
-    def compare(self) -> None:
-        for p, q in zip(self.ours, self.theirs, strict=True):
-            self.torch.testing.assert_close(p.data, q.data, rtol=TOLERANCE, atol=TOLERANCE)
-
-
-def torch_knows(name: str, settings: Settings) -> bool:
-    return not settings.get("decoupled_weight_decay") or name in ("GpuAdam", "GpuNAdam")
-
-
-@each
-def test_a_state_moves_to_torch_and_back(torch: Any, name: str, settings: Settings) -> None:
-    if not torch_knows(name, settings):
-        settings = {**settings, "decoupled_weight_decay": False}
-    pair = Pair(torch, name, settings)
-    for seed in range(3):
-        pair.step(seed, "ours")
-    pair.copy_params(pair.theirs, pair.ours)
-    # torch's optimizer is made without the settings: they come with the state.
-    pair.peer = getattr(torch.optim, TORCH[name])(pair.theirs)
-    pair.peer.load_state_dict(pair.optimizer.state_dict())
-    for seed in range(3, 6):
-        pair.step(seed)
-    pair.compare()
-    pair.copy_params(pair.ours, pair.theirs)
-    back = pair.optimizer = OPTIMIZERS[name](pair.ours)
-    back.load_state_dict(pair.peer.state_dict())
-    assert {key: back.param_groups[0][key] for key in settings} == settings
-    for seed in range(6, 9):
-        pair.step(seed)
-    pair.compare()
-
-
-@each
-def test_a_state_of_torchs_before_its_first_step_is_one_without_steps(
-    torch: Any, name: str, settings: Settings, request: pytest.FixtureRequest
-) -> None:
-    if settings.get("initial_accumulator_value"):
-        request.applymarker(pytest.mark.xfail(reason="the start is counted a second time", strict=True))
-    if not torch_knows(name, settings):
-        settings = {**settings, "decoupled_weight_decay": False}
-    pair = Pair(torch, name, settings)
-    pair.optimizer.load_state_dict(pair.peer.state_dict())  # AdaGrad's has its start in it
-    assert not pair.optimizer.state_dict()["state"]
-    for seed in range(3):
-        pair.step(seed)
-    pair.compare()
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_state_has_torchs_layout(torch: Any, name: str) -> None:
-    for settings in SETTINGS[name].values():
-        pair = Pair(torch, name, settings)
-        pair.step(0)
-        saved, wanted = pair.optimizer.state_dict(), pair.peer.state_dict()
-        assert set(wanted["param_groups"][0]) <= set(saved["param_groups"][0])
-        for key, state in wanted["state"].items():
-            found = saved["state"][key]
-            assert set(state) - {"step"} == set(found) - {"step"}, settings
-            assert set(found) <= STATES[name] | {"step", "mu_product"}
-            for what in set(state) - {"step", "mu_product"}:
-                assert (found[what].dtype, found[what].shape) == (state[what].dtype, state[what].shape)
-
-
-def test_nadams_product_of_momenta_is_torchs(torch: Any) -> None:
-    for settings in SETTINGS["GpuNAdam"].values():
-        pair = Pair(torch, "GpuNAdam", settings)
-        for seed in range(5):
-            pair.step(seed)
-        ours, theirs = (one.state_dict()["state"][0]["mu_product"] for one in (pair.optimizer, pair.peer))
-        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=0.0)
-
-
-def test_a_state_of_torchs_sgd_counts_no_steps_and_is_taken_as_one(torch: Any) -> None:
-    settings = SETTINGS["GpuSgd"]["dampened"]
-    pair = Pair(torch, "GpuSgd", settings)
-    for seed in range(3):
-        pair.step(seed, "theirs")
-    saved = pair.peer.state_dict()
-    assert "step" not in saved["state"][0]
-    pair.copy_params(pair.ours, pair.theirs)
-    pair.optimizer.load_state_dict(saved)
-    assert {int(state["step"]) for state in pair.optimizer.state_dict()["state"].values()} == {1}
-    for seed in range(3, 6):
-        pair.step(seed)  # dampened, as no first step is
-    pair.compare()
 
 
 # ---- What does not fit --------------------------------------------------------------------------------------------------------------
