@@ -43,13 +43,14 @@ class Algorithm:
         choose: From a group, and what errors call it, to one of the rules; by default the first. It may raise `ValueError` for what
             does not go together.
         scalars: Numbers that PyTorch keeps in each parameter's state and that stand in a row here: their names there and places here.
+        initial: Of states that do not begin with zeros the names, and the words of a record that have what they begin with.
         uncounted: Whether PyTorch's optimizer of the same name saves no step counts.
 
     Attributes:
         rules, numbers, flags: As they were given, with those that all take.
         keys: The keys of a group's hyperparameters.
         states: The names of all states that one of the rules keeps.
-        scalars, uncounted: As they were given.
+        scalars, initial, uncounted: As they were given.
 
     Raises:
         ValueError: If the rules do not share their coefficients, or there is none.
@@ -62,6 +63,7 @@ class Algorithm:
         flags: Sequence[Flag] = (),
         choose: Callable[[Mapping[str, Any], str], Rule] | None = None,
         scalars: Mapping[str, int] | None = None,
+        initial: Mapping[str, int] | None = None,
         uncounted: bool = False,
     ) -> None:
         if len({rule.coefficients for rule in rules}) != 1:
@@ -74,6 +76,7 @@ class Algorithm:
         self.keys = tuple(dict.fromkeys([one.key for one in self.numbers] + [flag.key for flag in self.flags]))
         self.states = tuple(dict.fromkeys(name for rule in rules for name in rule.states))
         self.scalars = scalars or {}
+        self.initial = initial or {}
         self.uncounted = uncounted
         self._choose = choose
         self._flags_of = itemgetter(*(flag.key for flag in self.flags))
@@ -148,6 +151,12 @@ class Hyperparameters:
     def is_scheduled(self) -> bool:
         """Whether any of them is a function of the step number."""
         return any(callable(value) for value in self.words.values())
+
+    @property
+    def initial(self) -> dict[str, float]:
+        """What the states that do not begin with zeros begin with."""
+        values = {name: self.words[word] for name, word in self.algorithm.initial.items()}
+        return {name: value for name, value in values.items() if isinstance(value, float)}
 
     @property
     def lr_at(self) -> Scalar | None:

@@ -178,13 +178,13 @@ def check(
         wanted = rules[placed.group].states
         # Where PyTorch counts no steps, a parameter that has a state has made some.
         counted = "step" in entry or algorithm.uncounted
-        missing = [name for name in (*(() if counted else ("step",)), *wanted) if name not in entry]
+        missing = [name for name in (*(() if counted else ("step",)), *wanted) if entry.get(name) is None]
         if missing:
             raise ValueError(f"state_dict's state of {placed.label} lacks {missing}")
         steps.append(_count(entry.get("step", 1), placed.label))
         others = ((name, True) for name in algorithm.states if name not in wanted)
         kept = (("master", placed.master), (AVERAGE, placed.state.has(AVERAGE)), *others)
-        optional = tuple(name for name, here in kept if here and name in entry)
+        optional = tuple(name for name, here in kept if here and entry.get(name) is not None)
         arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
     skipped = _count(saved.get("steps_skipped", 0), "skipped steps")
     return Loaded(new_groups, steps, arrays, skipped)

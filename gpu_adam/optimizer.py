@@ -479,7 +479,7 @@ class GpuOptimizer:
         if keys == self._keys:
             return
         hyper = [algorithm.hyperparameters(group, where, read_lr=read_lr) for group, where in named]
-        if [h.rule for h in hyper] != [h.rule for h in self._hyper]:
+        if [(h.rule, h.initial) for h in hyper] != [(h.rule, h.initial) for h in self._hyper]:
             self._stepper.settle()
         self._keys, self._hyper = keys, hyper
 

@@ -181,16 +181,33 @@ class Stepper:
         if self.schedule is not None and self.schedule.mode != mode:
             self.settle()
         if self.schedule is None:
-            for placed in self.params:
-                if self.steps[placed.index] == 0:
-                    # The parameter may have been loaded or initialised since; its master weight has nothing to lose yet.
-                    placed.reread_master()
-                if self._gradients.operand(placed.index) is not None:
-                    placed.state.ensure(hyper[placed.group].rule.states)
+            self._begin_states(hyper)
             schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
             schedule.load(self._control.ensure(schedule.engines, self._norms) if mode.on_device else {})
             self.schedule = schedule
         return self.schedule
+
+    def _begin_states(self, hyper: Sequence[Hyperparameters]) -> None:
+        """Have room for what the rules keep; of parameters that were never stepped, begin it."""
+        kept = {
+            (placed.state, name)
+            for placed in self.params
+            for name in hyper[placed.group].initial
+            if placed.state.has(name)
+        }
+        for placed in self.params:
+            own = hyper[placed.group]
+            fresh = self.steps[placed.index] == 0
+            if fresh:
+                # The parameter may have been loaded or initialised since; its master weight has nothing to lose yet.
+                placed.reread_master()
+            if self._gradients.operand(placed.index) is None:
+                continue
+            placed.state.ensure(own.rule.states)
+            for name, value in own.initial.items() if fresh else ():
+                # New memory is zero.
+                if value != 0.0 or (placed.state, name) in kept:
+                    placed.write(name, np.full(placed.ref.shape, value))
 
     def run(self, schedule: Schedule, launch: Callable[[], None]) -> None:
         """Launch a step that was prepared, and count it."""

@@ -9,8 +9,8 @@
 namespace gpu_adam {
 
 struct AdaGrad {
-  enum Own { kA = kFirstOwn, kEps, kStart };
-  enum OwnSetting { kEpsilon = kOwnSettings, kLrDecay, kInitial };
+  enum Own { kA = kFirstOwn, kEps };
+  enum OwnSetting { kEpsilon = kOwnSettings, kLrDecay };
 
   // sum.
   static constexpr int kStates = 1;
@@ -18,14 +18,12 @@ struct AdaGrad {
   __device__ static __forceinline__ void coefficients(const double* h, long long t, bool, double* row) {
     row[kA] = div(-h[kLr], 1.0 + mul(static_cast<double>(t) - 1.0, h[kLrDecay]));
     row[kEps] = h[kEpsilon];
-    row[kStart] = t == 1 ? h[kInitial] : 0.0;
   }
 
   template <typename W>
   __device__ static __forceinline__ void apply(Element<W>& e, const Row<W>& c) {
     W& total = e.state[0];
-    // The start comes in with the first step, so that a state begins with zeros, as every other does.
-    total = fma(e.grad, e.grad, total + c[kStart]);
+    total = fma(e.grad, e.grad, total);
     e.param = fma(c[kA], div(e.grad, sqrt(total) + c[kEps]), e.param);
   }
 };

@@ -1,6 +1,6 @@
 """AdaGrad: the rule, its coefficients, and `GpuAdaGrad`. The rule's CUDA C++ text is `adagrad.cuh`.
 
-    s = fma(g, g, s + s0)                   s0 = initial_accumulator_value at the first step, 0 from then on
+    s = fma(g, g, s)                        which begins with initial_accumulator_value
     p = fma(a, g/(sqrt(s) + eps), p)        a = -lr/(1 + (t-1)*lr_decay)
 
 Duchi, Hazan and Singer (2011).
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gpu_adam.optimizer import Options
 
-A, EPS, START = own(3)
+A, EPS = own(2)
 EPSILON, LR_DECAY, INITIAL = own_settings(3)
 
 
@@ -31,8 +31,7 @@ def adagrad(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., 
     """The scalar function: ``s0`` is the sum of squares."""
 
     def update(p, g, s0, s1, s2, c):
-        # The start comes in with the first step, so that a state begins with zeros, as every other does.
-        total = fma(g, g, s0 + c[START])
+        total = fma(g, g, s0)
         return fma(c[A], g / (sqrt(total) + c[EPS]), p), total, s1, s2
 
     return update
@@ -46,7 +45,6 @@ def adagrad_coefficients(
     def coefficients(h, t, wide, row):
         row[A] = -h[LR] / (1.0 + mul(t - 1.0, h[LR_DECAY]))
         row[EPS] = h[EPSILON]
-        row[START] = h[INITIAL] if t == 1 else 0.0
 
     return coefficients
 
@@ -80,6 +78,7 @@ class GpuAdaGrad(GpuOptimizer):
     algorithm = Algorithm(
         (Rule("adagrad", ("sum",), adagrad, adagrad_coefficients, "AdaGrad", "adagrad.cuh"),),
         (Number("lr_decay", LR_DECAY), Number("initial_accumulator_value", INITIAL), Number("eps", EPSILON)),
+        initial={"sum": INITIAL},
     )
 
     def __init__(

@@ -12,14 +12,9 @@ from reference import DTYPES, Scaler, assert_same_bits, clip_factor, norm
 from rule_cases import Settings
 from rule_references import Reference
 from shipped import OPTIMIZERS
-from strategies import values
+from strategies import tame
 
 from gpu_adam import LossScaler
-
-
-def tame(format: str, size: int, seed: int) -> np.ndarray:
-    """Numbers between -3 and 3 of a format; what clips a bfloat16 returns a float32."""
-    return values(DTYPES[format], size, seed, 0.0).clip(-3, 3).astype(DTYPES[format])
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Program:
     bound: bool = False
 
     def numbers(self, format: str, size: int, seed: int) -> np.ndarray:
-        return tame(format, size, 1000 * self.seed + seed)
+        return tame(DTYPES[format], size, 1000 * self.seed + seed, 3)
 
     def gradients(self, step: int) -> list[Any]:
         kinds = [(p if self.bound else g, n) for _, p, g, n in self.tensors]  # bound ones have the parameter's format

@@ -47,6 +47,11 @@ def values(dtype: np.dtype[Any], size: int, seed: int, special: float = 0.2) -> 
     return out
 
 
+def tame(dtype: np.dtype[Any], size: int, seed: int, most: float) -> NDArray[Any]:
+    """Numbers of many magnitudes up to ``most``; of their own dtype, where ``clip`` makes float32 of bfloat16."""
+    return values(dtype, size, seed, 0.0).clip(-most, most).astype(dtype)
+
+
 @st.composite
 def layouts(draw: st.DrawFn, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...], int]:
     """How an array lies in memory: order of dimensions, gaps in each, which are reversed, and the offset of its start in elements."""

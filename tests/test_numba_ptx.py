@@ -51,7 +51,7 @@ OPERATIONS = {
     "nadam": Operations(fused=8, products=3, sums=1),
     "sgd": Operations(fused=3, products=1, quotients=0, roots=0),
     "sgd_momentum": Operations(fused=5, quotients=0, roots=0),
-    "adagrad": Operations(fused=4, products=1, sums=2),
+    "adagrad": Operations(fused=4, products=1, sums=1),
     "adadelta": Operations(fused=7, products=4, roots=2, sums=2),
     "rmsprop": Operations(fused=5, sums=1),
     "rmsprop_momentum": Operations(fused=6, sums=1),

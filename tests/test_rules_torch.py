@@ -114,10 +114,8 @@ def test_a_state_moves_to_torch_and_back(torch: Any, name: str, settings: Settin
 
 @each
 def test_a_state_of_torchs_before_its_first_step_is_one_without_steps(
-    torch: Any, name: str, settings: Settings, request: pytest.FixtureRequest
+    torch: Any, name: str, settings: Settings
 ) -> None:
-    if settings.get("initial_accumulator_value"):
-        request.applymarker(pytest.mark.xfail(reason="the start is counted a second time", strict=True))
     if not torch_knows(name, settings):
         settings = {**settings, "decoupled_weight_decay": False}
     pair = Pair(torch, name, settings)
