@@ -1,0 +1,227 @@
+"""What is run: models, scales and grids, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+from .settings import Arguments, Contender, Experiment, Scale, decades, grid
+
+
+def _contenders(grids: Mapping[str, list[Arguments]]) -> list[Contender]:
+    return [Contender(name, name, settings) for name, settings in grids.items()]
+
+
+def _with_dropout(grids: Mapping[str, list[Arguments]], rates: Sequence[float]) -> list[Contender]:
+    """Every contender without and with dropout."""
+    return _contenders(grids) + [
+        Contender(f"{name}, dropout", name, settings, {"dropout": rates}) for name, settings in grids.items()
+    ]
+
+
+def vae_label(beta1: float, beta2: float, corrected: bool) -> str:
+    """The name of a curve over learning rates."""
+    return f"β1={beta1:g}, β2={beta2:g}, {'with' if corrected else 'without'}"
+
+
+BETAS1, BETAS2 = (0.0, 0.9), (0.99, 0.999, 0.9999)
+
+
+def _vae(lr: Sequence[float]) -> list[Contender]:
+    return [
+        Contender(
+            vae_label(beta1, beta2, corrected),
+            "Adam",
+            grid(lr=lr, betas=[(beta1, beta2)], bias_correction=[corrected]),
+        )
+        for beta1, beta2, corrected in product(BETAS1, BETAS2, (True, False))
+    ]
+
+
+_MOMENTA = [0.9, 0.95, 0.99]
+_ADADELTA = grid(lr=[0.3, 1.0, 3.0], eps=[1e-8, 1e-6])
+
+# Small enough for tests; the second learning rate diverges.
+_TINY = {
+    "Adam": grid(lr=[0.01, 1e30]),
+    "SGDNesterov": grid(lr=[0.01], momentum=[0.9]),
+    "AdaGrad": grid(lr=[0.01]),
+}
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "logistic-mnist": Experiment(
+        title="Logistic regression on MNIST",
+        figure="Figure 1, left",
+        data="mnist",
+        kind="perceptron",
+        model={},
+        paper=(45, 60_000),
+        decays=True,
+        l2=2e-4,
+        scales={
+            "tiny": Scale(2, _contenders(_TINY), 256),
+            "quick": Scale(
+                45,
+                _contenders(
+                    {
+                        "Adam": grid(lr=decades(-2, -0.5)),
+                        "SGDNesterov": grid(lr=decades(-1.5, 0.5), momentum=[0.9, 0.95]),
+                        "AdaGrad": grid(lr=decades(-2, 0)),
+                    }
+                ),
+            ),
+            "full": Scale(
+                45,
+                _contenders(
+                    {
+                        "Adam": grid(lr=decades(-4, 0, 4)),
+                        "SGDNesterov": grid(lr=decades(-3, 1, 4), momentum=_MOMENTA),
+                        "AdaGrad": grid(lr=decades(-3, 1, 4)),
+                    }
+                ),
+            ),
+        },
+        choices="Pixels from 0 to 1, weights that begin at 0, an L2 penalty of 2e-4/2·‖w‖² on the weights.",
+        doubts="",
+    ),
+    "logistic-imdb": Experiment(
+        title="Logistic regression on IMDB's bag of words",
+        figure="Figure 1, right",
+        data="imdb",
+        kind="sparse-logistic",
+        model={"dropout": 0.5},
+        paper=(160, 25_000),
+        decays=True,
+        scales={
+            "tiny": Scale(2, _contenders(_TINY | {"RMSProp": grid(lr=[0.01])}), 256),
+            "quick": Scale(
+                160,
+                _contenders(
+                    {
+                        "Adam": grid(lr=decades(-2, -1)),
+                        "SGDNesterov": grid(lr=decades(-1, 1), momentum=[0.9]),
+                        "AdaGrad": grid(lr=decades(-1, 0)),
+                        "RMSProp": grid(lr=decades(-2, -1), alpha=[0.99]),
+                    }
+                ),
+            ),
+            "full": Scale(
+                160,
+                _contenders(
+                    {
+                        "Adam": grid(lr=decades(-4, 0, 4)),
+                        "SGDNesterov": grid(lr=decades(-3, 1, 4), momentum=_MOMENTA),
+                        "AdaGrad": grid(lr=decades(-3, 1, 4)),
+                        "RMSProp": grid(lr=decades(-4, 0, 4), alpha=[0.9, 0.99, 0.999]),
+                    }
+                ),
+            ),
+        },
+        choices="Counts of words, weights that begin at 0, no L2 penalty.",
+        doubts="",
+    ),
+    "mlp-dropout": Experiment(
+        title="Multilayer perceptron on MNIST with dropout",
+        figure="Figure 2, left",
+        data="mnist",
+        kind="perceptron",
+        model={"hidden": (1000, 1000), "dropout": (0.2, 0.5, 0.5)},
+        paper=(200, 60_000),
+        scales={
+            "tiny": Scale(2, _contenders(_TINY | {"RMSProp": grid(lr=[0.01]), "AdaDelta": grid(lr=[1.0])}), 256),
+            "quick": Scale(
+                24,
+                _contenders(
+                    {
+                        "Adam": grid(lr=[3e-4, 1e-3]),
+                        "SGDNesterov": grid(lr=[0.01, 0.03], momentum=[0.9]),
+                        "AdaGrad": grid(lr=[0.01, 0.03]),
+                        "RMSProp": grid(lr=[3e-4, 1e-3], alpha=[0.99]),
+                        "AdaDelta": grid(lr=[1.0, 3.0], eps=[1e-6]),
+                    }
+                ),
+                10_000,
+            ),
+            "full": Scale(
+                200,
+                _contenders(
+                    {
+                        "Adam": grid(lr=decades(-4, -2)),
+                        "SGDNesterov": grid(lr=decades(-3, 0), momentum=_MOMENTA),
+                        "AdaGrad": grid(lr=decades(-3, -1)),
+                        "RMSProp": grid(lr=decades(-5, -2.5), alpha=[0.9, 0.99]),
+                        "AdaDelta": _ADADELTA,
+                    }
+                ),
+            ),
+        },
+        choices="Pixels from 0 to 1; dropout of 20 % of the input and 50 % of each hidden layer; He's initialisation; no L2 penalty.",
+    ),
+    "mlp-deterministic": Experiment(
+        title="Multilayer perceptron on MNIST, deterministic",
+        figure="Figure 2, right",
+        data="mnist",
+        kind="perceptron",
+        model={"hidden": (1000, 1000)},
+        paper=(25, 60_000),
+        l2=1e-6,
+        scales={
+            "tiny": Scale(2, _contenders({"Adam": grid(lr=[0.001])}), 256),
+            "quick": Scale(25, _contenders({"Adam": grid(lr=decades(-4, -3))}), 10_000),
+            "full": Scale(25, _contenders({"Adam": grid(lr=decades(-5, -2, 4))})),
+        },
+        choices="Pixels from 0 to 1; He's initialisation; an L2 penalty of 1e-6/2·‖w‖² on the weights. SFO, not an optimizer of this "
+        "project, is shown by the paper's values only.",
+    ),
+    "cnn": Experiment(
+        title="Convolutional network on CIFAR-10",
+        figure="Figure 3",
+        data="cifar10",
+        kind="convolutional",
+        model={},
+        paper=(45, 50_000),
+        scales={
+            "tiny": Scale(1, _with_dropout({"Adam": grid(lr=[0.001])}, (0.2, 0.5)), 20),
+            "quick": Scale(
+                16,
+                _with_dropout(
+                    {
+                        "Adam": grid(lr=[3e-4, 1e-3]),
+                        "SGDNesterov": grid(lr=[0.003, 0.01], momentum=[0.9]),
+                        "AdaGrad": grid(lr=[0.003, 0.01]),
+                    },
+                    (0.2, 0.5),
+                ),
+                1000,
+            ),
+            "full": Scale(
+                45,
+                _with_dropout(
+                    {
+                        "Adam": grid(lr=decades(-4, -2)),
+                        "SGDNesterov": grid(lr=decades(-3.5, -1), momentum=_MOMENTA),
+                        "AdaGrad": grid(lr=decades(-3.5, -1)),
+                    },
+                    (0.2, 0.5),
+                ),
+            ),
+        },
+        choices="Images less their mean, whitened by ZCA (to each variance a tenth of their mean is added), scaled to unit variance; "
+        "convolutions padded by 2 and pooling by 1, so that the sides are 32, 16, 8 and 4; ReLU after each convolution; dropout of "
+        "20 % of the input and 50 % of the hidden layer's inputs and outputs; He's initialisation; no L2 penalty.",
+    ),
+    "vae": Experiment(
+        title="Variational autoencoder on MNIST: the effect of bias correction",
+        figure="Figure 4",
+        data="mnist",
+        kind="autoencoder",
+        model={},
+        paper=(100, 60_000),
+        scales={
+            "tiny": Scale(1, _vae([0.001]), 256),
+            "quick": Scale(10, _vae(decades(-4, -2)), 10_000),
+            "full": Scale(100, _vae(decades(-5, -1))),
+        },
+        choices="Pixels from 0 to 1, taken as probabilities; one sample of the latent an image; Glorot's initialisation.",
+    ),
+}

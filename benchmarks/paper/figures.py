@@ -1,0 +1,123 @@
+"""The figures: our curves, and the paper's values in the same colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import log10
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from .experiments import BETAS1, BETAS2, vae_label
+from .published import CURVES, VAE
+from .results import best
+
+COLOURS = {
+    "Adam": "#d62728",
+    "SGDNesterov": "#2ca02c",
+    "AdaGrad": "#1f77b4",
+    "RMSProp": "#9467bd",
+    "AdaDelta": "#ff7f0e",
+    "SFO": "#555555",
+}
+_LINEAR = ("logistic-mnist", "logistic-imdb")
+
+
+def draw(name: str, found: Mapping[str, Any], path: Path) -> None:
+    """Draw an experiment's results, as a PNG file."""
+    figure = _vae(found) if name == "vae" else _curves(name, found)
+    figure.savefig(path, format="png", dpi=110)
+
+
+def amount(found: Mapping[str, Any]) -> str:
+    """How much was run, and how much in the paper."""
+    epochs, examples = found["paper"]
+    ours = f"{found['epochs']} epochs of {found['examples']:,} examples"
+    same = (found["epochs"], found["examples"]) == (epochs, examples)
+    return f"{found['scale']} scale: {ours}" + (
+        ", as in the paper" if same else f" (the paper: {epochs} of {examples:,})"
+    )
+
+
+def _curves(name: str, found: Mapping[str, Any]) -> Figure:
+    paper, chosen = CURVES[name], best(found["runs"])
+    labels = list(dict.fromkeys([run["label"] for run in found["runs"]] + list(paper)))
+    variants = list(dict.fromkeys(label.partition(", ")[2] for label in labels))
+    figure = Figure(figsize=(7.5 * len(variants), 5.2), layout="constrained")
+    for axes, variant in zip(figure.subplots(1, len(variants), squeeze=False)[0], variants, strict=True):
+        for label in labels:
+            optimizer, _, of = label.partition(", ")
+            if of != variant:
+                continue
+            if label in chosen:
+                costs = chosen[label]["costs"]
+                axes.plot(
+                    range(1, len(costs) + 1),
+                    costs,
+                    color=COLOURS[optimizer],
+                    label=f"{optimizer}: {settings(chosen[label])}",
+                )
+            if label in paper:
+                told = "" if label in chosen else f"{optimizer}: the paper's values only"
+                axes.plot(
+                    *zip(*paper[label].items(), strict=True),
+                    "o",
+                    color=COLOURS[optimizer],
+                    mfc="none",
+                    label=told or None,
+                )
+        axes.plot([], [], "o", color="black", mfc="none", label="the paper's values")
+        axes.set_yscale("linear" if name in _LINEAR else "log")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(
+            "training cost" + (", dropout noise included" if variant or "dropout" in found["noise"] else "")
+        )
+        axes.set_title(f"with {variant}" if variant else "without dropout" if len(variants) > 1 else "", fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(f"{found['title']} ({found['figure']})\n{amount(found)}", fontsize=11)
+    return figure
+
+
+def settings(run: Mapping[str, Any]) -> str:
+    """The arguments that were searched over, as text."""
+    return ", ".join(f"{name} {value:g}" for name, value in run["chosen"].items() if isinstance(value, (int, float)))
+
+
+def _vae(found: Mapping[str, Any]) -> Figure:
+    marks = [epoch for epoch in VAE if epoch <= found["epochs"]] or [found["epochs"]]
+    figure = Figure(figsize=(12, 3.4 * len(BETAS1) * len(marks) + 0.8), layout="constrained")
+    rows = [(epoch, beta1) for epoch in marks for beta1 in BETAS1]
+    panels = figure.subplots(len(rows), len(BETAS2), sharex=True, squeeze=False)
+    for (epoch, beta1), line in zip(rows, panels, strict=True):
+        told = VAE[min(VAE, key=lambda known: abs(known - epoch))]
+        for beta2, axes in zip(BETAS2, line, strict=True):
+            heights = []
+            for corrected, colour in ((True, COLOURS["Adam"]), (False, COLOURS["SGDNesterov"])):
+                label = vae_label(beta1, beta2, corrected)
+                points = sorted(
+                    (log10(run["chosen"]["lr"]), run["costs"][epoch - 1])
+                    for run in found["runs"]
+                    if run["label"] == label and run["diverged"] is None
+                )
+                spoken = f"{'with' if corrected else 'without'} bias correction"
+                if points:
+                    axes.plot(*zip(*points, strict=True), ".-", color=colour, label=spoken)
+                    heights += [value for _, value in points]
+                mark = told[beta1, beta2][0 if corrected else 1]
+                if mark is not None:
+                    axes.plot(
+                        mark[1], mark[0], "o", color=colour, mfc="none", label=f"the paper's best {spoken.split()[0]}"
+                    )
+                    heights.append(mark[0])
+            axes.set_ylim(min(heights) - 8, min(max(heights) + 8, min(heights) + 120))
+            axes.set_title(f"β1={beta1:g}, β2={beta2:g}, {epoch} epochs", fontsize=9)
+            axes.grid(alpha=0.3)
+    for axes in panels[-1]:
+        axes.set_xlabel("log10 α")
+    for line in panels:
+        line[0].set_ylabel("loss")
+    panels[0][0].legend(fontsize=7)
+    figure.suptitle(f"{found['title']} ({found['figure']})\n{amount(found)}", fontsize=11)
+    return figure

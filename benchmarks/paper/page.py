@@ -1,0 +1,195 @@
+"""The page of all results, as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .experiments import EXPERIMENTS
+from .figures import amount, settings
+from .published import CURVES, VAE
+from .results import Correction, best, corrections, rankings
+from .settings import BATCH, SCALES
+
+_BEGIN = """# The paper's experiments
+
+Figures 1 to 4 of *Adam: A Method for Stochastic Optimization* (Kingma and Ba, arXiv 1412.6980v9) with the optimizers of this project.
+`python -m benchmarks.paper` wrote this page and everything in `results/`; do not edit it.
+
+- All optimizers of an experiment begin with the same parameters and see the same mini-batches (of {batch}) and the same dropout masks.
+  Models compute in float32.
+- Each optimizer is run with every setting of its grid (`experiments.py`), and the one with the lowest training cost in the last epoch is
+  shown. A run whose cost is not finite is counted as diverged and never shown.
+- The training cost of an epoch is the mean over its mini-batches, each at the parameters before its step: with the noise of dropout where
+  there is dropout, and without the L2 term.
+- Not stated in the paper: learning rates, momentum, the strength of L2, the MLP's and the CNN's dropout rates, initialisation. What was
+  chosen is said below.
+- The paper's values were read off its vector figures.
+"""
+
+
+def collect(folder: Path) -> dict[str, dict[str, Any]]:
+    """The results in a folder, by experiment: of each at the largest scale that is there."""
+    found = {}
+    for scale in SCALES:
+        for name in (*EXPERIMENTS, "theory"):
+            path = folder / f"{scale}-{name}.json"
+            if path.is_file():
+                found[name] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def write(folder: Path, path: Path) -> None:
+    """Write the page of the results in ``folder``."""
+    found = collect(folder)
+    parts = [_BEGIN.format(batch=BATCH), "## At a glance\n", _summary(found)]
+    for name, result in found.items():
+        parts.append(_section(name, result))
+    path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _summary(found: Mapping[str, Any]) -> str:
+    lines = ["| | scale | lowest in the end | as in the paper? |", "| --- | --- | --- | --- |"]
+    for name, result in found.items():
+        if name == "theory":
+            continue
+        lines.append(f"| [{result['title']}](#{name}) | {result['scale']} | {_verdict(name, result)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(name: str, result: Mapping[str, Any]) -> str:
+    if name == "vae":
+        panels = corrections(result["runs"])
+        helped = sum(panel.helps for panel in panels)
+        return f"with correction in {helped} of {len(panels)} panels | {_vae_verdict(panels)}"
+    ranked = rankings(name, result["runs"])
+    if not ranked:
+        (label, run), *_ = best(result["runs"]).items()
+        return f"{label}: {run['costs'][-1]:.3g} | {CURVES[name][label][max(CURVES[name][label])]:.3g} there; nothing else was run"
+    lowest = ", ".join(one.ours[0] for one in ranked)
+    told = "; ".join(
+        (f"{one.variant}: " if one.variant else "")
+        + (
+            "yes, the whole order"
+            if one.agreeing == one.pairs
+            else f"{one.agreeing} of {one.pairs} pairs in the same order"
+        )
+        for one in ranked
+    )
+    return f"{lowest} | {told}"
+
+
+def _vae_verdict(panels: list[Correction]) -> str:
+    low, high = ([panel for panel in panels if panel.beta2 == beta2] for beta2 in (panels[0].beta2, panels[-1].beta2))
+    gaps = [(_gap(small), _gap(large)) for small, large in zip(low, high, strict=True)]
+    grows = all(large > small for small, large in gaps)
+    return (
+        "yes: the nearer β2 to 1, the more is lost without it"
+        if grows
+        else "the loss without it does not grow with β2 for each β1"
+    )
+
+
+def _gap(panel: Correction) -> float:
+    """By how much the best loss is higher without correction."""
+    if panel.with_correction is None or panel.without is None:
+        return float("inf") if panel.without is None else float("-inf")
+    return panel.without[0] - panel.with_correction[0]
+
+
+def _section(name: str, result: Mapping[str, Any]) -> str:
+    if name == "theory":
+        from . import theory
+
+        return f"## theory\n\n![theory](results/{result['scale']}-theory.png)\n\n{theory.table(result['results'])}\n"
+    experiment = EXPERIMENTS[name]
+    diverged = sum(run["diverged"] is not None for run in result["runs"])
+    minutes = sum(run["seconds"] for run in result["runs"]) / 60
+    where = ", ".join(f"{key} {value}" for key, value in {**result["machine"], **result["versions"]}.items())
+    lines = [
+        f"## {name}",
+        "",
+        f"{result['title']} ({result['figure']}), {amount(result)}. {experiment.choices}",
+        "",
+        f"![{result['title']}](results/{result['scale']}-{name}.png)",
+        "",
+        table(name, result),
+        "",
+    ]
+    lines += _remarks(name, result)
+    lines += [
+        f"{len(result['runs'])} runs, {diverged} of them diverged; {minutes:.1f} minutes of one {result['device']} in all. {where}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _remarks(name: str, result: Mapping[str, Any]) -> list[str]:
+    if name == "vae":
+        return []
+    differs = any(one.agreeing < one.pairs for one in rankings(name, result["runs"]))
+    lines = []
+    for one in rankings(name, result["runs"]):
+        told = f"With {one.variant}: here" if one.variant else "Here"
+        lines += [f"{told} {' < '.join(one.ours)}; in the paper {' < '.join(one.paper)}.", ""]
+    if differs and EXPERIMENTS[name].doubts:
+        lines += [EXPERIMENTS[name].doubts, ""]
+    return lines
+
+
+def table(name: str, result: Mapping[str, Any]) -> str:
+    """The best of each curve, beside the paper's values."""
+    if name == "vae":
+        return "\n\n".join(_vae_table(result, epoch) for epoch in _marks(result))
+    lowest = best(result["runs"])
+    paper = CURVES[name]
+    epochs = sorted({epoch for curve in paper.values() for epoch in curve})
+    shown = [epoch for epoch in epochs if 0 < epoch < result["epochs"]]
+    head = ["", "best setting", *(f"epoch {epoch}" for epoch in shown), f"epoch {result['epochs']}", "the paper"]
+    rows = []
+    for label in dict.fromkeys([run["label"] for run in result["runs"]] + list(paper)):
+        told = ", ".join(f"{epoch}: {value:g}" for epoch, value in paper.get(label, {}).items())
+        if label in lowest:
+            costs = lowest[label]["costs"]
+            values = [f"{costs[epoch - 1]:.3g}" for epoch in shown] + [f"**{costs[-1]:.4g}**"]
+            rows.append([label, settings(lowest[label]), *values, told])
+        else:
+            why = "not run" if all(run["label"] != label for run in result["runs"]) else "all diverged"
+            rows.append([label, why, *[""] * (len(shown) + 1), told])
+    return _markdown(head, rows)
+
+
+def _marks(result: Mapping[str, Any]) -> list[int]:
+    return [epoch for epoch in VAE if epoch <= result["epochs"]] or [result["epochs"]]
+
+
+def _vae_table(result: Mapping[str, Any], epoch: int) -> str:
+    told = VAE[min(VAE, key=lambda known: abs(known - epoch))]
+
+    def spoken(value: Any, exponent: bool = False) -> str:
+        if value is None:
+            return "none"
+        return f"{value[0]:.1f} @ 1e{value[1]:g}" if exponent else f"{value[0]:.1f} @ {value[1]:g}"
+
+    rows = []
+    for panel in corrections(result["runs"], epoch):
+        with_correction, without = told[panel.beta1, panel.beta2]
+        rows.append(
+            [
+                f"{panel.beta1:g}",
+                f"{panel.beta2:g}",
+                spoken(panel.with_correction),
+                spoken(panel.without),
+                spoken(with_correction, True),
+                spoken(without, True),
+            ]
+        )
+    head = ["β1", "β2", f"with correction, {epoch} epochs", "without", "the paper with", "the paper without"]
+    return _markdown(head, rows)
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
