@@ -73,10 +73,10 @@ class Convolutional:
         return len(self._labels)
 
     def initial(self, random: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """Normal weights of variance 2/inputs (He et al., 2015), biases of zero."""
+        """Normal weights of variance 1/inputs, since max pooling raises what rectifying lowers; biases of zero."""
         params = {}
         for k, shape in enumerate(self._shapes):
-            params[f"w{k}"] = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+            params[f"w{k}"] = random.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
             params[f"b{k}"] = np.zeros(shape[0])
         return params
 

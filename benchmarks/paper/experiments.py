@@ -62,27 +62,35 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tiny": Scale(2, _contenders(_TINY), 256),
             "quick": Scale(
                 45,
-                _contenders(
-                    {
-                        "Adam": grid(lr=decades(-2, -0.5)),
-                        "SGDNesterov": grid(lr=decades(-1.5, 0.5), momentum=[0.9, 0.95]),
-                        "AdaGrad": grid(lr=decades(-2, 0)),
-                    }
-                ),
+                [
+                    *_contenders(
+                        {
+                            "Adam": grid(lr=decades(-1.75, -0.75, 4)),
+                            "SGDNesterov": grid(lr=decades(-1, 0.5), momentum=_MOMENTA),
+                            "AdaGrad": grid(lr=decades(-1, 0, 4)),
+                        }
+                    ),
+                    Contender("AdaGrad (α fixed)", "AdaGrad", grid(lr=decades(-1.5, -0.5, 4)), decays=False),
+                ],
             ),
             "full": Scale(
                 45,
-                _contenders(
-                    {
-                        "Adam": grid(lr=decades(-4, 0, 4)),
-                        "SGDNesterov": grid(lr=decades(-3, 1, 4), momentum=_MOMENTA),
-                        "AdaGrad": grid(lr=decades(-3, 1, 4)),
-                    }
-                ),
+                [
+                    *_contenders(
+                        {
+                            "Adam": grid(lr=decades(-4, 0, 4)),
+                            "SGDNesterov": grid(lr=decades(-3, 1, 4), momentum=_MOMENTA),
+                            "AdaGrad": grid(lr=decades(-3, 1, 4)),
+                        }
+                    ),
+                    Contender("AdaGrad (α fixed)", "AdaGrad", grid(lr=decades(-3, 1, 4)), decays=False),
+                ],
             ),
         },
-        choices="Pixels from 0 to 1, weights that begin at 0, an L2 penalty of 2e-4/2·‖w‖² on the weights.",
-        doubts="",
+        choices="Pixels from 0 to 1; weights that begin at 0; an L2 penalty of 2e-4/2·‖w‖² on the weights, which of 1e-4, 2e-4 and 3e-4 "
+        "brings Adam nearest to the paper's end. α falls as α/√t, of AdaGrad too, whose own denominator grows as √t already: that is the "
+        "paper's text, and the only reading on which AdaGrad is as slow as in its figure. With a fixed α it is level with Adam.",
+        doubts="Once each is tuned, Adam and SGD with momentum end within half a percent of each other.",
     ),
     "logistic-imdb": Experiment(
         title="Logistic regression on IMDB's bag of words",
@@ -96,29 +104,36 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tiny": Scale(2, _contenders(_TINY | {"RMSProp": grid(lr=[0.01])}), 256),
             "quick": Scale(
                 160,
-                _contenders(
-                    {
-                        "Adam": grid(lr=decades(-2, -1)),
-                        "SGDNesterov": grid(lr=decades(-1, 1), momentum=[0.9]),
-                        "AdaGrad": grid(lr=decades(-1, 0)),
-                        "RMSProp": grid(lr=decades(-2, -1), alpha=[0.99]),
-                    }
-                ),
+                [
+                    *_contenders(
+                        {
+                            "Adam": grid(lr=decades(-1.75, -1, 4)),
+                            "RMSProp": grid(lr=decades(-1.75, -1, 4), alpha=[0.99]),
+                            "SGDNesterov": grid(lr=decades(-1, 0), momentum=[0.9, 0.99]),
+                        }
+                    ),
+                    Contender("AdaGrad", "AdaGrad", grid(lr=decades(-1.75, -1, 4)), decays=False),
+                    Contender("AdaGrad (α/√t)", "AdaGrad", grid(lr=decades(-1.25, -0.75, 4))),
+                ],
             ),
             "full": Scale(
                 160,
-                _contenders(
-                    {
-                        "Adam": grid(lr=decades(-4, 0, 4)),
-                        "SGDNesterov": grid(lr=decades(-3, 1, 4), momentum=_MOMENTA),
-                        "AdaGrad": grid(lr=decades(-3, 1, 4)),
-                        "RMSProp": grid(lr=decades(-4, 0, 4), alpha=[0.9, 0.99, 0.999]),
-                    }
-                ),
+                [
+                    *_contenders(
+                        {
+                            "Adam": grid(lr=decades(-4, 0, 4)),
+                            "RMSProp": grid(lr=decades(-4, 0, 4), alpha=[0.9, 0.99, 0.999]),
+                            "SGDNesterov": grid(lr=decades(-3, 1, 4), momentum=_MOMENTA),
+                        }
+                    ),
+                    Contender("AdaGrad", "AdaGrad", grid(lr=decades(-4, 0, 4)), decays=False),
+                    Contender("AdaGrad (α/√t)", "AdaGrad", grid(lr=decades(-3, 1, 4))),
+                ],
             ),
         },
-        choices="Counts of words, weights that begin at 0, no L2 penalty.",
-        doubts="",
+        choices="Counts of words; weights that begin at 0; no L2 penalty. α falls as α/√t but AdaGrad's, whose own denominator grows as √t "
+        "already: only so is it level with Adam as in the paper, which says of Adam with this decay that it should match AdaGrad.",
+        doubts="Adam and AdaGrad end within a few tenths of a percent of each other, as they should by the paper's own argument.",
     ),
     "mlp-dropout": Experiment(
         title="Multilayer perceptron on MNIST with dropout",
@@ -156,6 +171,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             ),
         },
         choices="Pixels from 0 to 1; dropout of 20 % of the input and 50 % of each hidden layer; He's initialisation; no L2 penalty.",
+        doubts="The quick scale takes 2,000 steps a run and the paper 94,000; in the paper too the order of the others still changes "
+        "between epochs 25 and 200.",
     ),
     "mlp-deterministic": Experiment(
         title="Multilayer perceptron on MNIST, deterministic",
@@ -208,7 +225,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
         choices="Images less their mean, whitened by ZCA (to each variance a tenth of their mean is added), scaled to unit variance; "
         "convolutions padded by 2 and pooling by 1, so that the sides are 32, 16, 8 and 4; ReLU after each convolution; dropout of "
-        "20 % of the input and 50 % of the hidden layer's inputs and outputs; He's initialisation; no L2 penalty.",
+        "20 % of the input and 50 % of the hidden layer's inputs and outputs; normal weights of variance 1/inputs; no L2 penalty.",
+        doubts="The quick scale takes some hundred steps on a fiftieth of the images, where what is seen is how a run begins; the paper "
+        "took 17,600. An independent reproduction at full scale did not find Adam ahead of SGD with momentum either.",
     ),
     "vae": Experiment(
         title="Variational autoencoder on MNIST: the effect of bias correction",

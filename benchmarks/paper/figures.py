@@ -47,16 +47,18 @@ def _curves(name: str, found: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(7.5 * len(variants), 5.2), layout="constrained")
     for axes, variant in zip(figure.subplots(1, len(variants), squeeze=False)[0], variants, strict=True):
         for label in labels:
-            optimizer, _, of = label.partition(", ")
+            spoken, _, of = label.partition(", ")
             if of != variant:
                 continue
+            optimizer = spoken.partition(" ")[0]
             if label in chosen:
                 costs = chosen[label]["costs"]
                 axes.plot(
                     range(1, len(costs) + 1),
                     costs,
                     color=COLOURS[optimizer],
-                    label=f"{optimizer}: {settings(chosen[label])}",
+                    linestyle="-" if spoken == optimizer else "--",
+                    label=f"{spoken}: {settings(chosen[label])}",
                 )
             if label in paper:
                 told = "" if label in chosen else f"{optimizer}: the paper's values only"

@@ -31,12 +31,13 @@ def best(runs: Sequence[Outcome], epoch: int | None = None) -> dict[str, Outcome
 
 @dataclass(frozen=True)
 class Ranking:
-    """The order of the curves by their last costs, the lowest first.
+    """The order of the curves by their costs, the lowest first.
 
     Attributes:
         variant: What the curves have in common, ``"dropout"`` or nothing.
         ours: Here.
         paper: In the paper, of the same curves.
+        epoch: After so many epochs in the paper: of those told for all curves the one nearest to ours.
         agreeing: How many of the pairs of curves are in the same order.
         pairs: Of so many.
     """
@@ -44,6 +45,7 @@ class Ranking:
     variant: str
     ours: Sequence[str]
     paper: Sequence[str]
+    epoch: int
     agreeing: int
     pairs: int
 
@@ -56,16 +58,20 @@ class Ranking:
 def rankings(name: str, runs: Sequence[Outcome]) -> list[Ranking]:
     """The rankings of an experiment whose curves are the paper's: one, or one for each variant."""
     ends = {label: run["costs"][-1] for label, run in best(runs).items()}
-    paper = {label: curve[max(curve)] for label, curve in CURVES[name].items() if label in ends}
+    epochs = max(len(run["costs"]) for run in runs)
+    told = {label: curve for label, curve in CURVES[name].items() if label in ends}
     found = []
-    for variant in dict.fromkeys(label.partition(", ")[2] for label in paper):
-        labels = [label for label in paper if label.partition(", ")[2] == variant]
+    for variant in dict.fromkeys(label.partition(", ")[2] for label in told):
+        labels = [label for label in told if label.partition(", ")[2] == variant]
         if len(labels) < 2:
             continue
+        common = set.intersection(*(set(told[label]) for label in labels))
+        epoch = min(common, key=lambda one: abs(one - epochs))
+        paper = {label: told[label][epoch] for label in labels}
         pairs = list(combinations(labels, 2))
         agreeing = sum((ends[a] < ends[b]) == (paper[a] < paper[b]) for a, b in pairs)
         ours, theirs = sorted(labels, key=ends.__getitem__), sorted(labels, key=paper.__getitem__)
-        found.append(Ranking(variant, ours, theirs, agreeing, len(pairs)))
+        found.append(Ranking(variant, ours, theirs, epoch, agreeing, len(pairs)))
     return found
 
 

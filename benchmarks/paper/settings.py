@@ -13,7 +13,7 @@ Arguments = Mapping[str, Any]
 
 OPTIMIZERS: dict[str, tuple[str, Arguments]] = {
     "Adam": ("GpuAdam", {}),
-    "SGDNesterov": ("GpuSgd", {"nesterov": True}),
+    "SGDNesterov": ("GpuSgd", {"nesterov": True, "momentum": 0.9}),
     "AdaGrad": ("GpuAdaGrad", {}),
     "RMSProp": ("GpuRmsProp", {}),
     "AdaDelta": ("GpuAdaDelta", {}),
@@ -54,12 +54,14 @@ class Contender:
         optimizer: A key of `OPTIMIZERS`.
         settings: Arguments, of which the best are shown.
         model: What this curve's model has otherwise than the experiment's.
+        decays: Whether its learning rate decays, if otherwise than the experiment's.
     """
 
     label: str
     optimizer: str
     settings: Sequence[Arguments]
     model: Arguments = field(default_factory=dict)
+    decays: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Experiment:
                     optimizer=optimizer,
                     arguments={**fixed, **arguments},
                     searched=tuple(arguments),
-                    decays=self.decays,
+                    decays=self.decays if contender.decays is None else contender.decays,
                     l2=self.l2,
                     epochs=amount.epochs,
                 )
