@@ -356,9 +356,12 @@ def test_bias_correction_is_compared_in_each_panel() -> None:
 
 def test_the_paper_told_a_value_for_every_curve() -> None:
     for name, experiment in EXPERIMENTS.items():
+        if name == "vae":
+            continue
         for scale in ("quick", "full"):
             labels = {contender.label for contender in experiment.scales[scale].contenders}
-            assert name == "vae" or labels <= set(CURVES[name]) == labels | (set(CURVES[name]) & {"SFO"})
+            # In brackets: a curve that the paper does not have.
+            assert {label for label in labels if "(" not in label} == set(CURVES[name]) - {"SFO"}
 
 
 def test_grids() -> None:

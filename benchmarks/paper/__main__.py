@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from typing import Any
 
 from benchmarks import report
 from gpu_adam.engines import EngineUnavailable
+from gpu_adam.engines.threads import thread_count
 from gpu_adam.train.backend import choose
 from gpu_adam.train.data import DataError
 
@@ -44,22 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = [*EXPERIMENTS, _THEORY]
+    names = [*EXPERIMENTS, *([_THEORY] if find_spec("benchmarks.paper.theory") else [])]
     parser = argparse.ArgumentParser(
         "python -m benchmarks.paper",
         description="Reproduce the figures of the Adam paper. A command that was stopped goes on where it was.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default all of {', '.join(names)}")
     scale = parser.add_mutually_exclusive_group()
-    for one, told in zip(
-        SCALES,
-        (
-            "seconds, for tests: nothing is meant",
-            "15 minutes on two cores (the default)",
-            "the paper's: hours on a GPU",
-        ),
-        strict=True,
-    ):
+    for one, told in SCALES.items():
         scale.add_argument(f"--{one}", dest="scale", action="store_const", const=one, help=told)
     parser.add_argument(
         "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="the folder of the data (%(default)s)"
@@ -85,6 +77,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"no experiment is called {', '.join(unknown)}: use {', '.join(names)}")
     if options.jobs is not None and options.jobs < 0:
         parser.error("--jobs: at least 0")
+    no_torch = find_spec("torch") is None
+    if no_torch and "cnn" in options.names:
+        parser.error("cnn: needs PyTorch, which is not installed")
+    if no_torch and not options.names:
+        print("cnn is left out: it needs PyTorch, which is not installed", file=sys.stderr)
+        names.remove("cnn")
     options.names = options.names or names
     return options
 
@@ -108,10 +106,12 @@ def _run(options: argparse.Namespace, backend: Any, prints: dict[str, str]) -> N
             _save(results, run.experiment, options.scale, {**found, **where})
             page.write(results, options.out / "RESULTS.md")
 
-    jobs = len(os.sched_getaffinity(0)) if options.jobs is None else options.jobs
+    jobs = thread_count() if options.jobs is None else options.jobs
     tasks = [(run, EXPERIMENTS[name].data) for name, each in runs.items() for run in each]
-    run_all(tasks, options.data_dir, options.out / "runs", backend, jobs if device == "cpu" else 0, done)
-    if _THEORY in options.names and find_spec("benchmarks.paper.theory"):
+    # Apart, since a CPU and a GPU add in different orders.
+    folder = options.out / "runs" / device
+    run_all(tasks, options.data_dir, folder, backend, jobs if device == "cpu" else 0, done)
+    if _THEORY in options.names:
         from . import theory
 
         found = theory.measure(options.scale != "full")

@@ -21,6 +21,8 @@ COLOURS = {
     "AdaDelta": "#ff7f0e",
     "SFO": "#555555",
 }
+_VAE_LOSSES = (95, 230)
+"""Of the axis: what the paper's figure shows, and what few steps come to."""
 _LINEAR = ("logistic-mnist", "logistic-imdb")
 
 
@@ -91,29 +93,30 @@ def _vae(found: Mapping[str, Any]) -> Figure:
     marks = [epoch for epoch in VAE if epoch <= found["epochs"]] or [found["epochs"]]
     figure = Figure(figsize=(12, 3.4 * len(BETAS1) * len(marks) + 0.8), layout="constrained")
     rows = [(epoch, beta1) for epoch in marks for beta1 in BETAS1]
-    panels = figure.subplots(len(rows), len(BETAS2), sharex=True, squeeze=False)
+    panels = figure.subplots(len(rows), len(BETAS2), sharex=True, sharey=True, squeeze=False)
     for (epoch, beta1), line in zip(rows, panels, strict=True):
         told = VAE[min(VAE, key=lambda known: abs(known - epoch))]
         for beta2, axes in zip(BETAS2, line, strict=True):
-            heights = []
             for corrected, colour in ((True, COLOURS["Adam"]), (False, COLOURS["SGDNesterov"])):
                 label = vae_label(beta1, beta2, corrected)
-                points = sorted(
-                    (log10(run["chosen"]["lr"]), run["costs"][epoch - 1])
-                    for run in found["runs"]
-                    if run["label"] == label and run["diverged"] is None
+                runs = [run for run in found["runs"] if run["label"] == label]
+                ended = {log10(run["chosen"]["lr"]): run["costs"] for run in runs if run["diverged"] is None}
+                points = [(at, ended[at][epoch - 1]) for at in sorted(ended)]
+                spoken = "with" if corrected else "without"
+                axes.plot(
+                    *(zip(*points, strict=True) if points else ((), ())),
+                    ".-",
+                    color=colour,
+                    label=f"{spoken} bias correction",
                 )
-                spoken = f"{'with' if corrected else 'without'} bias correction"
-                if points:
-                    axes.plot(*zip(*points, strict=True), ".-", color=colour, label=spoken)
-                    heights += [value for _, value in points]
                 mark = told[beta1, beta2][0 if corrected else 1]
                 if mark is not None:
-                    axes.plot(
-                        mark[1], mark[0], "o", color=colour, mfc="none", label=f"the paper's best {spoken.split()[0]}"
-                    )
-                    heights.append(mark[0])
-            axes.set_ylim(min(heights) - 8, min(max(heights) + 8, min(heights) + 120))
+                    axes.plot(mark[1], mark[0], "o", color=colour, mfc="none", label=f"the paper's best {spoken}")
+                gone = [log10(run["chosen"]["lr"]) for run in runs if run["diverged"] is not None]
+                if gone:  # on the upper edge, whatever the scale
+                    across = axes.get_xaxis_transform()
+                    axes.plot(gone, [0.97] * len(gone), "x", color=colour, transform=across, label=f"diverged {spoken}")
+            axes.set_ylim(*_VAE_LOSSES)
             axes.set_title(f"β1={beta1:g}, β2={beta2:g}, {epoch} epochs", fontsize=9)
             axes.grid(alpha=0.3)
     for axes in panels[-1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -136,6 +137,14 @@ def _begin(epochs: Any) -> None:
     global _epochs
     _epochs = epochs
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends the process at once, and prints nothing
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A parent that is killed cannot say so, and its children would wait for work for ever.
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(run: Run, dataset: str, data_dir: Path, folder: Path) -> training.Result:

@@ -20,7 +20,12 @@ OPTIMIZERS: dict[str, tuple[str, Arguments]] = {
 }
 """The paper's names: the class in `gpu_adam`, and the arguments that are not searched for."""
 
-SCALES = ("tiny", "quick", "full")
+SCALES = {
+    "tiny": "seconds, for tests: nothing is meant",
+    "quick": "within 15 minutes on two cores (the default)",
+    "full": "the paper's epochs, all examples and a dense grid: many hours on a GPU",
+}
+"""From the smallest to the largest."""
 BATCH = 128
 REVISION = 1
 """To be raised where the same settings come to mean another computation, so that older results are not taken for new ones."""
