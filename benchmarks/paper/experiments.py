@@ -148,11 +148,11 @@ EXPERIMENTS: dict[str, Experiment] = {
                 24,
                 _contenders(
                     {
-                        "Adam": grid(lr=[3e-4, 1e-3]),
-                        "SGDNesterov": grid(lr=[0.01, 0.03], momentum=[0.9]),
-                        "AdaGrad": grid(lr=[0.01, 0.03]),
-                        "RMSProp": grid(lr=[3e-4, 1e-3], alpha=[0.99]),
-                        "AdaDelta": grid(lr=[1.0, 3.0], eps=[1e-6]),
+                        "Adam": grid(lr=[7e-4, 1e-3, 1.4e-3]),
+                        "SGDNesterov": grid(lr=[0.035, 0.05, 0.07], momentum=[0.9]),
+                        "AdaGrad": grid(lr=[0.007, 0.01, 0.014]),
+                        "RMSProp": grid(lr=[7e-4, 1e-3, 1.4e-3], alpha=[0.99]),
+                        "AdaDelta": grid(lr=[0.7, 1.0, 1.4], eps=[1e-6]),
                     }
                 ),
                 10_000,
@@ -184,7 +184,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         l2=1e-6,
         scales={
             "tiny": Scale(2, _contenders({"Adam": grid(lr=[0.001])}), 256),
-            "quick": Scale(25, _contenders({"Adam": grid(lr=decades(-4, -3))}), 10_000),
+            "quick": Scale(25, _contenders({"Adam": grid(lr=[5e-4, 1e-3, 2e-3])}), 10_000),
             "full": Scale(25, _contenders({"Adam": grid(lr=decades(-5, -2, 4))})),
         },
         choices="Pixels from 0 to 1; He's initialisation; an L2 penalty of 1e-6/2·‖w‖² on the weights. SFO, not an optimizer of this "
