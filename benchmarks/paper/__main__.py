@@ -16,7 +16,7 @@ from gpu_adam.engines.threads import thread_count
 from gpu_adam.train.backend import choose
 from gpu_adam.train.data import DataError
 
-from . import data, figures, page
+from . import data, figures, page, theory
 from .experiments import EXPERIMENTS
 from .pool import run_all
 from .settings import SCALES, Run
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = [*EXPERIMENTS, *([_THEORY] if find_spec("benchmarks.paper.theory") else [])]
+    names = [*EXPERIMENTS, _THEORY]
     parser = argparse.ArgumentParser(
         "python -m benchmarks.paper",
         description="Reproduce the figures of the Adam paper. A command that was stopped goes on where it was.",
@@ -112,8 +112,6 @@ def _run(options: argparse.Namespace, backend: Any, prints: dict[str, str]) -> N
     folder = options.out / "runs" / device
     run_all(tasks, options.data_dir, folder, backend, jobs if device == "cpu" else 0, done)
     if _THEORY in options.names:
-        from . import theory
-
         found = theory.measure(options.scale != "full")
         theory.draw(found, results / f"{options.scale}-{_THEORY}.png")
         _json(results / f"{options.scale}-{_THEORY}.json", {"scale": options.scale, **where, "results": found})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import theory
 from .experiments import BETAS1, EXPERIMENTS
 from .figures import amount, settings
 from .published import CURVES, VAE
@@ -101,8 +102,6 @@ def _gap(panel: Correction) -> float:
 
 def _section(name: str, result: Mapping[str, Any]) -> str:
     if name == "theory":
-        from . import theory
-
         return f"## theory\n\n![theory](results/{result['scale']}-theory.png)\n\n{theory.table(result['results'])}\n"
     experiment = EXPERIMENTS[name]
     diverged = sum(run["diverged"] is not None for run in result["runs"])
