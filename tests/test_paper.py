@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
 from benchmarks.paper import __main__ as program
-from benchmarks.paper import data, page, pool, training
+from benchmarks.paper import data, page, pool, theory, training
 from benchmarks.paper.experiments import EXPERIMENTS, vae_label
 from benchmarks.paper.published import CURVES
 from benchmarks.paper.results import best, corrections, rankings
@@ -115,6 +115,17 @@ def test_processes_compute_what_one_does(folder: Path, tmp_path: Path) -> None:
     ]
     # One thread and several add in different orders.
     np.testing.assert_allclose(*curves, rtol=1e-3)
+
+
+def test_the_theory_is_on_the_page(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(theory, "measure", lambda quick: asked.append(quick) or {"told": "regret"})
+    monkeypatch.setattr(theory, "draw", lambda results, path: path.write_bytes(PNG))
+    monkeypatch.setattr(theory, "table", lambda results: f"| {results['told']} |")
+    assert command(folder, tmp_path, "theory") == 0
+    assert asked == [True]
+    assert "| regret |" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert (tmp_path / "results" / "tiny-theory.png").is_file()
 
 
 @pytest.mark.parametrize(
