@@ -23,7 +23,8 @@ COLOURS = {
 }
 _VAE_LOSSES = (95, 230)
 """Of the axis: what the paper's figure shows, and what few steps come to."""
-_LINEAR = ("logistic-mnist", "logistic-imdb")
+_LIMITS = {"logistic-mnist": (0.24, 0.7), "logistic-imdb": (0.225, 0.7)}
+"""Of the axis of costs, where the first epochs of poor settings would push all else together."""
 
 
 def draw(name: str, found: Mapping[str, Any], path: Path) -> None:
@@ -72,13 +73,17 @@ def _curves(name: str, found: Mapping[str, Any]) -> Figure:
                     label=told or None,
                 )
         axes.plot([], [], "o", color="black", mfc="none", label="the paper's values")
-        axes.set_yscale("linear" if name in _LINEAR else "log")
+        axes.set_yscale("log")
+        if name in _LIMITS:
+            axes.set_ylim(*_LIMITS[name])
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("epoch")
         axes.set_ylabel(
             "training cost" + (", dropout noise included" if variant or "dropout" in found["noise"] else "")
         )
         axes.set_title(f"with {variant}" if variant else "without dropout" if len(variants) > 1 else "", fontsize=10)
-        axes.grid(alpha=0.3)
+        axes.grid(which="both", alpha=0.3)
         axes.legend(fontsize=8)
     figure.suptitle(f"{found['title']} ({found['figure']})\n{amount(found)}", fontsize=11)
     return figure
@@ -118,7 +123,7 @@ def _vae(found: Mapping[str, Any]) -> Figure:
                     axes.plot(gone, [0.97] * len(gone), "x", color=colour, transform=across, label=f"diverged {spoken}")
             axes.set_ylim(*_VAE_LOSSES)
             axes.set_title(f"β1={beta1:g}, β2={beta2:g}, {epoch} epochs", fontsize=9)
-            axes.grid(alpha=0.3)
+            axes.grid(which="both", alpha=0.3)
     for axes in panels[-1]:
         axes.set_xlabel("log10 α")
     for line in panels:

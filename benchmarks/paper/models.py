@@ -45,7 +45,7 @@ class OfArrays:
     """What models over NumPy and CuPy have in common."""
 
     xp: Any
-    dtype: DTypeLike
+    dtype: np.dtype[Any]
 
     def place(self, values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         return {name: self.xp.array(value, self.dtype) for name, value in values.items()}
@@ -59,7 +59,7 @@ class OfArrays:
 
     def grey(self, pixels: Any) -> Any:
         """Bytes as numbers from 0 to 1."""
-        return pixels.astype(self.dtype) * np.asarray(1 / 255, self.dtype)
+        return pixels.astype(self.dtype) * self.dtype.type(1 / 255)
 
 
 class Perceptron(OfArrays):
@@ -118,13 +118,13 @@ class Perceptron(OfArrays):
                 # An input is above 0 where the unit was neither off nor dropped.
                 delta = delta @ params[f"w{k}"].T * (inputs[k] > 0)
                 if self._dropout[k]:
-                    delta *= np.asarray(1 / (1 - self._dropout[k]), self.dtype)
+                    delta *= self.dtype.type(1 / (1 - self._dropout[k]))
         return cost
 
     def kept(self, shape: tuple[int, ...], rate: float, random: np.random.Generator) -> Any:
         """What dropout multiplies by: 0, or 1/(1-rate), which leaves the mean as it is."""
         kept = random.random(shape, dtype=np.float32) >= np.float32(rate)
-        return self.xp.asarray(kept) * np.asarray(1 / (1 - rate), self.dtype)
+        return self.xp.asarray(kept) * self.dtype.type(1 / (1 - rate))
 
 
 class SparseLogistic(OfArrays):
@@ -163,7 +163,7 @@ class SparseLogistic(OfArrays):
         review = xp.asarray(np.repeat(np.arange(len(chosen)), lengths))
         kept = xp.asarray(random.random(total, dtype=np.float32) >= np.float32(self._dropout))
         words = self._words[at]
-        values = self._values[at] * kept * np.asarray(1 / (1 - self._dropout), self.dtype)
+        values = self._values[at] * kept * self.dtype.type(1 / (1 - self._dropout))
         labels = self._labels[xp.asarray(chosen)]
         sums = xp.bincount(review, weights=values * params["w0"][words], minlength=len(chosen)) + params["b0"]
         cost = (softplus(xp, sums) - labels * sums).mean()
