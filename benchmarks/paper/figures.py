@@ -23,7 +23,7 @@ COLOURS = {
 }
 _VAE_LOSSES = (95, 230)
 """Of the axis: what the paper's figure shows, and what few steps come to."""
-_LIMITS = {"logistic-mnist": (0.24, 0.7), "logistic-imdb": (0.225, 0.7)}
+_LIMITS = {"logistic-mnist": (0.24, 0.7), "logistic-imdb": (0.225, 0.7), "cnn": (2e-4, 12)}
 """Of the axis of costs, where the first epochs of poor settings would push all else together."""
 
 
@@ -76,6 +76,7 @@ def _curves(name: str, found: Mapping[str, Any]) -> Figure:
         axes.set_yscale("log")
         if name in _LIMITS:
             axes.set_ylim(*_LIMITS[name])
+        if name.startswith("logistic"):  # over less than a decade powers of ten are few
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("epoch")

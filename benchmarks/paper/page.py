@@ -75,7 +75,8 @@ def _lowest(name: str, result: Mapping[str, Any]) -> str:
     told = []
     for one in ranked:
         first, second, *_ = one.ours
-        told.append(f"{first}, {ends[second] / ends[first] - 1:.2%} below {second.partition(',')[0]}")
+        more = ends[second] / ends[first] - 1
+        told.append(f"{first} ({second.partition(',')[0]} {more:{'.2%' if more < 0.1 else '.0%'}} higher)")
     return "; ".join(told)
 
 
@@ -104,7 +105,6 @@ def _gap(panel: Correction) -> float:
 def _section(name: str, result: Mapping[str, Any]) -> str:
     experiment = EXPERIMENTS[name]
     diverged = sum(run["diverged"] is not None for run in result["runs"])
-    minutes = sum(run["seconds"] for run in result["runs"]) / 60
     machine, versions = result["machine"], result["versions"]
     unit = "core" if result["device"] == "cpu" else "GPU"
     packages = ", ".join(f"{key} {versions[key]}" for key in _PACKAGES if key in versions)
@@ -121,7 +121,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     ]
     lines += _remarks(name, result)
     lines += [
-        f"{len(result['runs'])} runs, {diverged} of them diverged; {minutes:.1f} minutes in all, each on one {unit}: {where}.",
+        f"{len(result['runs'])} runs, {diverged} of them diverged, each on one {unit}: {where}.",
         "",
     ]
     return "\n".join(lines)
@@ -161,15 +161,30 @@ def _scales() -> str:
 
 def _remarks(name: str, result: Mapping[str, Any]) -> list[str]:
     if name == "vae":
-        return []
+        panels = corrections(result["runs"])
+        ours = [
+            min((best[0] for best in bests if best is not None), default=float("nan"))
+            for bests in ([one.with_correction for one in panels], [one.without for one in panels])
+        ]
+        gaps = ", ".join(f"{_gap(one):+.1f} (β1={one.beta1:g}, β2={one.beta2:g})" for one in panels)
+        return [
+            f"The lowest loss of all is {ours[0]:.1f} with bias correction and {ours[1]:.1f} without. Without it the best of a panel changes by "
+            f"{gaps}.",
+            "",
+        ]
     lowest, ranked = best(result["runs"]), rankings(name, result["runs"])
     lines = []
-    if "Adam" in lowest and result["epochs"] >= max(CURVES[name]["Adam"]):
-        ours, paper = lowest["Adam"]["costs"][-1], CURVES[name]["Adam"][max(CURVES[name]["Adam"])]
-        lines += [f"Adam ends at {ours:.4g}; the paper's at {paper:.4g} ({ours / paper - 1:+.1%}).", ""]
+    last = max(CURVES[name].get("Adam", {0: 0.0}))
+    if "Adam" in lowest and result["epochs"] >= last and result["examples"] == result["paper"][1]:
+        ours, paper = lowest["Adam"]["costs"][last - 1], CURVES[name]["Adam"][last]
+        lines += [
+            f"After {last} epochs Adam is at {ours:.4g}, and in the paper at {paper:.4g} ({ours / paper - 1:+.1%}).",
+            "",
+        ]
     for one in ranked:
+        ours, paper = (" < ".join(label.partition(",")[0] for label in labels) for labels in (one.ours, one.paper))
         told = f"With {one.variant} here" if one.variant else "Here"
-        lines += [f"{told} {' < '.join(one.ours)}; in the paper after {one.epoch} epochs {' < '.join(one.paper)}.", ""]
+        lines += [f"{told} {ours}; in the paper after {one.epoch} epochs {paper}.", ""]
     if EXPERIMENTS[name].doubts and any(one.agreeing < one.pairs for one in ranked):
         lines += [EXPERIMENTS[name].doubts, ""]
     return lines
