@@ -92,7 +92,11 @@ def _curves(name: str, found: Mapping[str, Any]) -> Figure:
 
 def settings(run: Mapping[str, Any]) -> str:
     """The arguments that were searched over, as text."""
-    return ", ".join(f"{name} {value:g}" for name, value in run["chosen"].items() if isinstance(value, (int, float)))
+    told = []
+    for name, value in run["chosen"].items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        told.append(f"{name} {', '.join(f'{one:g}' for one in values)}")
+    return ", ".join(told)
 
 
 def _vae(found: Mapping[str, Any]) -> Figure:

@@ -151,7 +151,7 @@ def _scales() -> str:
     for name, experiment in EXPERIMENTS.items():
         told = ["{} epochs of {:,} examples".format(*experiment.paper)]
         for scale in scales:
-            amount = experiment.scales[scale]
+            amount = experiment.amount(scale)
             runs = sum(len(contender.settings) for contender in amount.contenders)
             examples = "all" if amount.examples is None else f"{amount.examples:,}"
             told.append(f"{amount.epochs} epochs of {examples}; {runs} runs")
@@ -167,11 +167,8 @@ def _remarks(name: str, result: Mapping[str, Any]) -> list[str]:
             for bests in ([one.with_correction for one in panels], [one.without for one in panels])
         ]
         gaps = ", ".join(f"{_gap(one):+.1f} (β1={one.beta1:g}, β2={one.beta2:g})" for one in panels)
-        return [
-            f"The lowest loss of all is {ours[0]:.1f} with bias correction and {ours[1]:.1f} without. Without it the best of a panel changes by "
-            f"{gaps}.",
-            "",
-        ]
+        lowest = f"The lowest loss of all is {ours[0]:.1f} with bias correction and {ours[1]:.1f} without."
+        return [f"{lowest} Without it the best of a panel changes by {gaps}.", ""]
     lowest, ranked = best(result["runs"]), rankings(name, result["runs"])
     lines = []
     last = max(CURVES[name].get("Adam", {0: 0.0}))

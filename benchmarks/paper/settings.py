@@ -23,6 +23,7 @@ OPTIMIZERS: dict[str, tuple[str, Arguments]] = {
 SCALES = {
     "tiny": "seconds, for tests: nothing is meant",
     "quick": "within 15 minutes on two cores (the default)",
+    "long": "two hours on two cores: the paper's first 10 to 25 epochs where all are too many",
     "full": "the paper's epochs, all examples and a dense grid: many hours on a GPU",
 }
 """From the smallest to the largest."""
@@ -94,7 +95,7 @@ class Experiment:
         data: A key of `data.SOURCES`.
         kind: Which model; see `training.build`.
         model: Its arguments.
-        scales: How much of it is run, by scale.
+        scales: How much of it is run, by scale; without a ``"long"`` one that is the full one.
         paper: The paper's epochs and examples.
         decays: Whether the learning rate of step t is α/√t.
         l2: The strength of the L2 penalty l2/2·‖w‖² on the weights, not on the biases. The costs shown do not include it.
@@ -114,9 +115,13 @@ class Experiment:
     choices: str = ""
     doubts: str = ""
 
+    def amount(self, scale: str) -> Scale:
+        """How much of it a scale takes."""
+        return self.scales[scale] if scale in self.scales else self.scales["full"]
+
     def runs(self, name: str, scale: str, data: str) -> Iterator[Run]:
         """Every run of a scale, on data of that fingerprint."""
-        amount = self.scales[scale]
+        amount = self.amount(scale)
         for contender in amount.contenders:
             optimizer, fixed = OPTIMIZERS[contender.optimizer]
             for arguments in contender.settings:
