@@ -197,7 +197,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         l2=1e-6,
         scales={
             "tiny": Scale(2, _contenders({"Adam": grid(lr=[0.001])}), 256),
-            "quick": Scale(25, _contenders({"Adam": grid(lr=[5e-4, 1e-3])})),
+            "quick": Scale(25, _contenders({"Adam": grid(lr=[5e-4, 1e-3, 2e-3])}), 10_000),
             "full": Scale(25, _contenders({"Adam": grid(lr=decades(-5, -2, 4))})),
         },
         choices="Pixels from 0 to 1; He's initialisation; an L2 penalty of 1e-6/2·‖w‖² on the weights. SFO, not an optimizer of this "
@@ -216,9 +216,9 @@ EXPERIMENTS: dict[str, Experiment] = {
                 24,
                 _with_dropout(
                     {
-                        "Adam": grid(lr=[3e-4, 5e-4]),
-                        "SGDNesterov": grid(lr=[0.004, 0.006], momentum=[0.9]),
-                        "AdaGrad": grid(lr=[0.003, 0.01]),
+                        "Adam": grid(lr=[2e-4, 3e-4, 5e-4]),
+                        "SGDNesterov": grid(lr=[0.004, 0.006, 0.009], momentum=[0.9]),
+                        "AdaGrad": grid(lr=[0.003, 0.006, 0.01]),
                     },
                     (0.2, 0.5),
                 ),
@@ -228,9 +228,9 @@ EXPERIMENTS: dict[str, Experiment] = {
                 20,
                 _with_dropout(
                     {
-                        "Adam": grid(lr=[3e-4, 5e-4]),
-                        "SGDNesterov": grid(lr=[0.004, 0.006], momentum=[0.9]),
-                        "AdaGrad": grid(lr=[0.003, 0.01]),
+                        "Adam": grid(lr=[2e-4, 3e-4, 5e-4]),
+                        "SGDNesterov": grid(lr=[0.004, 0.006, 0.009], momentum=[0.9]),
+                        "AdaGrad": grid(lr=[0.003, 0.006, 0.01]),
                     },
                     (0.2, 0.5),
                 ),
