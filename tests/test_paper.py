@@ -139,12 +139,25 @@ def test_the_theory_is_on_the_page(folder: Path, tmp_path: Path, monkeypatch: py
 def test_missing_data_is_named_with_where_to_get_it(
     name: str, file: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if name == "cnn":
+        pytest.importorskip("torch")
     (tmp_path / "mnist").mkdir()
     assert command(tmp_path, tmp_path / "out", name) == 1
     told = capsys.readouterr().err
     assert file in told
     assert where in told
     assert str(tmp_path) in told
+
+
+def test_without_torch_the_network_that_needs_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        command(tmp_path, tmp_path, "cnn")
+    assert "PyTorch" in capsys.readouterr().err
+    assert command(tmp_path, tmp_path) == 1  # for want of data
+    assert "cnn is left out" in capsys.readouterr().err
 
 
 def test_an_unknown_experiment_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
