@@ -183,8 +183,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             ),
         },
         choices="Pixels from 0 to 1; dropout of 20 % of the input and 50 % of each hidden layer; He's initialisation; no L2 penalty.",
-        doubts="A run of the quick scale takes 1,884 steps and one of the paper 93,800. After so few, Adam, RMSProp and AdaGrad are within "
-        "3 % of each other here (Adam with β2 = .99 too), which is less than an epoch moves them. In the paper Adam's lead grows with "
+        doubts="A run of the quick scale takes 1,884 steps and one of the paper 93,800. After so few, Adam, RMSProp and AdaGrad are about "
+        "3 % apart here (Adam with β2 = .99 too), which is less than an epoch moves them. In the paper Adam's lead grows with "
         "training: over RMSProp from 5 % after 25 epochs to a factor of two after 200.",
     ),
     "mlp-deterministic": Experiment(

@@ -22,7 +22,8 @@ Figures 1 to 4 of *Adam: A Method for Stochastic Optimization* (Kingma and Ba, a
 - All optimizers of an experiment begin with the same parameters and see the same mini-batches (of {batch}) and the same dropout masks.
   Models compute in float32.
 - Each optimizer is run with every setting of its grid (`experiments.py`), and the one with the lowest training cost in the last epoch is
-  shown. A run whose cost is not finite is counted as diverged and never shown.
+  shown. A run whose cost is not finite is counted as diverged and never shown. The grids of the quick scale are small, around what a
+  coarser search found.
 - The training cost of an epoch is the mean over its mini-batches, each at the parameters before its step: with the noise of dropout where
   there is dropout, and without the L2 term.
 - Not stated in the paper: learning rates, momentum, the strength of L2, the MLP's and the CNN's dropout rates, initialisation. What was
