@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from gpu_adam import GpuOptimizer, optimizers
@@ -16,8 +17,8 @@ from gpu_adam.kernels.rules import Rule
 from gpu_adam.plan import GPU_POLICY, Family, Policy, Specialization
 from gpu_adam.prologue import LEAF_THREADS, PROLOGUE_THREADS
 
-from .machines import ARCHITECTURES, MACHINES
-from .model import Work, in_flight, predict, resident_blocks
+from .machines import ARCHITECTURES, MACHINES, Machine
+from .model import WARP, Work, in_flight, predict, resident_blocks, wanted
 from .sass import Code, Step, count, disassemble
 
 RULES: dict[str, Rule] = {
@@ -65,11 +66,6 @@ class Subject:
         """A name that says all of it but the geometry."""
         return f"measure_{self.measured}" if self.measured else self.kernel.name
 
-    def expression(self) -> str:
-        """Its kernel in C++."""
-        return nvrtc.expression_of(self.kernel)
-
-
 def _update(family: Family, rule: Rule, param: Format, average: bool = False, policy: Policy = GPU_POLICY) -> Subject:
     kind = Specialization(family, rule, param, param, param.itemsize == 2, average)
     return Subject(UpdateKernel(kind, policy.threads, policy.vectors))
@@ -96,14 +92,15 @@ def subjects() -> Iterator[Subject]:
         yield Subject(PrologueKernel(ADAM), measured)
 
 
-def compiled(subject: Subject, architecture: int) -> Code:
-    """Its machine code."""
-    _, binary = nvrtc.build(nvrtc.files_of(subject.kernel), [subject.expression()], f"sm_{architecture}")
+@lru_cache(maxsize=4)
+def compiled(kernel: Kernel, architecture: int) -> Code:
+    """Its machine code; the last few are kept, because a prologue is asked for once for each format."""
+    _, binary = nvrtc.build(nvrtc.files_of(kernel), [nvrtc.expression_of(kernel)], f"sm_{architecture}")
     return disassemble(binary)
 
 
 WIDE, NARROW = r"(LDG|STG)\.E\.EF\.128.*", r"(LDG|STG)\.E\.EF(?!\.128).*"
-MEASURED_WIDE, MEASURED_NARROW = r"LDG\.E\.128\.CONSTANT", r"LDG\.E\.(U16\.|64\.)?CONSTANT"
+MEASURED_WIDE, MEASURED_NARROW = r"LDG\.E\.128\.CONSTANT.*", r"LDG\.E\.(U16\.|64\.)?CONSTANT.*"
 
 
 def fast_path(subject: Subject, code: Code) -> tuple[list[Step], int | None]:
@@ -112,7 +109,7 @@ def fast_path(subject: Subject, code: Code) -> tuple[list[Step], int | None]:
         return _measuring(subject.measured, code)
     if subject.family == "strided":
         # Element by element: the streaming hint tells the data from the table.
-        path = code.fast_path(r"(LDG|STG)\.E\.EF.*", "none")
+        path = code.fast_path(r"(LDG|STG)\.E\.EF.*", "none", looping=True)
     else:
         path = code.fast_path(WIDE, NARROW)
     data = [step for step in path if ".EF" in step.instruction.opcode and step.works]
@@ -122,13 +119,15 @@ def fast_path(subject: Subject, code: Code) -> tuple[list[Step], int | None]:
 def _measuring(format: Format, code: Code) -> tuple[list[Step], int | None]:
     # Each format has a loop of its own, known by what it does with eight vectors of 16 bytes: how many elements it adds, and how it
     # widens them.
-    for loop in code.loops:
+    for loop, blocks in code.loops.items():
+        opcodes = [code.instructions[k].opcode for block in blocks for k in code.blocks[block]]
+        if sum(opcode.startswith("LDG.E.128.CONSTANT") for opcode in opcodes) != 8:
+            continue
         path = code.fast_path(MEASURED_WIDE, MEASURED_NARROW, within=loop)
         inside = Counter(step.instruction.opcode for step in path if loop in step.loops)
         halves = any(opcode.startswith("HADD2.F32") for opcode in inside)
-        if inside["LDG.E.128.CONSTANT"] == 8 and inside["DFMA"] == 8 * 16 // format.itemsize:
-            if format.itemsize != 2 or halves == (format is FLOAT16):
-                return path, loop
+        if inside["DFMA"] == 8 * 16 // format.itemsize and (format.itemsize != 2 or halves == (format is FLOAT16)):
+            return path, loop
     raise LookupError(f"no loop measures {format}")
 
 
@@ -175,43 +174,49 @@ def _repeated(steps: list[Step], loop: int | None, more: int) -> Counter[str]:
 
 def entry(subject: Subject, architecture: int) -> dict[str, Any]:
     """A row of the ledger, for JSON."""
-    code = compiled(subject, architecture)
+    code = compiled(subject.kernel, architecture)
     work = work_of(subject, code)
-    path, _ = fast_path(subject, code)
     blocks = resident_blocks(architecture, work.threads, work.registers, work.shared)
-    row: dict[str, Any] = {
+    return {
         "kernel": subject.name,
         "family": subject.family,
         "architecture": architecture,
+        "compiler": code.compiler,
         "registers": code.registers,
         "stack": code.stack,
         "shared": code.shared,
         "threads": work.threads,
         "blocks": blocks,
-        "occupancy": round(blocks * work.threads / 32 / ARCHITECTURES[architecture].warps, 3),
+        "occupancy": round(blocks * work.threads / WARP / ARCHITECTURES[architecture].warps, 3),
         "elements": work.elements,
         "turns": work.turns,
         "read": work.read,
         "written": work.written,
         "in_flight": in_flight(work, architecture),
-        "slow": sum(step.instruction.base == "CALL" and step.instruction.target is None for step in path),
         "setup": work.setup,
         "turn": work.turn,
+        "predictions": {
+            machine.name: predicted(work, machine) for machine in MACHINES if machine.architecture == architecture
+        },
     }
-    for machine in MACHINES:
-        if machine.architecture == architecture:
-            found = predict(work, machine)
-            row["prediction"] = {
-                "machine": machine.name,
-                "nanoseconds": round(found.nanoseconds, 7),
-                "binds": found.binds,
-                "share": round(found.share, 4),
-                "of_copy": round(found.of_copy, 4),
-                "next": [found.next[0], round(found.next[1], 3)],
-            }
-    return row
+
+
+def predicted(work: Work, machine: Machine) -> dict[str, Any]:
+    """A prediction, for JSON."""
+    found = predict(work, machine)
+    second, behind = found.next
+    return {
+        "nanoseconds": float(f"{found.nanoseconds:.4g}"),
+        "binds": found.binds,
+        "share": round(found.share, 3),
+        "of_copy": round(found.of_copy, 3),
+        "next": [second, round(behind, 2)],
+        "in_flight_to_wanted": round(in_flight(work, machine.architecture) / wanted(machine), 1),
+    }
 
 
 def policies() -> list[Policy]:
     """The geometries that are compared."""
-    return [replace(GPU_POLICY, threads=threads, vectors=vectors) for threads in (128, 256, 512) for vectors in (1, 2, 4)]
+    return [
+        replace(GPU_POLICY, threads=threads, vectors=vectors) for threads in (128, 256, 512) for vectors in (1, 2, 4)
+    ]

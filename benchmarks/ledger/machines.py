@@ -44,7 +44,7 @@ class Machine:
     """One GPU.
 
     Attributes:
-        name: Its name.
+        name: Its name, which its driver's name for it contains.
         architecture: Ten times its compute capability.
         processors: Multiprocessors.
         clock: GHz that it boosts to.
@@ -80,11 +80,13 @@ class Machine:
 # via Microbenchmarking" (2024). The latency under load and all of B200's are assumptions, on the long side; LEDGER.md says how far off
 # they may be before anything else binds.
 MACHINES = (
-    # NVIDIA A100 datasheet: 2,039 GB/s, 19.5 TFLOP/s single, 9.7 double, which is 108 x 64 and 108 x 32 lanes at 1.41 GHz.
+    # NVIDIA A100 (80 GB, SXM) datasheet: 2,039 GB/s, 19.5 TFLOP/s single, 9.7 double, which is 108 x 64 and 108 x 32 lanes at 1.41 GHz.
     # Copies are commonly reported at 1.75 to 1.80 TB/s.
-    Machine("A100-80GB SXM", 80, 108, 1.41, 2039, 0.87, 660, 190, fp32=64, fp64=32),
-    # NVIDIA H100 datasheet: 3.35 TB/s, 67 and 34 TFLOP/s, 132 multiprocessors: 1.98 GHz. Device-to-device copies move about 3.0 TB/s.
-    Machine("H100 SXM", 90, 132, 1.98, 3352, 0.90, 700, 140, fp32=128, fp64=64),
+    Machine("A100", 80, 108, 1.41, 2039, 0.87, 660, 190, fp32=64, fp64=32),
+    # NVIDIA H100 (SXM) datasheet: 3.35 TB/s, 67 and 34 TFLOP/s, 132 multiprocessors: 1.98 GHz. Device-to-device copies move about 3.0 TB/s.
+    Machine("H100", 90, 132, 1.98, 3352, 0.90, 700, 140, fp32=128, fp64=64),
+    # NVIDIA H200 datasheet: 4.8 TB/s, the rest as H100's. Device-to-device copies move about 4.3 TB/s.
+    Machine("H200", 90, 132, 1.98, 4800, 0.90, 700, 140, fp32=128, fp64=64),
     # NVIDIA Ada whitepaper: 1,008 GB/s, 82.6 TFLOP/s single, 1/64 of it double, 128 multiprocessors at 2.52 GHz.
     # Copies are commonly reported at 0.92 to 0.93 TB/s.
     Machine("RTX 4090", 89, 128, 2.52, 1008, 0.92, 600, 110, fp32=128, fp64=2, widening="fp64"),

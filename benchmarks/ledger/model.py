@@ -91,7 +91,7 @@ def wanted(machine: Machine) -> float:
 
     >>> from .machines import MACHINES
     >>> [round(wanted(machine) / 1024, 1) for machine in MACHINES]
-    [10.6, 15.6, 4.2, 38.0]
+    [10.6, 15.6, 22.4, 4.2, 38.0]
     """
     return machine.bandwidth * machine.copied * machine.latency / machine.processors
 
@@ -105,9 +105,9 @@ def bounds(work: Work, machine: Machine) -> dict[str, float]:
     kinds = work.per_element
     lanes = machine.processors * machine.clock
     multiply = kinds.get("multiply", 0) * (2 if machine.fp32 == 128 else 1)
-    convert = kinds.get("convert", 0)
-    double = kinds.get("fp64", 0) + (convert if machine.widening == "fp64" else 0)
-    special = kinds.get("special", 0) + (convert if machine.widening == "special" else 0)
+    widen = kinds.get("widen", 0)
+    double = kinds.get("fp64", 0) + (widen if machine.widening == "fp64" else 0)
+    special = kinds.get("special", 0) + kinds.get("convert", 0) + (widen if machine.widening == "special" else 0)
     blocks = resident_blocks(machine.architecture, work.threads, work.registers, work.shared)
     resident = machine.processors * blocks * work.threads
     steps = DEPENDENT / machine.clock
@@ -116,7 +116,7 @@ def bounds(work: Work, machine: Machine) -> dict[str, float]:
     return {
         "memory": work.moved / (machine.bandwidth * machine.copied),
         "issue": sum(kinds.values()) / (lanes * SCHEDULERS * WARP),
-        "fp32": (kinds.get("fp32", 0) + multiply) / (lanes * machine.fp32),
+        "fp32": (kinds.get("fp32", 0) + kinds.get("half", 0) + multiply) / (lanes * machine.fp32),
         "fp64": double / (lanes * machine.fp64),
         "integer": kinds.get("integer", 0) / (lanes * machine.integer),
         "special": special / (lanes * machine.special),

@@ -2,8 +2,8 @@
 
 The *fast path* is the way that a thread takes through the code when its tensor is aligned and its vectors are whole, and no operand is
 subnormal, infinite or NaN. It is found in the code, not known from the source: of all ways from the entry to an exit that go round each
-loop once, the one that makes the most of the accesses that were asked for (those of 16 bytes, with a streaming hint), enters the most
-loops, and of those the one with the fewest other accesses to the data and calls of slow paths, and of those the shortest. A predicate
+loop once, the one that makes the most of the accesses that were asked for (those of 16 bytes, with a streaming hint), and of those
+the one with the fewest other accesses to the data and calls of slow paths, and of those the shortest. A predicate
 that one instruction of the way has decided stays decided until it is written again, so that a way cannot take the fast side of a load
 and the slow side of the store that goes by the same predicate.
 
@@ -134,12 +134,14 @@ class Code:
         registers: Of a thread.
         stack: Bytes of local memory of a thread, which is where spilled registers go.
         shared: Bytes of shared memory of a block.
+        compiler: The version of what emitted it, to the last digit.
     """
 
     instructions: tuple[Instruction, ...]
     registers: int
     stack: int
     shared: int
+    compiler: str
 
     @cached_property
     def blocks(self) -> dict[int, range]:
@@ -201,13 +203,14 @@ class Code:
                     pending += leading[block]
         return loops
 
-    def fast_path(self, wanted: str, spared: str, within: int | None = None) -> list[Step]:
+    def fast_path(self, wanted: str, spared: str, *, within: int | None = None, looping: bool = False) -> list[Step]:
         """What a thread executes on its fast path, each loop once.
 
         Args:
             wanted: A pattern of the opcodes of which the path makes the most.
             spared: A pattern of other opcodes, of which it makes the fewest.
             within: The loop in which the wanted ones count; by default anywhere.
+            looping: Whether to enter as many loops as there are, after that.
         """
         wants, spares = re.compile(wanted), re.compile(spared)
         order, back = self.order
@@ -216,7 +219,7 @@ class Code:
         for block in order:
             inside = within is None or block in self.loops[within]
             for way in ways.pop(block, {}).values():
-                for after, arrived in self._through(block, way, wants if inside else None, spares):
+                for after, arrived in self._through(block, way, wants if inside else None, spares, looping):
                     if after is None:
                         exits.append(arrived)
                     elif (block, after) not in back:
@@ -234,12 +237,12 @@ class Code:
         return found
 
     def _through(
-        self, block: int, way: _Way, wants: re.Pattern[str] | None, spares: re.Pattern[str]
+        self, block: int, way: _Way, wants: re.Pattern[str] | None, spares: re.Pattern[str], looping: bool
     ) -> Iterable[tuple[int | None, _Way]]:
         """The ways out of a block for one way in: which block comes next (``None`` for an exit), and the way with this block on it."""
         known = dict(way.known)
         made, loops, avoided, length = way.cost
-        loops -= block in self.loops
+        loops -= looping and block in self.loops
         idle = set()
         for number in self.blocks[block]:
             instruction = self.instructions[number]
@@ -332,7 +335,9 @@ KINDS = {
     "fp32": r"(FFMA|FMUL|FADD)\d?\b.*",
     "fp64": r"D(FMA|MUL|ADD|SETP|MNMX)\b.*",
     "special": r"(MUFU|FCHK)\b.*",
-    "convert": r"(F2F|F2FP|I2F|I2FP|F2I|HADD2|HFMA2|FRND)\b.*",
+    "widen": r"(F2F|I2F|F2I)\b.*F64.*",
+    "convert": r"(F2F|I2F|I2FP|F2I|FRND)\b.*",
+    "half": r"(HADD2|HFMA2|F2FP)\b.*",
     "multiply": r"IMAD(?!\.(MOV|IADD|SHL|X)\b).*",
     "control": r"(BRA|EXIT|RET|CALL|BSSY|BSYNC|BREAK|BMOV|WARPSYNC|YIELD|NOP|BAR|DEPBAR|PREEXIT|ACQBULK)\b.*",
     "uniform": r"(U[A-Z]|LDCU|R2UR|S2UR|VOTEU|CREDUX)[A-Z0-9]*\b.*",
@@ -345,7 +350,7 @@ def kind_of(opcode: str) -> str:
     """An instruction's kind.
 
     >>> [kind_of(opcode) for opcode in ("LDG.E.EF.128", "MUFU.RSQ", "IADD3", "ULDC.64", "F2F.F64.F32")]
-    ['load', 'special', 'integer', 'uniform', 'convert']
+    ['load', 'special', 'integer', 'uniform', 'widen']
     """
     return next((kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, opcode)), "integer")
 
@@ -384,10 +389,11 @@ def disassemble(binary: bytes) -> Code:
         file.write_bytes(binary)
         listing = _run(tool("nvdisasm"), "-json", file)
         usage = _run(tool("cuobjdump"), "-res-usage", file)
-    (kernel,) = json.loads(listing)[1]
+    head, (kernel,) = json.loads(listing)
     instructions = tuple(_instruction(**one) for one in kernel["sass-instructions"])
     registers, stack, shared = (int(re.findall(rf"{name}:(\d+)", usage)[0]) for name in ("REG", "STACK", "SHARED"))
-    return Code(instructions, registers, stack, shared)
+    compiler = head.get(".note.nv.tkinfo", {}).get("tki_toolVersion", "unknown").rpartition(" ")[2]
+    return Code(instructions, registers, stack, shared, compiler)
 
 
 def _instruction(opcode: str, operands: str = "", predicate: str = "", **_: object) -> Instruction:
