@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -66,6 +67,7 @@ class Subject:
         """A name that says all of it but the geometry."""
         return f"measure_{self.measured}" if self.measured else self.kernel.name
 
+
 def _update(family: Family, rule: Rule, param: Format, average: bool = False, policy: Policy = GPU_POLICY) -> Subject:
     kind = Specialization(family, rule, param, param, param.itemsize == 2, average)
     return Subject(UpdateKernel(kind, policy.threads, policy.vectors))
@@ -85,9 +87,9 @@ def subjects() -> Iterator[Subject]:
         yield _update(family, ADAM, BFLOAT16, average=True)
         yield from (_update(family, rule, FLOAT32) for rule in RULES.values() if rule is not ADAM)
         yield _update(family, RULES["adam_amsgrad"], BFLOAT16)
-    for param in (FLOAT32, BFLOAT16, FLOAT64):
-        yield _update("strided", ADAM, param)
-        yield _update("rows", ADAM, param)
+    families = ("strided", "rows")
+    for family in families:
+        yield from (_update(family, ADAM, param) for param in (FLOAT32, BFLOAT16, FLOAT64))
     for measured in (FLOAT32, BFLOAT16, FLOAT16, FLOAT64):
         yield Subject(PrologueKernel(ADAM), measured)
 
@@ -172,9 +174,17 @@ def _repeated(steps: list[Step], loop: int | None, more: int) -> Counter[str]:
     return Counter({kind: number * more for kind, number in once.items()})
 
 
+def strays(subject: Subject, path: list[Step]) -> int:
+    """What a fast path should have none of: calls of slow paths, and where vectors are whole, accesses of single elements."""
+    calls = sum(step.instruction.base == "CALL" and step.instruction.target is None for step in path)
+    narrow = "none" if subject.family == "strided" else MEASURED_NARROW if subject.measured else NARROW
+    return calls + sum(step.works and re.fullmatch(narrow, step.instruction.opcode) is not None for step in path)
+
+
 def entry(subject: Subject, architecture: int) -> dict[str, Any]:
     """A row of the ledger, for JSON."""
     code = compiled(subject.kernel, architecture)
+    path, _ = fast_path(subject, code)
     work = work_of(subject, code)
     blocks = resident_blocks(architecture, work.threads, work.registers, work.shared)
     return {
@@ -193,6 +203,7 @@ def entry(subject: Subject, architecture: int) -> dict[str, Any]:
         "read": work.read,
         "written": work.written,
         "in_flight": in_flight(work, architecture),
+        "strays": strays(subject, path),
         "setup": work.setup,
         "turn": work.turn,
         "predictions": {

@@ -70,9 +70,7 @@ class Work:
     def per_element(self) -> dict[str, float]:
         """Instructions for one element, by kind."""
         kinds = dict.fromkeys([*self.turn, *self.setup])
-        return {
-            kind: (self.turn.get(kind, 0) + self.setup.get(kind, 0) / self.turns) / self.elements for kind in kinds
-        }
+        return {kind: (self.turn.get(kind, 0) + self.setup.get(kind, 0) / self.turns) / self.elements for kind in kinds}
 
     @property
     def moved(self) -> int:

@@ -23,18 +23,25 @@ Row = Mapping[str, Any]
 
 _HEAD = """# The ledger
 
-What {compiler} made of the kernels, counted in the machine code, and the times that follow; no GPU took part. `python -m benchmarks.ledger`
-writes this page and [ledger.json](ledger.json), which has every kernel on every architecture; `tests/test_ledger.py` compiles anew and
-compares, so that a change of a kernel shows what it costs.
+What {compiler} made of the kernels, counted in the machine code, and the times that follow; no GPU took part.
+`python -m benchmarks.ledger` writes this page and [ledger.json](ledger.json), which has every kernel on every architecture;
+`tests/test_ledger.py` compiles anew and compares, so that a change of a kernel shows what it costs.
 
-- **Counted** is the fast path: aligned tensors, whole vectors, no subnormal, infinite or NaN operand. [sass.py](sass.py) says how it is found
-  in the control flow of the disassembly and where the method ends.
+- **Counted** is the fast path: aligned tensors, whole vectors, no subnormal, infinite or NaN operand. [sass.py](sass.py) says how it is
+  found in the control flow of the disassembly and where the method ends.
 - **Predicted** is the largest of the bounds in [model.py](model.py), with the figures in [machines.py](machines.py): the bytes at a plain
   copy's speed, the instructions at one a cycle and scheduler, the lanes for float32, float64, integers and special functions, and the
   latency of loads for the threads that fit. *Next* is the second largest as a share of it: how near anything else is to binding.
 - What no bound has in it: the launch (2 to 4 µs), the last wave, the memory's refresh beyond what a copy loses, other kernels.
 - Strided tensors are predicted at their best, as if the cache made every byte that is fetched useful; rows are of 4,096 elements; a list
   of tensors comes in chunks of 65,536; gradients are measured by leaves of 1,024.
+"""
+
+_OF_INSTRUCTIONS = """Setup is shared out over the elements. *Rest* is addresses, comparisons and moves, uniform ones too; *control* has the
+branches around the slow paths of division and square root and around the accesses of single elements, and where they meet again.
+"""
+
+_OF_REGISTERS = """Registers of a thread, blocks of 256 threads that fit a multiprocessor, KiB of loads that these can ask for at once.
 """
 
 
@@ -58,12 +65,10 @@ def page(ledger: Mapping[str, Any], measured: Sequence[tuple[str, Mapping[str, A
             ["", "bytes read + written", "all", *_COLUMNS, "loads of 16 B", "stores", "next"],
             _instructions([row for row in adams if row["architecture"] == SHOWN]),
         ),
-        "Setup is shared out over the elements. *Rest* is addresses, comparisons and moves, uniform ones too; *control* has the barriers "
-        "that surround the slow paths of division and square root.\n",
+        _OF_INSTRUCTIONS,
         "## Registers, resident blocks and loads in flight\n",
         _table(["", *(f"sm_{architecture}" for architecture in ARCHITECTURES)], _registers(adams)),
-        "Registers of a thread, blocks of 256 threads that fit, KiB of loads that these can have asked for at once"
-        f"{_spills(rows)}\n",
+        _OF_REGISTERS + _spills(rows),
         _table(["wanted by Little's law", *(machine.name for machine in MACHINES)], [_wanted()]),
         f"## The other rules, float32, sm_{SHOWN}\n",
         _table(
@@ -165,7 +170,7 @@ def _registers(rows: Iterable[Row]) -> Iterator[list[str]]:
 
 def _spills(rows: Iterable[Row]) -> str:
     spilled = [f"{row['kernel']} on sm_{row['architecture']} ({row['stack']} bytes)" for row in rows if row["stack"]]
-    return f". Spilled: {', '.join(spilled)}." if spilled else ". Nothing is spilled."
+    return f"Spilled: {', '.join(spilled)}.\n" if spilled else "Nothing is spilled.\n"
 
 
 def _wanted() -> list[str]:
@@ -193,15 +198,15 @@ def _rules(rows: Sequence[Row]) -> Iterator[list[str]]:
 
 def measurements() -> list[tuple[str, Mapping[str, Any]]]:
     """Results from GPUs, by the name of their file."""
-    return [(file.name, json.loads(file.read_text(encoding="utf-8"))) for file in sorted(RESULTS.glob("gpu-proof-*.json"))]
+    return [
+        (file.name, json.loads(file.read_text(encoding="utf-8"))) for file in sorted(RESULTS.glob("gpu-proof-*.json"))
+    ]
 
 
 def _beside(rows: Iterable[Row], measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     if not measured:
         return "No GPU has been at hand yet: there is no `benchmarks/results/gpu-proof-*.json`.\n"
-    predictions = {
-        (row["kernel"], name): one for row in rows for name, one in row["predictions"].items()
-    }
+    predictions = {(row["kernel"], name): one for row in rows for name, one in row["predictions"].items()}
     lines = []
     for file, result in measured:
         gpu = result["machine"]["gpu"]

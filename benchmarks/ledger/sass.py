@@ -153,7 +153,9 @@ class Code:
             if instruction.target is not None:
                 starts.add(instruction.target)
         ordered = sorted(start for start in starts if start < len(self.instructions))
-        return {start: range(start, end) for start, end in zip(ordered, [*ordered[1:], len(self.instructions)], strict=True)}
+        return {
+            start: range(start, end) for start, end in zip(ordered, [*ordered[1:], len(self.instructions)], strict=True)
+        }
 
     def following(self, block: int) -> list[int]:
         """The blocks that may come after one: the target of its branch, then the next."""
@@ -214,7 +216,9 @@ class Code:
         """
         wants, spares = re.compile(wanted), re.compile(spared)
         order, back = self.order
-        ways: dict[int, dict[frozenset[tuple[str, bool]], _Way]] = {0: {frozenset(): _Way((0, 0, 0, 0), {}, None, -1, frozenset())}}
+        ways: dict[int, dict[frozenset[tuple[str, bool]], _Way]] = {
+            0: {frozenset(): _Way((0, 0, 0, 0), {}, None, -1, frozenset())}
+        }
         exits = []
         for block in order:
             inside = within is None or block in self.loops[within]
@@ -223,14 +227,21 @@ class Code:
                     if after is None:
                         exits.append(arrived)
                     elif (block, after) not in back:
-                        known = frozenset((name, value) for name, value in arrived.known.items() if name in self._read_later[after])
+                        known = frozenset(
+                            (name, value) for name, value in arrived.known.items() if name in self._read_later[after]
+                        )
                         best = ways.setdefault(after, {})
                         if known not in best or arrived.cost < best[known].cost:
                             best[known] = _Way(arrived.cost, dict(known), arrived.before, arrived.block, arrived.idle)
         last: _Way | None = min(exits, key=lambda way: way.cost)
         found: list[Step] = []
         while last is not None and last.block >= 0:
-            loops = tuple(sorted((one for one, body in self.loops.items() if last.block in body), key=lambda one: -len(self.loops[one])))
+            loops = tuple(
+                sorted(
+                    (one for one, body in self.loops.items() if last.block in body),
+                    key=lambda one: -len(self.loops[one]),
+                )
+            )
             steps = [Step(self.instructions[k], loops, k not in last.idle) for k in self.blocks[last.block]]
             found = steps + found
             last = last.before
@@ -295,7 +306,11 @@ class Code:
             read, written = reads.setdefault(block, set()), writes.setdefault(block, set())
             for number in numbers:
                 instruction = self.instructions[number]
-                names = {match[1] for word in (instruction.guard, *instruction.operands) if (match := _DECIDES.fullmatch(word))}
+                names = {
+                    match[1]
+                    for word in (instruction.guard, *instruction.operands)
+                    if (match := _DECIDES.fullmatch(word))
+                }
                 read |= names - written
                 # A guarded instruction may leave what it writes as it was.
                 if not instruction.guard:
