@@ -13,12 +13,10 @@ from tqdm import tqdm
 from gpu_adam.plan import Family, Policy
 
 from .entries import Subject, adams, entry, policies, subjects
-from .machines import ARCHITECTURES, MACHINES
-from .model import Work, idle_tail
+from .machines import ARCHITECTURES
 from .page import DATA, PAGE, measurements, page
 
 COMPARED = (80, 90, 100)
-WAVES = (8, 16, 32, 64)
 
 
 def main() -> None:
@@ -66,17 +64,12 @@ def variants(jobs: int) -> None:
         print(
             f"{row['kernel']:44} {row['architecture']:4} {row['threads']:7} {row['vectors']:7} {row['registers']:9} {row['stack']:5} "
             f"{row['blocks']:6} {row['occupancy']:9.0%} {row['in_flight'] / 1024:5.0f} KiB {one['in_flight_to_wanted']:8} "
-            f"{one['share']:6.0%} {one['of_copy']:7.0%}  {one['binds']}, {one['next'][0]} {one['next'][1]:.0%} on {name}; "
-            f"tail {', '.join(f'{tail:.1%}' for tail in row['tails'])} for {', '.join(map(str, WAVES))} waves"
+            f"{one['share']:6.0%} {one['of_copy']:7.0%}  {one['binds']}, {one['next'][0]} {one['next'][1]:.0%} on {name}"
         )
 
 
 def _variant(subject: Subject, architecture: int, policy: Policy) -> dict[str, Any]:
-    row = entry(subject, architecture)
-    machine = next(machine for machine in MACHINES if machine.architecture == architecture)
-    names = ("threads", "registers", "shared", "elements", "turns", "read", "written", "setup", "turn")
-    work = Work(**{name: row[name] for name in names}, asked=0, chain=0)
-    return {**row, "vectors": policy.vectors, "tails": [idle_tail(work, machine, waves) for waves in WAVES]}
+    return {**entry(subject, architecture), "vectors": policy.vectors}
 
 
 def _mapped(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> Iterator[Any]:

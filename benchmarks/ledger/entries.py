@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -210,6 +210,13 @@ def entry(subject: Subject, architecture: int) -> dict[str, Any]:
             machine.name: predicted(work, machine) for machine in MACHINES if machine.architecture == architecture
         },
     }
+
+
+def recorded(row: Mapping[str, Any]) -> Work:
+    """What a row's kernel does."""
+    names = ("threads", "registers", "shared", "elements", "turns", "read", "written", "setup", "turn")
+    asked = row["in_flight"] // (row["blocks"] * row["threads"])
+    return Work(**{name: row[name] for name in names}, asked=asked, chain=CHAINS[row["family"]])
 
 
 def predicted(work: Work, machine: Machine) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .entries import ADAM, RULES
+from .entries import ADAM, RULES, recorded
 from .machines import ARCHITECTURES, MACHINES
-from .model import wanted
+from .model import bounds, idle_tail, wanted
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
@@ -44,6 +45,13 @@ branches around the slow paths of division and square root and around the access
 _OF_REGISTERS = """Registers of a thread, blocks of 256 threads that fit a multiprocessor, KiB of loads that these can ask for at once.
 """
 
+CHUNKS, WAVES = (1024, 4096, 16_384, 65_536), (8, 16, 32, 64)
+
+_OF_CHUNKS = """By the elements of a chunk, the latency bound as a share of the memory's: what short chunks cost, each of which looks
+itself up in the table first. By the chunks that each multiprocessor finds, the most that the last of them may add to a step, alone on
+the memory.
+"""
+
 
 def page(ledger: Mapping[str, Any], measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """The page.
@@ -75,6 +83,12 @@ def page(ledger: Mapping[str, Any], measured: Sequence[tuple[str, Mapping[str, A
             ["", "bytes", "instructions", "registers flat", "multi-tensor", "H100, ms", "next"],
             _rules([row for row in rows if row["architecture"] == SHOWN]),
         ),
+        "## Chunks of multi-tensor float32\n",
+        _table(
+            ["", *(f"{chunk:,}" for chunk in CHUNKS), *(f"{waves} waves" for waves in WAVES)],
+            _chunks([row for row in rows if row["kernel"] == "adam_multi_tensor_float32_float32"]),
+        ),
+        _OF_CHUNKS,
         "## Prediction beside measurement\n",
         _beside(rows, measured),
         FINDINGS.read_text(encoding="utf-8"),
@@ -135,16 +149,9 @@ _COLUMNS = {
 }
 
 
-def _each(row: Row) -> dict[str, float]:
-    kinds = {*row["turn"], *row["setup"]}
-    return {
-        kind: (row["turn"].get(kind, 0) + row["setup"].get(kind, 0) / row["turns"]) / row["elements"] for kind in kinds
-    }
-
-
 def _instructions(rows: Iterable[Row]) -> Iterator[list[str]]:
     for row in rows:
-        each = _each(row)
+        each = recorded(row).per_element
         columns = [_number(sum(each.get(kind, 0) for kind in kinds)) for kinds in _COLUMNS.values()]
         wide = [_number(each.get(kind, 0)) for kind in ("load", "store")]
         name, behind = next(iter(row["predictions"].values()))["next"]
@@ -188,12 +195,21 @@ def _rules(rows: Sequence[Row]) -> Iterator[list[str]]:
         yield [
             rule.name,
             str(flat["read"] + flat["written"]),
-            _number(sum(_each(flat).values())),
+            _number(sum(recorded(flat).per_element.values())),
             str(flat["registers"]),
             str(multi["registers"]),
             _cell(one),
             f"{name} {behind:.0%}",
         ]
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[str]]:
+    found = {row["architecture"]: recorded(row) for row in rows}
+    for machine in MACHINES:
+        work = found[machine.architecture]
+        cut = [bounds(replace(work, turns=chunk / (work.threads * work.elements)), machine) for chunk in CHUNKS]
+        latency = [f"{one['latency'] / one['memory']:.0%}" for one in cut]
+        yield [machine.name, *latency, *(f"{idle_tail(work, machine, waves):.1%}" for waves in WAVES)]
 
 
 def measurements() -> list[tuple[str, Mapping[str, Any]]]:
