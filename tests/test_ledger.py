@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from collections import Counter
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import pytest
 from shipped import RULES
 
-from benchmarks.ledger import entries, sass
+from benchmarks.ledger import entries, model, paths, sass
+from benchmarks.ledger import page as pages
 from benchmarks.ledger.entries import Subject, entry, subjects
 from benchmarks.ledger.machines import ARCHITECTURES, MACHINES
 from benchmarks.ledger.model import Work, bounds, predict, resident_blocks
@@ -104,7 +107,7 @@ def test_the_fast_paths_are_fast() -> None:
 def test_the_fast_path_is_part_of_the_code(family: str) -> None:
     subject = next(subject for subject in subjects() if subject.family == family)
     code = entries.compiled(subject.kernel, SHOWN)
-    path, loop = entries.fast_path(subject, code)
+    path, loop = entries.fast_path(subject, paths.Graph(code.instructions))
     # The rest is for single elements, subnormal numbers and infinities.
     assert len(path) < len(code.instructions) / 2
     assert (loop is None) == (family == "flat")
@@ -120,7 +123,7 @@ def instructions(*lines: str) -> tuple[sass.Instruction, ...]:
 
 
 def test_a_predicate_stays_decided_until_it_is_written_again() -> None:
-    code = sass.Code(
+    graph = paths.Graph(
         instructions(
             "ISETP.GE P0,PT,R1,R2,PT",
             "@P0 BRA 0x40",
@@ -133,21 +136,17 @@ def test_a_predicate_stays_decided_until_it_is_written_again() -> None:
             "@P0 EXIT",
             "@!P0 STG.E.EF.128 [R8],R4",
             "EXIT",
-        ),
-        registers=32,
-        stack=0,
-        shared=0,
-        compiler="",
+        )
     )
-    path = code.fast_path(entries.WIDE, entries.NARROW)
+    path = graph.fast_path(entries.WIDE, entries.NARROW)
     works = [step.instruction.opcode for step in path if step.works and ".EF" in step.instruction.opcode]
     assert works == ["LDG.E.EF.128", "STG.E.EF.128", "STG.E.EF.128"]
     assert len(path) == 10
-    assert sass.count(path)["control"] == 1 + 1 + 1 + 1 + 1
+    assert paths.count(path)["control"] == 1 + 1 + 1 + 1 + 1
 
 
 def test_loops_are_gone_round_once() -> None:
-    code = sass.Code(
+    graph = paths.Graph(
         instructions(
             "MOV R1,RZ",
             "LDG.E.EF.128 R4,[R8]",
@@ -156,15 +155,16 @@ def test_loops_are_gone_round_once() -> None:
             "@P0 CALL.REL.NOINC 0x60",
             "BRA 0x10",
             "EXIT",
-        ),
-        registers=32,
-        stack=0,
-        shared=0,
-        compiler="",
+        )
     )
-    path = code.fast_path(entries.WIDE, entries.NARROW)
+    path = graph.fast_path(entries.WIDE, entries.NARROW)
     assert [step.instruction.base for step in path] == ["MOV", "LDG", "LDC", "BRA", "CALL", "EXIT"]
     assert [step.loops for step in path] == [(), (1,), (1, 2), (1, 2), (1,), ()]
+
+
+@pytest.mark.parametrize("module", [sass, model, pages], ids=lambda module: module.__name__)
+def test_the_examples_in_docstrings(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
 
 
 WORK = Work(

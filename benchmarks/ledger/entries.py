@@ -20,7 +20,8 @@ from gpu_adam.prologue import LEAF_THREADS, PROLOGUE_THREADS
 
 from .machines import ARCHITECTURES, MACHINES, Machine
 from .model import WARP, Work, in_flight, predict, resident_blocks, wanted
-from .sass import Code, Step, count, disassemble
+from .paths import Graph, Step, count
+from .sass import Code, disassemble
 
 RULES: dict[str, Rule] = {
     rule.name: rule
@@ -105,27 +106,27 @@ WIDE, NARROW = r"(LDG|STG)\.E\.EF\.128.*", r"(LDG|STG)\.E\.EF(?!\.128).*"
 MEASURED_WIDE, MEASURED_NARROW = r"LDG\.E\.128\.CONSTANT.*", r"LDG\.E\.(U16\.|64\.)?CONSTANT.*"
 
 
-def fast_path(subject: Subject, code: Code) -> tuple[list[Step], int | None]:
+def fast_path(subject: Subject, graph: Graph) -> tuple[list[Step], int | None]:
     """Its fast path, and the loop that goes over the elements, if there is one."""
     if subject.measured:
-        return _measuring(subject.measured, code)
+        return _measuring(subject.measured, graph)
     if subject.family == "strided":
         # Element by element: the streaming hint tells the data from the table.
-        path = code.fast_path(r"(LDG|STG)\.E\.EF.*", "none", looping=True)
+        path = graph.fast_path(r"(LDG|STG)\.E\.EF.*", "none", looping=True)
     else:
-        path = code.fast_path(WIDE, NARROW)
+        path = graph.fast_path(WIDE, NARROW)
     data = [step for step in path if ".EF" in step.instruction.opcode and step.works]
     return path, data[0].loops[0] if data and data[0].loops else None
 
 
-def _measuring(format: Format, code: Code) -> tuple[list[Step], int | None]:
+def _measuring(format: Format, graph: Graph) -> tuple[list[Step], int | None]:
     # Each format has a loop of its own, known by what it does with eight vectors of 16 bytes: how many elements it adds, and how it
     # widens them.
-    for loop, blocks in code.loops.items():
-        opcodes = [code.instructions[k].opcode for block in blocks for k in code.blocks[block]]
+    for loop, blocks in graph.loops.items():
+        opcodes = [graph.instructions[k].opcode for block in blocks for k in graph.blocks[block]]
         if sum(opcode.startswith("LDG.E.128.CONSTANT") for opcode in opcodes) != 8:
             continue
-        path = code.fast_path(MEASURED_WIDE, MEASURED_NARROW, within=loop)
+        path = graph.fast_path(MEASURED_WIDE, MEASURED_NARROW, within=loop)
         inside = Counter(step.instruction.opcode for step in path if loop in step.loops)
         halves = any(opcode.startswith("HADD2.F32") for opcode in inside)
         if inside["DFMA"] == 8 * 16 // format.itemsize and (format.itemsize != 2 or halves == (format is FLOAT16)):
@@ -133,9 +134,8 @@ def _measuring(format: Format, code: Code) -> tuple[list[Step], int | None]:
     raise LookupError(f"no loop measures {format}")
 
 
-def work_of(subject: Subject, code: Code) -> Work:
+def work_of(subject: Subject, code: Code, path: list[Step], loop: int | None) -> Work:
     """What the kernel does, counted on its fast path."""
-    path, loop = fast_path(subject, code)
     inside = [step for step in path if loop is None or loop in step.loops]
     turn = count(inside)
     turn += _repeated(inside, loop, DIMENSIONS - 1)
@@ -184,8 +184,8 @@ def strays(subject: Subject, path: list[Step]) -> int:
 def entry(subject: Subject, architecture: int) -> dict[str, Any]:
     """A row of the ledger, for JSON."""
     code = compiled(subject.kernel, architecture)
-    path, _ = fast_path(subject, code)
-    work = work_of(subject, code)
+    path, loop = fast_path(subject, Graph(code.instructions))
+    work = work_of(subject, code, path, loop)
     blocks = resident_blocks(architecture, work.threads, work.registers, work.shared)
     return {
         "kernel": subject.name,

@@ -28,14 +28,16 @@ What {compiler} made of the kernels, counted in the machine code, and the times 
 `python -m benchmarks.ledger` writes this page and [ledger.json](ledger.json), which has every kernel on every architecture;
 `tests/test_ledger.py` compiles anew and compares, so that a change of a kernel shows what it costs.
 
-- **Counted** is the fast path: aligned tensors, whole vectors, no subnormal, infinite or NaN operand. [sass.py](sass.py) says how it is
-  found in the control flow of the disassembly and where the method ends.
+- **Counted** is the fast path: aligned tensors, whole vectors, no subnormal, infinite or NaN operand. [paths.py](paths.py) says how it
+  is found in the control flow of the disassembly and where the method ends.
 - **Predicted** is the largest of the bounds in [model.py](model.py), with the figures in [machines.py](machines.py): the bytes at a plain
   copy's speed, the instructions at one a cycle and scheduler, the lanes for float32, float64, integers and special functions, and the
-  latency of loads for the threads that fit. *Next* is the second largest as a share of it: how near anything else is to binding.
+  latency of loads for the threads that fit, each of which is taken to run as one chain of dependent instructions. *Next* is the second
+  largest as a share of it: how near anything else is to binding.
 - What no bound has in it: the launch (2 to 4 µs), the last wave, the memory's refresh beyond what a copy loses, other kernels.
 - Strided tensors are predicted at their best, as if the cache made every byte that is fetched useful; rows are of 4,096 elements; a list
-  of tensors comes in chunks of 65,536; gradients are measured by leaves of 1,024.
+  of tensors comes in chunks of 65,536; gradients are measured by leaves of 1,024. The sum of equal rows is left out: its work depends on
+  the data.
 """
 
 _OF_INSTRUCTIONS = """Setup is shared out over the elements. *Rest* is addresses, comparisons and moves, uniform ones too; *control* has the
