@@ -47,11 +47,11 @@ branches around the slow paths of division and square root and around the access
 _OF_REGISTERS = """Registers of a thread, blocks of 256 threads that fit a multiprocessor, KiB of loads that these can ask for at once.
 """
 
-CHUNKS, WAVES = (1024, 4096, 16_384, 65_536), (8, 16, 32, 64)
+CHUNKS, WAVES = (1024, 4096, 16_384, 65_536), (4, 8, 16, 32, 64)
 
 _OF_CHUNKS = """By the elements of a chunk, the latency bound as a share of the memory's: what short chunks cost, each of which looks
-itself up in the table first. By the chunks that each multiprocessor finds, the most that the last of them may add to a step, alone on
-the memory.
+itself up in the table first. By the chunks that each multiprocessor finds, its waves, the most that the last chunk may add to a step,
+alone on the memory.
 """
 
 
