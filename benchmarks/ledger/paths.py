@@ -2,10 +2,10 @@
 
 The *fast path* is the way that a thread takes through the code when its tensor is aligned and its vectors are whole, and no operand is
 subnormal, infinite or NaN. It is found in the code, not known from the source: of all ways from the entry to an exit that go round each
-loop once, the one that makes the most of the accesses that were asked for (those of 16 bytes, with a streaming hint), and of those
-the one with the fewest other accesses to the data and calls of slow paths, and of those the shortest. A predicate
-that one instruction of the way has decided stays decided until it is written again, so that a way cannot take the fast side of a load
-and the slow side of the store that goes by the same predicate.
+loop once, the one that makes the most of the accesses that were asked for (those of 16 bytes, with a streaming hint), and of those the
+one with the fewest other accesses to the data and calls of slow paths, and of those the shortest. A predicate that one instruction of the
+way has decided stays decided until it is written again, so that a way cannot take the fast side of a load and the slow side of the store
+that goes by the same predicate.
 
 Limits: settings that the coefficients decide (weight decay, Nesterov) take their shorter side, which saves an instruction or two an
 element. Predicates that are computed twice are not known to be the same; what this lets through shows as other accesses on the path,
