@@ -16,7 +16,7 @@ SOURCES := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test lint format bench ledger doctor clean distclean
+.PHONY: help train test lint format bench ledger paper doctor clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -26,7 +26,7 @@ help:  ## list the targets
 # CUDA 12 needs driver 525 and CUDA 13 driver 580. Only one of the two fits into an environment (pyproject.toml says why), so all
 # targets agree on it.
 
-ifneq (,$(filter train test bench ledger doctor,$(MAKECMDGOALS)))
+ifneq (,$(filter train test bench ledger paper doctor,$(MAKECMDGOALS)))
 installed := $(patsubst cupy_cuda%x,%,$(firstword $(subst -, ,$(notdir $(firstword \
   $(wildcard $(VENV)/lib/python*/site-packages/cupy_cuda1[23]x-*.dist-info))))))
 ifneq ($(CUDA),auto)
@@ -101,6 +101,10 @@ bench: $(STAMPS)/bench-cuda$(family)  ## measure the engines against PyTorch, Nu
 
 ledger: $(STAMPS)/test-cuda$(test_family)  ## compile the kernels, count their machine code, predict their times; no GPU is needed
 	$(PY) -m benchmarks.ledger $(ARGS)
+
+# Of `train` the cuBLAS for CuPy, of `bench` the torch.
+paper: $(STAMPS)/train-cuda$(family) $(STAMPS)/bench-cuda$(family)  ## reproduce the paper's figures: make paper ARGS="--data-dir DIR", 15 minutes on two cores
+	$(PY) -m benchmarks.paper $(ARGS)
 
 doctor: $(STAMPS)/train-cuda$(family)  ## say which engines can run here, and what the others lack
 	$(PY) -m gpu_adam doctor $(ARGS)
