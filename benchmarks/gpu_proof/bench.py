@@ -38,7 +38,12 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
     names = arguments.get("cases")
     pending = [case for case in pending if names is None or case.name in names]
     result = report.result
-    result |= {"cases": [], "kernels": [], "missing": [case.name for case in pending], "cache": "written over before each device time"}
+    result |= {
+        "cases": [],
+        "kernels": [],
+        "missing": [case.name for case in pending],
+        "cache": "written over before each device time",
+    }
     for case in [*pending]:
         if report.seconds_left < LEAST + SETTING_UP * case.elements:
             continue

@@ -37,9 +37,25 @@ KINDS = {
 CALLS = {
     "launches": ("LaunchKernel", "LaunchKernelExC", "LaunchKernelEx", "GraphLaunch", "LaunchCooperativeKernel"),
     "copies": ("MemcpyAsync", "MemcpyHtoDAsync", "MemcpyDtoHAsync", "MemcpyDtoDAsync"),
-    "synchronisations": ("StreamSynchronize", "DeviceSynchronize", "CtxSynchronize", "Memcpy", "MemcpyHtoD", "MemcpyDtoH"),
+    "synchronisations": (
+        "StreamSynchronize",
+        "DeviceSynchronize",
+        "CtxSynchronize",
+        "Memcpy",
+        "MemcpyHtoD",
+        "MemcpyDtoH",
+    ),
     "waits for an event": ("EventSynchronize",),
-    "allocations": ("Malloc", "MallocAsync", "MallocHost", "HostAlloc", "MemAlloc", "MemAllocAsync", "MemHostAlloc", "MemAllocHost"),
+    "allocations": (
+        "Malloc",
+        "MallocAsync",
+        "MallocHost",
+        "HostAlloc",
+        "MemAlloc",
+        "MemAllocAsync",
+        "MemHostAlloc",
+        "MemAllocHost",
+    ),
 }
 """Functions of CUDA's runtime and driver, without ``cuda`` and ``cu``. A step waits for the event of the step 32 before it, which keeps the
 host from running further ahead; on a device that keeps up it has long been reached."""

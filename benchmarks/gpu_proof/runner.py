@@ -81,7 +81,12 @@ def guarded(command: Sequence[str], seconds: float, environment: Mapping[str, st
 
 
 def run_part(
-    name: str, arguments: Mapping[str, Any], seconds: float, *, dry_run: bool, environment: Mapping[str, str] | None = None
+    name: str,
+    arguments: Mapping[str, Any],
+    seconds: float,
+    *,
+    dry_run: bool,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run a part; what it has found, and what became of it, as they stand in the results.
 

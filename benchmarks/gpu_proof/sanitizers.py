@@ -53,7 +53,11 @@ def judged(status: str, why: str, output: str) -> dict[str, Any]:
     """What came of a tool: its summary where it got so far, else what kept it from that."""
     found = summary(output)
     if found["errors"] is None:
-        return {"status": status if status != "done" else "failed", "why": why or "no summary", "output": output[-TAIL:]} | found
+        return {
+            "status": status if status != "done" else "failed",
+            "why": why or "no summary",
+            "output": output[-TAIL:],
+        } | found
     # The exit status of a run in which errors were found is no failure of the tool.
     return {"status": "done", **found}
 

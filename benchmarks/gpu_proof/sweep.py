@@ -81,7 +81,13 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
 
 
 def _sweep(
-    table: dict[str, Any], family: str, case: Case, chosen: list[Policy], place: Place, clock: HostClock, seconds_left: Any
+    table: dict[str, Any],
+    family: str,
+    case: Case,
+    chosen: list[Policy],
+    place: Place,
+    clock: HostClock,
+    seconds_left: Any,
 ) -> None:
     engine, library = engine_named(place.engines[0]), place.native(place.engines[0])
     start = Start.of(case)
@@ -108,7 +114,10 @@ def _sweep(
             expected = found if expected is None else expected
             word = f"u{found.dtype.itemsize}"
             row["same_bits"] = bool(np.array_equal(found.view(word), expected.view(word)))
-            timed = {"limit": replace(limit, samples={name: [] for name in limit.samples}), "step": Timed(optimizer.step)}
+            timed = {
+                "limit": replace(limit, samples={name: [] for name in limit.samples}),
+                "step": Timed(optimizer.step),
+            }
             by_turns(timed, clock, rounds=2 if place.dry_run else ROUNDS, seconds=SECONDS)
             seconds, copy = (timed[name].samples["device"] for name in ("step", "limit"))
             if seconds and copy:

@@ -38,7 +38,9 @@ class Timed:
     step: Step
     wait: Step | None = None
     on_stream: bool = True
-    samples: dict[str, list[float]] = field(default_factory=lambda: {"device": [], "host": [], "wall": [], "steady": []})
+    samples: dict[str, list[float]] = field(
+        default_factory=lambda: {"device": [], "host": [], "wall": [], "steady": []}
+    )
 
 
 def by_turns(all_timed: Mapping[str, Timed], clock: HostClock, *, rounds: int, seconds: float) -> None:
