@@ -20,7 +20,7 @@ from .goals import goals
 from .machine import digest
 from .page import page
 from .parts import LEAST, PARTS, Part, chosen, limits
-from .record import read, write
+from .record import LeftOut, read, write
 from .runner import ROOT, run_part
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -78,7 +78,11 @@ def prove(
 ) -> int:
     """Run the parts one after the other, each within its time; what there is is written after each."""
     start = monotonic()
-    path, results = opened(folder, about(seconds, dry_run), dry_run)
+    try:
+        path, results = opened(folder, about(seconds, dry_run), dry_run)
+    except LeftOut as reason:
+        print(f"{reason}: --dry-run goes through everything without one", file=sys.stderr)
+        return 2
     print(f"{results['machine'].get('gpu', 'unknown GPU')}, commit {results['commit']}: {path}", flush=True)
     if dry_run:
         print("Dry run: nothing is measured on a GPU.", flush=True)
@@ -100,7 +104,7 @@ def prove(
             print(f"{part.name}: {part.what}, {limit:.0f} s at most", flush=True)
             done[part.name] = {"status": "interrupted", "seconds": 0.0, "dry_run": dry_run}
             arguments = given.get(part.name, {})
-            found = run_part(part.name, arguments, limit, dry_run=dry_run, environment=ENVIRONMENT)
+            found = run_part(part.module, arguments, limit, dry_run=dry_run, environment=ENVIRONMENT)
             done[part.name] = {**found, "limit": round(limit, 1)}
             print(f"  {found['status']} in {found['seconds']:.0f} s {found.get('why', '')}".rstrip(), flush=True)
             save(path, results)
@@ -117,10 +121,16 @@ def prove(
 
 
 def about(seconds: float, dry_run: bool) -> dict[str, Any]:
-    """The machine, the versions and the source; what can be told without asking the GPU where that fails."""
-    found = run_part("machine", {}, min(MACHINE_SECONDS, seconds / 4), dry_run=dry_run)
+    """The machine, the versions and the source; what can be told without asking the GPU where that fails.
+
+    Raises:
+        LeftOut: If there is no GPU.
+    """
+    found = run_part(f"{__package__}.machine", {}, min(MACHINE_SECONDS, seconds / 4), dry_run=dry_run)
     if found["status"] == "done":
         return found["result"]  # type: ignore[no-any-return]
+    if found["status"] == "left out":
+        raise LeftOut(found["why"])
     why = f"{found['status']} {found.get('why', '')}".strip()
     print(f"what it runs on cannot be told: {why}\n{found.get('output', '')}", file=sys.stderr)
     return {"machine": {"gpu": "unknown", "why": why}, "versions": {}, "commit": "unknown", "source": digest()}

@@ -28,9 +28,12 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
 
     def one(engine: str, optimizer: str, settings: str) -> dict[str, Any]:
         job = {"engine": engine, "optimizer": optimizer, "settings": settings}
-        # Without the time that is left to those that have yet to begin, each would be given all of it.
         found = run_part(
-            "bits of one", job, report.seconds_left - 2.0, dry_run=report.dry_run, environment=_ENVIRONMENT
+            f"{__package__}.bits_of_one",
+            job,
+            report.seconds_left - 2.0,
+            dry_run=report.dry_run,
+            environment=_ENVIRONMENT,
         )
         return {**job, **found.pop("result"), **found}
 

@@ -9,8 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from gpu_adam.doctor import find_machine
+
 from .. import report as benchmark_report
-from .record import Report
+from .record import LeftOut, Report
 from .runner import ROOT
 
 OTHERS = ("jax", "optax", "pytest", "pytest-xdist", "matplotlib", "scikit-learn")
@@ -30,9 +32,16 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
 
 
 def machine(dry_run: bool) -> dict[str, Any]:
-    """The hardware and the driver."""
+    """The hardware and the driver.
+
+    Raises:
+        LeftOut: If there is no GPU and it is no dry run.
+    """
     if dry_run:
         return {**benchmark_report.machine("cpu"), "gpu": DRY_GPU, "driver": None}
+    here = find_machine()
+    if not here.gpus:
+        raise LeftOut(f"no GPU was found ({here.gpus_from})")
     return {**benchmark_report.machine("cuda"), **_properties()}
 
 

@@ -1,4 +1,7 @@
-"""A part in its own process: ``python -m benchmarks.gpu_proof.part NAME ARGUMENTS RESULT SECONDS [--dry-run]``."""
+"""A part in its own process: ``python -m benchmarks.gpu_proof.part MODULE ARGUMENTS RESULT SECONDS [--dry-run]``.
+
+A part is a module with ``run(report, arguments)``.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,15 @@ from typing import Any
 
 from .record import LeftOut, Report
 
-MODULES = {
-    "bits": "bits",
-    "bits of one": "bits_of_one",
-    "bench": "bench",
-    "counts": "counts",
-    "tests": "suite",
-    "sanitizers": "sanitizers",
-    "counters": "counters",
-    "training": "training",
-    "sweep": "sweep",
-    "machine": "machine",
-}
-"""Where each part's ``run(report, arguments)`` is."""
 
-
-def main(name: str, arguments: dict[str, Any], path: Path, seconds: float, dry_run: bool) -> int:
+def main(module: str, arguments: dict[str, Any], path: Path, seconds: float, dry_run: bool) -> int:
     """Run a part; the exit status is 0 unless it fails."""
     report = Report(path, seconds, dry_run=dry_run)
     report.save()
     # Asked to end, it ends as on Ctrl-C, so that what it has started is ended too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        import_module(f".{MODULES[name]}", __package__).run(report, arguments)
+        import_module(module).run(report, arguments)
     except LeftOut as reason:
         report.save("left out", str(reason))
         return 0
@@ -47,5 +36,5 @@ def main(name: str, arguments: dict[str, Any], path: Path, seconds: float, dry_r
 
 
 if __name__ == "__main__":
-    _, _name, _arguments, _path, _seconds, *_dry = sys.argv
-    sys.exit(main(_name, json.loads(_arguments), Path(_path), float(_seconds), bool(_dry)))
+    _, _module, _arguments, _path, _seconds, *_dry = sys.argv
+    sys.exit(main(_module, json.loads(_arguments), Path(_path), float(_seconds), bool(_dry)))

@@ -77,9 +77,9 @@ def _ratios(axes: Any, cases: list[dict[str, Any]]) -> None:
     for at, ratio, label, height in places:
         is_new = label not in colours
         colours.setdefault(label, f"C{len(colours)}")
-        axes.barh(at, ratio, height, color=colours[label], label=label if is_new else None)
+        axes.barh(at, ratio, height, align="edge", color=colours[label], label=label if is_new else None)
     axes.axvline(1.0, color="black", linewidth=1)
-    axes.set_yticks([k + 0.3 for k in range(len(names))], names, fontsize=8)
+    axes.set_yticks([k + 0.4 for k in range(len(names))], names, fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="wall time over that of GpuAdam packed", title="how many times as long the others take")
     if places:

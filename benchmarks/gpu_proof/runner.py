@@ -81,7 +81,7 @@ def guarded(command: Sequence[str], seconds: float, environment: Mapping[str, st
 
 
 def run_part(
-    name: str,
+    module: str,
     arguments: Mapping[str, Any],
     seconds: float,
     *,
@@ -91,7 +91,7 @@ def run_part(
     """Run a part; what it has found, and what became of it, as they stand in the results.
 
     Args:
-        name: As `parts` knows it.
+        module: The part's module.
         arguments: The part's own.
         seconds: Its limit.
         dry_run: Whether to do without a GPU.
@@ -99,7 +99,7 @@ def run_part(
     """
     with tempfile.TemporaryDirectory(prefix="gpu-proof-") as folder:
         path = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "benchmarks.gpu_proof.part", name, json.dumps(dict(arguments)), str(path)]
+        command = [sys.executable, "-m", "benchmarks.gpu_proof.part", module, json.dumps(dict(arguments)), str(path)]
         command += [str(max(0.0, seconds - GRACE)), *(["--dry-run"] if dry_run else [])]
         outcome = guarded(command, seconds, environment)
         found = read(path) or {"status": "running", "dry_run": dry_run, "result": {}}
