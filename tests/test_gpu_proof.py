@@ -103,12 +103,18 @@ PARTS = {
     "good": "report.result['found'] = arguments.get('number', 1)",
     "raises": "report.result['found'] = 1; report.save(); 1 / 0",
     "hangs": "report.result['found'] = 1; report.save(); __import__('time').sleep(600)",
+    "tells": "report.result['found'] = os.getpid(); report.save(); __import__('time').sleep(600)",
     "dies": "report.result['found'] = 1; report.save(); os.kill(os.getpid(), 11)",
     "vanishes": "report.result['found'] = 1; report.save(); os._exit(0)",
     "cannot": "from benchmarks.gpu_proof.record import LeftOut; raise LeftOut('there is no wood')",
     "stubborn": "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "child = subprocess.Popen(['sleep', '600']); report.result['found'] = child.pid; report.save(); time.sleep(600)",
 }
+
+PARTS["starts"] = (
+    "from benchmarks.gpu_proof.runner import guarded; "
+    "report.result['found'] = 1; report.save(); guarded(['sh', '-c', 'echo $$ > \"$0\"; sleep 600', arguments['note']], 600)"
+)
 
 
 @pytest.fixture
@@ -154,11 +160,35 @@ def test_a_part_that_cannot_even_begin_has_failed(part_modules: None) -> None:
 def test_what_a_part_has_started_ends_with_it(part_modules: None) -> None:
     found = runner.run_part("part_stubborn", {}, 1.5, dry_run=True)
     assert found["status"] == "timed out"
+    assert _ends(found["result"]["found"])
+
+
+def test_a_command_of_a_part_ends_with_it_too(part_modules: None, tmp_path: Path) -> None:
+    """Though it is of a session of its own."""
+    note = tmp_path / "note"
+    found = runner.run_part("part_starts", {"note": str(note)}, 2.0, dry_run=True)
+    assert found["status"] == "timed out"
+    assert _ends(int(note.read_text(encoding="utf-8")))
+
+
+def test_what_is_found_so_far_stays_only_if_nobody_is_there_to_take_it(part_modules: None, tmp_path: Path) -> None:
+    keep = tmp_path / "results.bench-so-far"
+    command = "from benchmarks.gpu_proof.runner import run_part; from pathlib import Path; import sys; "
+    command += "run_part('part_tells', {}, 600, dry_run=True, keep=Path(sys.argv[1]))"
+    runner.guarded([runner.sys.executable, "-c", command, str(keep)], 2.0)
+    left = record.read(keep)["result"]
+    assert _ends(left["found"])  # the part does not run on by itself
+    assert runner.run_part("part_good", {}, 5.0, dry_run=True, keep=keep)["result"] == {"found": 1}
+    assert not keep.exists()
+
+
+def _ends(process: int) -> bool:
+    """Whether a process ends within seconds."""
     for _ in range(50):
-        if not _runs(found["result"]["found"]):
-            return
+        if not _runs(process):
+            return True
         time.sleep(0.1)
-    pytest.fail("the child runs on")
+    return False
 
 
 def _runs(process: int) -> bool:
@@ -318,7 +348,10 @@ def test_tests_are_followed_one_by_one() -> None:
     assert found["skips"] == {"no reason": 1}
 
 
-def test_the_tests_lines_come_from_pytest_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", [[], ["-n", "2"]], ids=str)
+def test_the_tests_lines_come_from_pytest_itself(tmp_path: Path, several: list[str]) -> None:
+    if several:
+        pytest.importorskip("xdist")
     test = tmp_path / "test_made_up.py"
     test.write_text("def test_good(): pass\ndef test_bad(): assert 1 == 2, 'wrong'\n", encoding="utf-8")
     lines = tmp_path / "lines"

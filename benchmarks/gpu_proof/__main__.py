@@ -104,7 +104,8 @@ def prove(
             print(f"{part.name}: {part.what}, {limit:.0f} s at most", flush=True)
             done[part.name] = {"status": "interrupted", "seconds": 0.0, "dry_run": dry_run}
             arguments = given.get(part.name, {})
-            found = run_part(part.module, arguments, limit, dry_run=dry_run, environment=ENVIRONMENT)
+            keep = path.with_suffix(f".{part.name}-so-far")
+            found = run_part(part.module, arguments, limit, dry_run=dry_run, environment=ENVIRONMENT, keep=keep)
             done[part.name] = {**found, "limit": round(limit, 1)}
             print(f"  {found['status']} in {found['seconds']:.0f} s {found.get('why', '')}".rstrip(), flush=True)
             save(path, results)

@@ -41,6 +41,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
     result |= {
         "cases": [],
         "kernels": [],
+        "failed": {},
         "missing": [case.name for case in pending],
         "cache": "written over before each device time",
     }
@@ -49,10 +50,16 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
             continue
         pending.remove(case)
         seconds = min(SECONDS, SHARE * report.seconds_left / (len(pending) + 1) if not report.dry_run else 0.2)
-        found, kernels = measured(case, place, clock, seconds, 2 if report.dry_run else ROUNDS)
+        result["missing"] = [other.name for other in pending]
+        try:
+            found, kernels = measured(case, place, clock, seconds, 2 if report.dry_run else ROUNDS)
+        except Exception as error:
+            result["failed"][case.name] = f"{type(error).__name__}: {error}"[:500]
+            report.save()
+            _free()
+            continue
         result["cases"].append(found)
         result["kernels"] += [{**kernel, "dry_run": report.dry_run} for kernel in kernels]
-        result["missing"] = [other.name for other in pending]
         report.save()
         print(f"{case.name}: {len(found['rows'])} contenders, {report.seconds_left:.0f} s left", flush=True)
 

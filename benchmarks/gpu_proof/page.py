@@ -120,6 +120,7 @@ def _bench(found: dict[str, Any]) -> Iterator[str]:
             )
         yield from _table(("", "device", "quartiles", "GB/s", "x copy", "host", "wall", "steady"), rows)
         yield from (f"- left out: {label}: {why}" for label, why in case["left_out"].items())
+    yield from (f"- {name} failed: {why}" for name, why in found.get("failed", {}).items())
     if found["missing"]:
         yield from ("", f"Not come to: {', '.join(found['missing'])}.")
 

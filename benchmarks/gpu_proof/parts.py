@@ -27,10 +27,10 @@ class Part:
 
 
 PARTS = (
-    Part("bits", "every optimizer's steps against the cpu engine's, bit by bit", 0.15, f"{__package__}.bits"),
-    Part("bench", "the times of a step, ours and others'", 0.27, f"{__package__}.bench"),
+    Part("bits", "every optimizer's steps against the cpu engine's, bit by bit", 0.14, f"{__package__}.bits"),
+    Part("bench", "the times of a step, ours and others'", 0.30, f"{__package__}.bench"),
     Part("counts", "launches, synchronisations and allocations of a step", 0.05, f"{__package__}.counts"),
-    Part("tests", "the tests that need a GPU", 0.22, f"{__package__}.suite"),
+    Part("tests", "the tests that need a GPU", 0.20, f"{__package__}.suite"),
     Part("sanitizers", "compute-sanitizer's memcheck, racecheck and initcheck", 0.10, f"{__package__}.sanitizers"),
     Part("counters", "Nsight Compute's counters of the main kernels", 0.07, f"{__package__}.counters"),
     Part("training", "a training run", 0.04, f"{__package__}.training"),
@@ -45,7 +45,7 @@ def limits(chosen: Sequence[Part], seconds: float) -> Iterator[tuple[Part, float
     """Each part with the share of the chosen ones' time at whose end it should be over, counted from the start.
 
     >>> [(part.name, round(end)) for part, end in limits(PARTS[:2], 42)]
-    [('bits', 15), ('bench', 42)]
+    [('bits', 13), ('bench', 42)]
     """
     whole, end = sum(part.share for part in chosen), 0.0
     for part in chosen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -50,12 +49,10 @@ class Place:
         """Whose arrays are used where it does not matter: CuPy's, else PyTorch's, else Numba's; NumPy's in a dry run."""
         if self.dry_run:
             return Host()
-        for made in (Cupy, _torch_library(self.has_torch), Numba):
-            try:
-                return made()
-            except ImportError:
-                continue
-        raise LeftOut("neither CuPy nor PyTorch nor Numba is installed")
+        if "cupy" in self.engines:
+            return Cupy()
+        # Asked only now: importing PyTorch takes seconds.
+        return Torch() if self.has_torch else Numba()
 
     @property
     def has_cupy(self) -> bool:
@@ -95,12 +92,3 @@ class Torch:
     def synchronize(self) -> None:
         """Wait for the device."""
         self.torch.cuda.synchronize()
-
-
-def _torch_library(there: bool) -> Callable[[], Any]:
-    def made() -> Torch:
-        if not there:
-            raise ImportError("torch")
-        return Torch()
-
-    return made

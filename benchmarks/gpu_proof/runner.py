@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -24,6 +25,9 @@ GRACE = 3.0
 
 TAIL = 4000
 """Characters that are kept of the output of what failed."""
+
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def guarded(command: Sequence[str], seconds: float, environment: Mapping[str, st
         except OSError as error:
             return Outcome("failed", f"{command[0]}: {error.strerror}", 0.0, "")
         timed_out = False
+        _running.add(process)
         try:
             process.wait(max(0.0, seconds))
         except subprocess.TimeoutExpired:
@@ -68,6 +73,7 @@ def guarded(command: Sequence[str], seconds: float, environment: Mapping[str, st
         finally:
             # Also after it has ended, and on Ctrl-C: its children may run on.
             _end(process)
+            _running.discard(process)
         log.seek(0)
         output = log.read().decode(errors="replace")
     spent = monotonic() - start
@@ -80,6 +86,13 @@ def guarded(command: Sequence[str], seconds: float, environment: Mapping[str, st
     return Outcome("done", "", spent, output)
 
 
+def end_all() -> None:
+    """End every command that is running, at once: whoever started them is about to end too."""
+    for process in [*_running]:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def run_part(
     module: str,
     arguments: Mapping[str, Any],
@@ -87,6 +100,7 @@ def run_part(
     *,
     dry_run: bool,
     environment: Mapping[str, str] | None = None,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Run a part; what it has found, and what became of it, as they stand in the results.
 
@@ -96,13 +110,15 @@ def run_part(
         seconds: Its limit.
         dry_run: Whether to do without a GPU.
         environment: Variables to add.
+        keep: A file for what it has found so far, which stays if this process is ended; by default none stays.
     """
     with tempfile.TemporaryDirectory(prefix="gpu-proof-") as folder:
-        path = Path(folder) / "result.json"
+        path = keep or Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.gpu_proof.part", module, json.dumps(dict(arguments)), str(path)]
         command += [str(max(0.0, seconds - GRACE)), *(["--dry-run"] if dry_run else [])]
         outcome = guarded(command, seconds, environment)
         found = read(path) or {"status": "running", "dry_run": dry_run, "result": {}}
+        path.unlink(missing_ok=True)
     said = found.pop("status")
     # A part that says that it is done may still have died while its libraries were taken down; its figures are whole.
     status, why = (outcome.status, outcome.why) if said == "running" else (said, found.pop("why", ""))
