@@ -231,6 +231,9 @@ def proving(
     return run
 
 
+REAL = ("bits", "counts", "training", "sweep")
+
+
 def statuses(results: dict[str, Any]) -> list[str]:
     return [part["status"] for part in results["parts"].values()]
 
@@ -257,13 +260,15 @@ def test_an_interrupted_run_leaves_what_there_is(proving: Any, monkeypatch: pyte
     real = runner.guarded
 
     def interrupted(command: Any, *arguments: Any) -> Any:
-        if "part_hangs" in command:
-            raise KeyboardInterrupt
-        return real(command, *arguments)
+        if "part_hangs" not in command:
+            return real(command, *arguments)
+        real(command, 1.0)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "guarded", interrupted)
     status, results = proving("good", "hangs", "good")
     assert (status, statuses(results)) == (130, ["done", "interrupted"])
+    assert results["parts"]["counts"]["result"] == {"found": 1}
 
 
 def test_parts_share_the_time_and_what_others_leave_over() -> None:
@@ -428,11 +433,12 @@ def test_the_first_different_element_is_named() -> None:
 
 
 class FakeGpu:
-    """A GPU whose time goes on by what is queued; ``steps`` take ``host`` seconds of the host's and ``step`` of the device's."""
+    """A GPU whose time goes on by what is queued."""
 
     def __init__(self) -> None:
         self.time = 0.0
         self.log: list[str] = []
+        self.rate = 1e9
 
     def event(self) -> Any:
         return SimpleNamespace(time=0.0)
@@ -446,7 +452,7 @@ class FakeGpu:
 
     def spin(self, cycles: int) -> None:
         self.log.append("spin")
-        self.time += cycles / 1e9
+        self.time += cycles / self.rate
 
     def flush(self) -> None:
         self.log.append("flush")
@@ -468,13 +474,21 @@ def test_device_time_is_told_with_a_cold_cache_and_a_full_queue() -> None:
         gpu.time += 3e-3
 
     assert clock.device(step, ahead=10e-3) == pytest.approx(3e-3)
-    assert gpu.log == ["flush", "wait", "spin", "event", "step", "event", "wait"]
+    assert gpu.log == ["flush", "wait", "event", "spin", "event", "step", "event", "wait"]
 
 
 def test_a_step_that_the_host_is_too_slow_for_has_no_device_time() -> None:
     clock = clocks.GpuClock(FakeGpu())
     assert clock.device(lambda: time.sleep(2e-3), ahead=1e-3) is None
     assert clock.device(lambda: None, ahead=2 * clocks.LONGEST_SPIN) is None
+
+
+def test_a_clock_rate_that_rises_is_noticed() -> None:
+    gpu = FakeGpu()
+    clock = clocks.GpuClock(gpu)
+    gpu.rate = 4e9
+    assert clock.device(lambda: time.sleep(4e-3), ahead=10e-3) is None  # it spun for 2.5 ms
+    assert clock.device(lambda: time.sleep(4e-3), ahead=10e-3) is not None
 
 
 def test_contenders_take_turns_and_those_of_other_streams_have_no_events() -> None:

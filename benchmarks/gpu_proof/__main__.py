@@ -104,12 +104,13 @@ def prove(
             print(f"{part.name}: {part.what}, {limit:.0f} s at most", flush=True)
             done[part.name] = {"status": "interrupted", "seconds": 0.0, "dry_run": dry_run}
             arguments = given.get(part.name, {})
-            keep = path.with_suffix(f".{part.name}-so-far")
+            keep = so_far(path, part)
             found = run_part(part.module, arguments, limit, dry_run=dry_run, environment=ENVIRONMENT, keep=keep)
             done[part.name] = {**found, "limit": round(limit, 1)}
             print(f"  {found['status']} in {found['seconds']:.0f} s {found.get('why', '')}".rstrip(), flush=True)
             save(path, results)
     except KeyboardInterrupt:
+        recover(path, results)
         save(path, results)
         print(f"Interrupted: what there is is in {path}", file=sys.stderr)
         return 130
@@ -148,9 +149,24 @@ def opened(folder: Path, about: dict[str, Any], dry_run: bool) -> tuple[Path, di
         if there is None and not path.exists():
             break
         if there and all(there.get(key) == value for key, value in (("source", about["source"]), ("dry_run", dry_run))):
+            recover(path, there)
             return path, {**there, **about, "date": now.isoformat(timespec="seconds")}
     when = now.isoformat(timespec="seconds")
     return path, {"dry_run": dry_run, "date": when, **about, "kernels": [], "goals": [], "parts": {}}
+
+
+def so_far(path: Path, part: Part) -> Path:
+    """Where a part writes what it has found so far."""
+    return path.with_suffix(f".{part.name}-so-far")
+
+
+def recover(path: Path, results: dict[str, Any]) -> None:
+    """Take up what parts have found whose runner was interrupted, or ended without a word."""
+    for part in PARTS:
+        if found := read(so_far(path, part)):
+            interrupted = {"status": "interrupted", "seconds": 0.0, "dry_run": results["dry_run"]}
+            results["parts"][part.name] = {**interrupted, "result": found["result"]}
+        so_far(path, part).unlink(missing_ok=True)
 
 
 def save(path: Path, results: dict[str, Any], drawn: Sequence[str] = ()) -> list[Goal]:

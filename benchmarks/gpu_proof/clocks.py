@@ -1,8 +1,9 @@
 """How long a step takes, told four ways.
 
 *Device* is the time between two events around one step. A kernel that only spins comes before the first event, for as long as the host
-needs to queue the step, so that the device never waits for the host in between; and before it a memory several times the cache's size is
-written, so that the step finds nothing of its own in the cache. A step that takes the host longer than the spinning has no device time.
+needs to queue the step, so that the device never waits for the host in between; a step that takes the host longer has no device time.
+Before that a memory several times the cache's size is read, so that the step finds nothing of its own in the cache. It is not written:
+the step would then be held up by what the cache has yet to write back.
 
 *Host* is the time until the call of a step returns, *wall* that until the device is done with it as well, both begun with an idle device.
 *Steady* is a step's share of many that are called one after the other, waited for at the end.
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from .place import Place
 from .record import LeftOut
 
@@ -23,15 +26,24 @@ LONGEST_SPIN = 25e-3
 """Seconds that the device is kept busy at most."""
 
 OVER_CACHE = 3
-"""How many times the cache's size is written between two steps."""
+"""How many times the cache's size is read between two steps."""
 
 FALLBACK_CACHE = 64 << 20
 
-_SPIN = """
+SOURCE = """
 extern "C" __global__ void spin(long long cycles) {
   const long long start = clock64();
   while (clock64() - start < cycles) {
   }
+}
+
+extern "C" __global__ void read(const uint4* words, long long count, unsigned* out) {
+  unsigned all = 0;
+  for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < count; i += gridDim.x * (long long)blockDim.x) {
+    const uint4 word = words[i];
+    all ^= word.x ^ word.y ^ word.z ^ word.w;
+  }
+  if (all == 1u) *out = all;  // the words are 0, which the compiler does not know
 }
 """
 
@@ -72,32 +84,31 @@ class GpuClock(HostClock):
     def __init__(self, device: Any) -> None:
         self._gpu = device
         self._gpu.flush()
-        # Spinning is counted in cycles, of which nobody says how long they are now.
-        cycles = 1 << 24
-        begin, end = self._gpu.event(), self._gpu.event()
-        for _ in range(2):
-            self._gpu.record(begin)
-            self._gpu.spin(cycles)
-            self._gpu.record(end)
-            self._gpu.synchronize()
-        self._cycles_a_second = cycles / self._gpu.elapsed(begin, end)
+        # Spinning is counted in cycles, and how long these are changes with the clock rate: each spinning tells it for the next.
+        self._cycles_a_second = 1e9
+        for _ in range(3):
+            self.device(lambda: None, 5e-3)
 
     def device(self, step: Step, ahead: float) -> float | None:
-        """The time of one step between two events; ``None`` where the host took longer to queue it than ``ahead``, in seconds."""
+        """The time of one step between two events; ``None`` where the host took longer to queue it than the spinning, of about ``ahead``."""
         if ahead > LONGEST_SPIN:
             return None
         gpu = self._gpu
-        begin, end = gpu.event(), gpu.event()
+        before, begin, end = (gpu.event() for _ in range(3))
+        cycles = int(ahead * self._cycles_a_second)
         gpu.flush()
         gpu.synchronize()
+        gpu.record(before)
         start = perf_counter()
-        gpu.spin(int(ahead * self._cycles_a_second))
+        gpu.spin(cycles)
         gpu.record(begin)
         step()
         gpu.record(end)
         queued = perf_counter() - start
         gpu.synchronize()
-        return gpu.elapsed(begin, end) if queued < ahead else None  # type: ignore[no-any-return]
+        spun = gpu.elapsed(before, begin)
+        self._cycles_a_second = cycles / spun
+        return gpu.elapsed(begin, end) if queued < spun else None  # type: ignore[no-any-return]
 
     def call(self, step: Step, wait: Step | None = None) -> tuple[float, float]:
         """The host's time of one step, and the wall time."""
@@ -130,9 +141,9 @@ class _Cupy:
         import cupy
 
         self._cuda, self._runtime = cupy.cuda, cupy.cuda.runtime
-        self._spin = cupy.RawKernel(_SPIN, "spin")
+        self._spin, self._read = (cupy.RawKernel(SOURCE, name) for name in ("spin", "read"))
         cache = self._runtime.deviceGetAttribute(self._runtime.cudaDevAttrL2CacheSize, 0)
-        self._memory = cupy.empty(OVER_CACHE * (cache or FALLBACK_CACHE), "u1")
+        self._memory, self._out = cupy.zeros(OVER_CACHE * (cache or FALLBACK_CACHE), "u1"), cupy.zeros(1, "u4")
 
     def event(self) -> Any:
         return self._cuda.Event()
@@ -144,12 +155,10 @@ class _Cupy:
         return float(self._cuda.get_elapsed_time(begin, end)) / 1e3
 
     def spin(self, cycles: int) -> None:
-        import numpy as np
-
         self._spin((1,), (1,), (np.int64(cycles),))
 
     def flush(self) -> None:
-        self._memory.data.memset_async(1, self._memory.nbytes, self._cuda.Stream.null)
+        self._read((512,), (512,), (self._memory, np.int64(self._memory.nbytes // 16), self._out))
 
     def synchronize(self) -> None:
         self._runtime.deviceSynchronize()
@@ -166,7 +175,7 @@ class _Torch:
 
         self._cuda = torch.cuda
         cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0) or FALLBACK_CACHE
-        self._memory = torch.empty(OVER_CACHE * cache, dtype=torch.uint8, device="cuda")
+        self._memory = torch.zeros(OVER_CACHE * cache // 4, dtype=torch.int32, device="cuda")
 
     def event(self) -> Any:
         return self._cuda.Event(enable_timing=True)
@@ -181,7 +190,7 @@ class _Torch:
         self._cuda._sleep(cycles)
 
     def flush(self) -> None:
-        self._memory.fill_(1)
+        self._memory.max()
 
     def synchronize(self) -> None:
         self._cuda.synchronize()

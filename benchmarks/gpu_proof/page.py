@@ -96,7 +96,7 @@ def _sanitizers(found: dict[str, Any]) -> list[str]:
 
 
 def _bench(found: dict[str, Any]) -> Iterator[str]:
-    yield "Device time is between events, the cache written over before; host until the call returns; wall until the device is done;"
+    yield "Device time is between events, the cache full of other memory; host until the call returns; wall until the device is done;"
     yield "steady is the share of one of many in a row. Medians, and of the device time quartiles."
     for case in found["cases"]:
         what = f"{case['tensors']:,} tensors, {case['elements']:,} elements of {case['format']}, {case['bytes'] / 1e6:,.3g} MB a step"

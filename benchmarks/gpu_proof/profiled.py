@@ -24,7 +24,6 @@ PROGRAMS: tuple[tuple[Case, dict[str, Any]], ...] = (
     (single(26, "bfloat16"), {"pack": True}),
     (single(26), {"pack": True, "max_grad_norm": 1.0}),
     (Case("gpt2-124m", "list", tuple(gpt2_124m())), {"pack": False}),
-    (single(26), {"pack": True, "ema_decay": 0.999}),
 )
 
 DRY: tuple[tuple[Case, dict[str, Any]], ...] = (
@@ -37,8 +36,10 @@ def main(dry_run: bool) -> int:
     """Run a step of each program unseen, so that its kernels are there, and one that is seen."""
     place = Place.of(dry_run)
     engine = place.engines[0]
+    starts: dict[str, Start] = {}
     for case, options in DRY if dry_run else PROGRAMS:
-        optimizer = bound(Start.of(case), engine, place.native(engine), **options)
+        start = starts.get(case.name) or starts.setdefault(case.name, Start.of(case))
+        optimizer = bound(start, engine, place.native(engine), **options)
         optimizer.step()
         place.synchronize()
         with seen(dry_run):
