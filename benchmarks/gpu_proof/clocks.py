@@ -90,7 +90,7 @@ class GpuClock(HostClock):
             self.device(lambda: None, 5e-3)
 
     def device(self, step: Step, ahead: float) -> float | None:
-        """The time of one step between two events; ``None`` where the host took longer to queue it than the spinning, of about ``ahead``."""
+        """The time of one step between two events; ``None`` where the host took longer to queue it than the spinning, ``ahead`` or so."""
         if ahead > LONGEST_SPIN:
             return None
         gpu = self._gpu
