@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,50 +27,40 @@ from benchmarks.gpu_proof import (
 # ---- The dry run ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def dry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dry")
-    assert program.main(["--dry-run", "--minutes", "4", "--out", str(folder)]) == 0
-    return folder
-
-
 @pytest.mark.slow
-def test_a_dry_run_goes_through_every_part_and_claims_nothing(dry: Path) -> None:
-    ((path, results),) = record.results_in(dry)
+def test_a_dry_run_goes_through_every_part_and_claims_nothing(tmp_path: Path) -> None:
+    assert program.main(["--dry-run", "--minutes", "4", "--out", str(tmp_path)]) == 0
+    ((path, results),) = record.results_in(tmp_path)
+    claims_nothing(results, path.with_suffix(".md").read_text(encoding="utf-8"))
+    assert readme.block(tmp_path) == readme.NONE
+    found_what_is_to_be_found({name: part["result"] for name, part in results["parts"].items()})
+    assert len(list(tmp_path.glob("*.png"))) == (0 if find_spec("matplotlib") is None else 2)
+
+
+def claims_nothing(results: dict[str, Any], told: str) -> None:
     assert {name: part["status"] for name, part in results["parts"].items()} == {p.name: "done" for p in parts.PARTS}
     assert results["dry_run"] is True
     assert all(one["dry_run"] for one in (*results["parts"].values(), *results["kernels"]))
     assert {"name", "elements", "seconds", "bytes"} <= results["kernels"][0].keys()
     assert results["goals"] == []
     assert results["machine"]["driver"] is None
-    told = path.with_suffix(".md").read_text(encoding="utf-8")
     assert told.splitlines()[0] == page.DRY_LINE
     assert all(f"## {part.name}: " in told for part in parts.PARTS)
-    assert readme.block(dry) == readme.NONE
 
 
-@pytest.mark.slow
-def test_a_dry_run_finds_what_is_to_be_found(dry: Path) -> None:
-    ((_, results),) = record.results_in(dry)
-    found = {name: part["result"] for name, part in results["parts"].items()}
+def found_what_is_to_be_found(found: dict[str, Any]) -> None:
     assert found["bits"]["same"] == found["bits"]["of"] == 76
     assert [case["name"] for case in found["bench"]["cases"]] == [case.name for case in bench_cases.DRY]
     assert all(row["device"] > 0 for case in found["bench"]["cases"] for row in case["rows"])
     assert not any(case["left_out"] for case in found["bench"]["cases"])
     assert {row["program"] for row in found["counts"]["rows"]} == counts.PROGRAMS.keys()
-    assert (found["tests"]["passed"], found["tests"]["skipped"]) == (13, 1)
-    assert {tool: one["errors"] for tool, one in found["sanitizers"]["tools"].items()} == dict.fromkeys(
-        sanitizers.TOOLS, 0
-    )
+    assert found["tests"]["passed"] > 0
+    assert found["tests"]["failed"] == found["tests"]["unfinished"] == 0
+    errors = {tool: one["errors"] for tool, one in found["sanitizers"]["tools"].items()}
+    assert errors == dict.fromkeys(sanitizers.TOOLS, 0)
     assert [row["moved_to_planned"] for row in found["counters"]["rows"]] == [1.0, 1.0, 1.0]
     assert all(row["last_loss"] < row["first_loss"] for row in found["training"]["rows"])
     assert all(row["same_bits"] for table in found["sweep"]["tables"] for row in table["rows"])
-
-
-@pytest.mark.slow
-def test_a_dry_run_draws(dry: Path) -> None:
-    pytest.importorskip("matplotlib")
-    assert len(list(dry.glob("*.png"))) == 2
 
 
 # ---- Parts in processes of their own -------------------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def _bench(found: dict[str, Any]) -> Iterator[str]:
     yield "Device time is between events, the cache full of other memory; host until the call returns; wall until the device is done;"
     yield "steady is the share of one of many in a row. Medians, and of the device time quartiles."
     for case in found["cases"]:
-        what = f"{case['tensors']:,} tensors, {case['elements']:,} elements of {case['format']}, {case['bytes'] / 1e6:,.3g} MB a step"
+        tensors = f"{case['tensors']:,} tensor{'s' if case['tensors'] > 1 else ''}"
+        what = f"{tensors}, {case['elements']:,} elements of {case['format']}, {case['bytes'] / 1e6:,.3g} MB a step"
         yield from ("", f"### {case['name']}", "", f"{what}.", "")
         rows = []
         for row in case["rows"]:
