@@ -210,16 +210,18 @@ def test_a_part_that_fails_takes_no_other_along(proving: Any) -> None:
     assert status == 1
 
 
-def test_a_run_is_gone_on_with(proving: Any) -> None:
+def test_a_run_is_gone_on_with(proving: Any, tmp_path: Path) -> None:
     proving("good", "raises")
     status, results = proving("hangs", "good", resume=True)  # the first is not run again
     assert (status, statuses(results)) == (0, ["done", "done"])
+    assert len(list(record.results_in(tmp_path / "out"))) == 1
 
 
-def test_results_of_another_source_are_left_alone(proving: Any, tmp_path: Path) -> None:
+def test_no_run_overwrites_another_ones_results(proving: Any, tmp_path: Path) -> None:
     proving("good")
-    proving("good", changed="2")
-    assert [found["source"] for _, found in record.results_in(tmp_path / "out")] == ["2", "1"]
+    proving("good")
+    proving("good", changed="2", resume=True)  # of another source
+    assert [found["source"] for _, found in record.results_in(tmp_path / "out")] == ["1", "1", "2"]
 
 
 def test_an_interrupted_run_leaves_what_there_is(proving: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -47,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all of it (default: 8)")
     parser.add_argument("--only", nargs="+", metavar="PART", help=f"some of {', '.join(part.name for part in PARTS)}")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="of the benchmark only these")
-    parser.add_argument("--resume", action="store_true", help="leave out parts that the newest file of today has done")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the last file of today: only parts that it lacks"
+    )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="train on the MNIST in this folder")
     parser.add_argument(
         "--out", type=Path, help="folder for the results (default: benchmarks/results; of a dry run runs/gpu-proof)"
@@ -79,7 +80,7 @@ def prove(
     """Run the parts one after the other, each within its time; what there is is written after each."""
     start = monotonic()
     try:
-        path, results = opened(folder, about(seconds, dry_run), dry_run)
+        path, results = opened(folder, about(seconds, dry_run), dry_run, resume)
     except LeftOut as reason:
         print(f"{reason}: --dry-run goes through everything without one", file=sys.stderr)
         return 2
@@ -94,9 +95,10 @@ def prove(
         for part, end in limits(parts, seconds - (begun - start)):
             limit = end - (monotonic() - begun)
             if limit < LEAST:
+                print(f"{part.name}: not begun, its time was over", flush=True)
                 done[part.name] = {
                     "status": "not begun",
-                    "why": "the time was over",
+                    "why": "its time was over",
                     "seconds": 0.0,
                     "dry_run": dry_run,
                 }
@@ -138,21 +140,20 @@ def about(seconds: float, dry_run: bool) -> dict[str, Any]:
     return {"machine": {"gpu": "unknown", "why": why}, "versions": {}, "commit": "unknown", "source": digest()}
 
 
-def opened(folder: Path, about: dict[str, Any], dry_run: bool) -> tuple[Path, dict[str, Any]]:
-    """Today's results of this GPU: a file that another run of the same source has begun is gone on with, any other is left alone."""
+def opened(folder: Path, about: dict[str, Any], dry_run: bool, resume: bool) -> tuple[Path, dict[str, Any]]:
+    """A new file for today's results of this GPU, or with ``resume`` the last one, if it is of the same source."""
     now = datetime.now(timezone.utc)
     gpu = re.sub(r"[^a-z0-9]+", "-", str(about["machine"].get("gpu", "unknown")).lower()).strip("-")
     name = f"gpu-proof-{'dry-run' if dry_run else gpu}-{now:%Y-%m-%d}"
-    for number in count(1):
-        path = folder / f"{name}{f'-{number}' if number > 1 else ''}.json"
-        there = read(path)
-        if there is None and not path.exists():
-            break
-        if there and all(there.get(key) == value for key, value in (("source", about["source"]), ("dry_run", dry_run))):
-            recover(path, there)
-            return path, {**there, **about, "date": now.isoformat(timespec="seconds")}
-    when = now.isoformat(timespec="seconds")
-    return path, {"dry_run": dry_run, "date": when, **about, "kernels": [], "goals": [], "parts": {}}
+    paths = [folder / f"{name}.json"]
+    while paths[-1].exists():
+        paths.append(folder / f"{name}-{len(paths) + 1}.json")
+    new = {"dry_run": dry_run, "date": now.isoformat(timespec="seconds"), **about}
+    there = read(paths[-2]) if resume and len(paths) > 1 else None
+    if there and (there["source"], there["dry_run"]) == (about["source"], dry_run):
+        recover(paths[-2], there)
+        return paths[-2], {**there, **new}
+    return paths[-1], {**new, "kernels": [], "goals": [], "parts": {}}
 
 
 def so_far(path: Path, part: Part) -> Path:

@@ -65,7 +65,7 @@ class Report:
 
 def results_in(folder: Path) -> Iterator[tuple[Path, Any]]:
     """Every file of results in a folder, those of dry runs too."""
-    for path in sorted(folder.glob("gpu-proof-*.json")):
+    for path in sorted(folder.glob("gpu-proof-*.json"), key=lambda path: (len(path.name), path.name)):
         found = read(path)
         if isinstance(found, dict) and "parts" in found:
             yield path, found
