@@ -21,6 +21,9 @@ from .kernels.row import (
     IS_DECOUPLED,
     LR,
     MAXIMIZE,
+    OWN_0,
+    OWN_1,
+    OWN_SETTINGS,
     RECORD_WORDS,
     ROW_WORDS,
     SCHEDULED_WORDS,
@@ -28,6 +31,9 @@ from .kernels.row import (
 )
 from .kernels.rules import Rule
 from .scaling import Scalar
+
+_OWN_WORDS = {OWN_0, OWN_1, *range(OWN_SETTINGS, RECORD_WORDS)}
+_COMMON = {"lr", "weight_decay", "decoupled_weight_decay", "maximize", "params", "name"}
 
 
 class Algorithm:
@@ -42,9 +48,9 @@ class Algorithm:
         flags: Those that are on or off.
         choose: From a group, and what errors call it, to one of the rules; by default the first. It may raise `ValueError` for what
             does not go together.
-        scalars: Numbers that PyTorch keeps in each parameter's state and that stand in a row here: their names there and places here.
-        initial: Of states that do not begin with zeros the names, and the words of a record that have what they begin with.
-        uncounted: Whether PyTorch's optimizer of the same name saves no step counts.
+        scalars: For numbers that PyTorch saves of each parameter: from their names there to their places in a row.
+        initial: For states that do not begin with zeros: from the state's name to the record's word that has its first value.
+        uncounted: Whether PyTorch's optimizer of the same name saves no step count; a state without one then counts as one step.
 
     Attributes:
         rules, numbers, flags: As they were given, with those that all take.
@@ -53,7 +59,8 @@ class Algorithm:
         scalars, initial, uncounted: As they were given.
 
     Raises:
-        ValueError: If the rules do not share their coefficients, or there is none.
+        ValueError: If the rules do not share their coefficients, or there is none; for words that are not the rule's own or come twice, and
+            keys that all algorithms have; for ``initial`` values that there cannot be.
     """
 
     def __init__(
@@ -70,6 +77,20 @@ class Algorithm:
             raise ValueError(
                 "the rules of an algorithm must have the same coefficients, and there must be one at least"
             )
+        words = [one.word for one in numbers] + [flag.word for flag in flags if flag.word is not None]
+        if not set(words) <= _OWN_WORDS or len(set(words)) < len(words):
+            raise ValueError(
+                f"the words {words} of a record: must be different ones of OWN_0, OWN_1 and those of own_settings()"
+            )
+        begun = {one.word for one in numbers if one.word >= SCHEDULED_WORDS}
+        for name, word in (initial or {}).items():
+            if word not in begun or any(name not in rule.states for rule in rules):
+                raise ValueError(
+                    f"initial={initial}: must be states of every rule, and words of numbers that follow no schedule"
+                )
+        taken = _COMMON & {*(one.key for one in numbers), *(flag.key for flag in flags)}
+        if taken:
+            raise ValueError(f"the keys {sorted(taken)} are every optimizer's: use others")
         self.rules = tuple(rules)
         self.numbers = (Number("lr", LR), *numbers, Number("weight_decay", DECAY))
         self.flags = (*flags, Flag("decoupled_weight_decay", IS_DECOUPLED), Flag("maximize", MAXIMIZE))
@@ -156,6 +177,7 @@ class Hyperparameters:
     def initial(self) -> dict[str, float]:
         """What the states that do not begin with zeros begin with."""
         values = {name: self.words[word] for name, word in self.algorithm.initial.items()}
+        # Of a word that follows no schedule, so a number.
         return {name: value for name, value in values.items() if isinstance(value, float)}
 
     @property

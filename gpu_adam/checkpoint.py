@@ -62,7 +62,7 @@ def save(
         t = int(steps[placed.index])
         if t:
             group = groups[placed.group]
-            used = algorithm.rule_of(group, f"group {placed.group}").states
+            used = algorithm.hyperparameters(group, f"group {placed.group}").rule.states
             # The rule may have been changed since the last step; what the new one keeps beside has seen nothing yet.
             placed.state.ensure(used)
             names = [name for name in (*algorithm.states, "master", AVERAGE) if placed.state.has(name)]

@@ -78,7 +78,7 @@ class Number:
 
     def in_record(self, value: float) -> float:
         """What the record has for a number."""
-        return value if self.convert is None else self.convert(value)
+        return value if self.convert is None else float(self.convert(value))
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class Flag:
 
     key: str
     word: int | None = None
+
+
+def is_on(value: Any) -> bool:
+    """Whether a number is not always 0: then a rule may need a state for what it weighs."""
+    return callable(value) or bool(value > 0)
 
 
 @dataclass(frozen=True)

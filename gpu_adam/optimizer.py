@@ -273,7 +273,7 @@ class GpuOptimizer:
 
     def _prepare(self, arrays: Sequence[Any], grad_scale: Any, stream: int | None, capturing: bool) -> Schedule:
         """Everything but the launches; what is wrong with the arguments or hyperparameters is raised here."""
-        self._read_hyperparameters()
+        self._read_hyperparameters(capturing)
         scaling = self._scaling(grad_scale)
         keep = arrays is self._bound.arrays
         limits, mode = self._limits(scaling), self._mode(scaling)
@@ -405,7 +405,10 @@ class GpuOptimizer:
             raise RuntimeError("no step was captured: capturable=True, and a step before the capture")
         self._read_hyperparameters()
         if self._stepper.schedule is not schedule:
-            raise RuntimeError("the update rule has changed, and a graph has the old one: capture step() again")
+            raise RuntimeError(
+                "the update rule or what its states begin with has changed, and a graph has the old one: "
+                "capture step() again"
+            )
         on = None if stream is None else handle_of(stream)
         self._stepper.prepare_replay(self._hyper, self._limits(self._stepper.scaling), on)
 
@@ -466,8 +469,8 @@ class GpuOptimizer:
                 "the optimizer keeps no average of the parameters: make it with ema_decay or polyak_average"
             )
 
-    def _read_hyperparameters(self) -> None:
-        """Take up what was edited in `param_groups`."""
+    def _read_hyperparameters(self, capturing: bool = False) -> None:
+        """Take up what was edited in `param_groups`; ``capturing`` tells whether a step is being captured in a graph."""
         sizes = [len(group["params"]) for group in self.param_groups]
         if sizes != self._groups.sizes:
             raise ValueError(
@@ -480,6 +483,11 @@ class GpuOptimizer:
             return
         hyper = [algorithm.hyperparameters(group, where, read_lr=read_lr) for group, where in named]
         if [(h.rule, h.initial) for h in hyper] != [(h.rule, h.initial) for h in self._hyper]:
+            if capturing:
+                raise RuntimeError(
+                    "the update rule of a captured step differs from that of the step before, which compiled it: "
+                    "call step() once before the capture"
+                )
             self._stepper.settle()
         self._keys, self._hyper = keys, hyper
 
@@ -625,7 +633,10 @@ class GpuOptimizer:
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self.__init__(saved["groups"], **saved["defaults"], **saved["options"])  # type: ignore[misc]
+        common = {key: saved["defaults"][key] for key in ("decoupled_weight_decay", "maximize")}
+        own = {key: value for key, value in saved["defaults"].items() if key not in common}
+        # Not that of the subclass, which may take other arguments.
+        GpuOptimizer.__init__(self, saved["groups"], own, **common, **saved["options"])
         self._groups.grouped = saved["grouped"]
         self.load_state_dict(saved["state_dict"])
         if self._pack:

@@ -207,7 +207,7 @@ class Stepper:
             for name, value in own.initial.items() if fresh else ():
                 # New memory is zero.
                 if value != 0.0 or (placed.state, name) in kept:
-                    placed.write(name, np.full(placed.ref.shape, value))
+                    placed.write(name, np.full(placed.ref.shape, value, placed.ref.format.working.dtype))
 
     def run(self, schedule: Schedule, launch: Callable[[], None]) -> None:
         """Launch a step that was prepared, and count it."""

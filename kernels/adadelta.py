@@ -68,7 +68,7 @@ class GpuAdaDelta(GpuOptimizer):
         params: The parameters: see `GpuOptimizer`, also for further arguments and errors.
         lr: The factor α, at least 0; or a function of the step number t = 1, 2, …; or a 0-dimensional array. The paper has none: 1.
         rho: ρ, in [0, 1), or a function of t.
-        eps: ε, at least 0. With 0 nothing ever moves.
+        eps: ε, at least 0. With 0 an element never moves, and one whose gradients were all zero becomes 0/0, which is NaN.
         weight_decay: At least 0, or a function of t.
 
     Example:

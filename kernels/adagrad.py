@@ -63,7 +63,7 @@ class GpuAdaGrad(GpuOptimizer):
         lr_decay: η, at least 0.
         weight_decay: At least 0, or a function of t.
         initial_accumulator_value: What s begins with, at least 0.
-        eps: ε, at least 0.
+        eps: ε, at least 0. With 0 an element whose gradients were all zero becomes 0/0, which is NaN.
 
     Example:
         >>> import numpy as np

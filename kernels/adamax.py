@@ -1,7 +1,7 @@
 """AdaMax: the rule, its coefficients, and `GpuAdaMax`. The rule's CUDA C++ text is `adamax.cuh`.
 
     m = fma(w1, g, fma(-w1, m, m))          w1 = 1 - beta1
-    u = max(b2*u, |g| + eps), where NaN wins
+    u = max(b2*u, |g| + eps), where NaN wins            b2 = beta2
     p = fma(a, m/u, p)                      a = -lr/(1 - beta1^t)
 
 Kingma and Ba (2014), Algorithm 2, which has no eps; PyTorch adds it where it stands here.

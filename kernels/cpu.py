@@ -7,6 +7,7 @@ calls the rule and stores; the strided family loops by itself.
 from __future__ import annotations
 
 import math
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -43,7 +44,7 @@ def make_kernel(kind: Specialization) -> Any:
 
 def _make_element(kind: Specialization) -> Any:
     """One element's update, in place: ``(p, g, s0, s1, s2, w, e, i, j, k, c)`` with ``i, j, k`` its places in param, grad and state."""
-    before, after = jit(kind.name)(decay(fma, math.sqrt)), jit(kind.name)(average(fma))
+    before, after = jit(kind.name)(decay(fma, mul)), jit(kind.name)(average(fma))
     rule = jit(kind.name)(kind.rule.make(fma, math.sqrt))
     load_param, load_grad = (loader(kind.name, format, kind.working) for format in (kind.param, kind.grad))
     store_param = storer(kind.param)

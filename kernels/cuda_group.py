@@ -28,7 +28,7 @@ def make_coefficients(kind: Specialization, target: Target) -> Any:
 
 def make_before(target: Target) -> Any:
     """What comes before every rule; see `gpu_adam.kernels.rules.decay`."""
-    return inlined(decay(target.fma, target.sqrt))
+    return inlined(decay(target.fma, target.mul))
 
 
 def make_rule(kind: Specialization, target: Target) -> Any:

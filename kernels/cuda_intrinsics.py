@@ -38,16 +38,18 @@ def fma(typingctx, a, b, c):
 
 @intrinsic
 def mul(typingctx, a, b):
-    """``a*b`` in float64, rounded by itself.
+    """``a*b``, rounded by itself, in float32 if both are, else in float64.
 
     NVVM and the assembler, as Numba calls them, contract a multiplication with the addition that follows it, but not this one.
     """
+    single = a == b == types.float32
+    result, real, name = (types.float32, _FLOAT, "f") if single else (types.float64, _DOUBLE, "d")
 
     def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(_DOUBLE, [_DOUBLE, _DOUBLE])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.nvvm.mul.rn.d"), args)
+        kind = ir.FunctionType(real, [real, real])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.nvvm.mul.rn.{name}"), args)
 
-    return types.float64(types.float64, types.float64), codegen
+    return result(result, result), codegen
 
 
 @intrinsic

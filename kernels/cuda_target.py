@@ -22,7 +22,7 @@ class Target:
 
     Attributes:
         fma, sqrt: Of the working format.
-        mul: Of float64, never contracted with what follows.
+        mul: Of either working format, never contracted with what follows.
         load_word, store_word: ``(address) -> int64`` and ``(address, int64)``.
         load_fresh: ``(address) -> float64``, as other blocks have left it.
         count_in: ``(address) -> int64``: one more in the word that all blocks count in; what it was before.

@@ -18,22 +18,19 @@ struct NAdam {
   // exp_avg and exp_avg_sq.
   static constexpr int kStates = 2;
 
-  // The product of the momenta is below beta1 ** t, which ends the multiplying.
+  // The momenta are multiplied until their product is negligible.
   __device__ static __forceinline__ void coefficients(const double* h, long long t, bool wide, double* row) {
     const double w1 = to_working(1.0 - h[kBeta1], wide);
     const double w2 = to_working(1.0 - h[kBeta2], wide);
     const double beta1 = 1.0 - w1;
-    double product = 0.0;
-    if (power(beta1, t) > kNegligible) {
-      product = 1.0;
-      double decay = 1.0;
+    double product = 1.0;
+    double decay = 1.0;
 #pragma unroll 1
-      for (long long i = 0; i < t; ++i) {
-        decay = mul(decay, h[kQ]);
-        product = mul(product, mul(beta1, 1.0 - mul(0.5, decay)));
-      }
+    for (long long n = 0; n < t && product > kNegligible; ++n) {
+      decay = mul(decay, h[kQ]);
+      product = mul(product, mul(beta1, 1.0 - mul(0.5, decay)));
     }
-    const double decay = power(h[kQ], t);
+    decay = power(h[kQ], t);
     const double now = mul(beta1, 1.0 - mul(0.5, decay));
     const double later = mul(beta1, 1.0 - mul(0.5, mul(decay, h[kQ])));
     row[kW1] = w1;

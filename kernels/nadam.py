@@ -7,7 +7,7 @@
                                             am = -lr*mu_{t+1}/(1 - mu_1*...*mu_{t+1})
     mu_t = beta1*(1 - q^t/2)                q = 0.96^momentum_decay
 
-Dozat (2016), as PyTorch has it.
+Dozat (2016), as PyTorch has it. q is the C library's power on the host, and sent to the device as it is.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ def nadam_coefficients(
 ) -> Callable[..., Any]:
     """The coefficients of step t; the weights are rounded first, as in `gpu_adam.kernels.adam`.
 
-    The product of the momenta is below ``beta1 ** t``, which ends the multiplying: for β1 = 0.9 after some 400 steps.
+    The momenta are multiplied until their product is negligible, which with the usual decay takes some 60 of them.
     """
 
     def coefficients(h, t, wide, row):
         w1 = narrow(1.0 - h[BETA1], wide)
         w2 = narrow(1.0 - h[BETA2], wide)
         beta1 = 1.0 - w1
-        product = 0.0
-        if power(beta1, t) > NEGLIGIBLE:
-            product = 1.0
-            decay = 1.0
-            for _ in range(t):
-                decay = mul(decay, h[Q])
-                product = mul(product, mul(beta1, 1.0 - mul(0.5, decay)))
+        product = 1.0
+        decay = 1.0
+        n = 0
+        while n < t and product > NEGLIGIBLE:
+            decay = mul(decay, h[Q])
+            product = mul(product, mul(beta1, 1.0 - mul(0.5, decay)))
+            n += 1
         decay = power(h[Q], t)
         now = mul(beta1, 1.0 - mul(0.5, decay))
         later = mul(beta1, 1.0 - mul(0.5, mul(decay, h[Q])))
@@ -95,7 +95,7 @@ class GpuNAdam(GpuOptimizer):
         params: The parameters: see `GpuOptimizer`, also for further arguments and errors.
         lr: The learning rate α, at least 0; or a function of the step number t = 1, 2, …; or a 0-dimensional array.
         betas: β1 and β2, in [0, 1), or functions of t. Bias is corrected as if the value of step t had always held.
-        eps: ε, at least 0.
+        eps: ε, at least 0. With 0 an element whose gradients were all zero becomes 0/0, which is NaN.
         weight_decay: At least 0, or a function of t.
         momentum_decay: ψ, at least 0.
 

@@ -3,7 +3,7 @@
     v = fma(w*g, g, fma(-w, v, v))          w = 1 - alpha
     x = v, or centered: m = fma(w, g, fma(-w, m, m)), x = fma(-m, m, v), but not below 0
     d = g/(sqrt(x) + eps)
-    s = d, or with momentum b = fma(mu, b, d), s = b
+    s = d, or with momentum b = fma(mu, b, d), s = b                mu = momentum
     p = fma(a, s, p)                        a = -lr
 
 Tieleman and Hinton (2012, lecture 6.5); centered as in Graves (2013). Where the gradients hardly change, v and m*m agree but for their
@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpu_adam.algorithm import Algorithm
-from gpu_adam.hyperparameters import Flag, Number, Scheduled
+from gpu_adam.hyperparameters import Flag, Number, Scheduled, is_on
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, OWN_1, own, own_settings
@@ -86,8 +86,7 @@ RULES = {(centered, momentum): _rule(centered, momentum) for centered in (False,
 
 
 def _choose(group: Mapping[str, Any], where: str) -> Rule:
-    momentum = group["momentum"]
-    return RULES[bool(group["centered"]), bool(callable(momentum) or momentum > 0)]
+    return RULES[bool(group["centered"]), is_on(group["momentum"])]
 
 
 class GpuRmsProp(GpuOptimizer):
@@ -103,7 +102,7 @@ class GpuRmsProp(GpuOptimizer):
         params: The parameters: see `GpuOptimizer`, also for further arguments and errors.
         lr: The learning rate γ, at least 0; or a function of the step number t = 1, 2, …; or a 0-dimensional array.
         alpha: α, in [0, 1), or a function of t.
-        eps: ε, at least 0.
+        eps: ε, at least 0. With 0 an element whose gradients were all zero becomes 0/0, which is NaN.
         weight_decay: At least 0, or a function of t.
         momentum: μ, at least 0, or a function of t.
         centered: Whether v is that of the gradients less their mean.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from .row import (
@@ -48,8 +49,9 @@ class Rule:
         states: The names of its state arrays, as in a state dict; at most ``MAX_STATES``.
         make: From ``(fma, sqrt)`` to the scalar function.
         coefficients: From ``(mul, sqrt, narrow, power)`` to the function ``(h, t, wide, row)`` that fills in the rule's own coefficients
-            of step ``t`` from the record ``h``: see `coefficients`. Rules of one optimizer share it.
-        cuda: Its type in CUDA C++, in namespace ``gpu_adam``; empty where there is none, and then the ``cupy`` engine cannot run it.
+            of step ``t`` from the record ``h``: see `coefficients`. Rules of one optimizer share it. A product that is added to something
+            is a ``mul``, and a power of the step ``power(base, t)``: compilers for GPUs would round them otherwise than the host does.
+        cuda: Of a rule of this package its type in CUDA C++, in namespace ``gpu_adam``.
         header: The file of ``kernels/`` that defines the type.
 
     Raises:
@@ -72,10 +74,16 @@ class Rule:
                 f"none of {', '.join(sorted(_TAKEN))}"
             )
 
-    @property
+    @cached_property
     def is_shipped(self) -> bool:
-        """Whether it comes with this package, whose sources its compiled kernels are known by on disk."""
-        return bool(self.cuda)
+        """Whether it comes with this package, by whose sources its compiled kernels are known on disk, and so is there in CUDA C++ too.
+
+        A changed copy of such a rule does not.
+        """
+        from gpu_adam import optimizers  # not imported above, because that imports all rules
+
+        algorithms = (one.algorithm for name, one in vars(optimizers).items() if name.startswith("Gpu"))
+        return any(self in algorithm.rules for algorithm in algorithms)
 
     @property
     def symbol(self) -> str:
@@ -83,11 +91,16 @@ class Rule:
         return self.name if self.is_shipped else f"own_{self.name}"
 
 
-def decay(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:
-    """What comes before every rule: scale the gradient, then weight decay of either kind."""
+def decay(fma: Callable[..., Any], mul: Callable[..., Any]) -> Callable[..., Any]:
+    """What comes before every rule: scale the gradient, then weight decay of either kind.
+
+    Args:
+        fma: The fused multiply-add.
+        mul: Multiplication, rounded by itself: a rule may begin with a sum, and no compiler may contract the two.
+    """
 
     def scale_and_decay(p, g, c):
-        g = c[SCALE] * g
+        g = mul(c[SCALE], g)
         if c[L2]:
             g = fma(c[WEIGHT_DECAY], p, g)
         if c[DECOUPLED]:

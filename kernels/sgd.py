@@ -2,7 +2,7 @@
 
     b = fma(d, g, mu*b)                     d = 1 at the first step, 1 - dampening from then on
     s = b, or with Nesterov's momentum s = fma(mu, b, g); without momentum s = g
-    p = fma(a, s, p)                        a = -lr
+    p = fma(a, s, p)                        a = -lr, mu = momentum
 
 Polyak (1964); Nesterov (1983) in the form of Sutskever, Martens, Dahl and Hinton (2013), as PyTorch has it.
 """
@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpu_adam.algorithm import Algorithm
-from gpu_adam.hyperparameters import Flag, Number, Scheduled
+from gpu_adam.hyperparameters import Flag, Number, Scheduled, is_on
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, own, own_settings
@@ -67,7 +67,7 @@ WITH_MOMENTUM = Rule(
 
 def _choose(group: Mapping[str, Any], where: str) -> Rule:
     momentum, dampening = group["momentum"], group["dampening"]
-    has_momentum = callable(momentum) or momentum > 0
+    has_momentum = is_on(momentum)
     if group["nesterov"] and not (has_momentum and dampening == 0):
         raise ValueError(
             f"nesterov=True with momentum={momentum!r} and dampening={dampening!r} of {where}: "

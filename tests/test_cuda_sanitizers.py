@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from cuda_cpp import build
-from cuda_cpp.instances import PROLOGUES, SHIPPED
+from cuda_cpp.instances import SHIPPED
 from cuda_cpp.sanitizers import sanitized
+from shipped import ADAM
+
+from gpu_adam.engines.gpu_kernels import PrologueKernel
 
 pytest_plugins = ("cuda_cpp.fixtures",)
 pytestmark = [pytest.mark.skipif(build.missing is not None, reason=str(build.missing)), pytest.mark.slow]
@@ -148,7 +151,7 @@ ORDERS = {
 
 @pytest.fixture(scope="module")
 def watched(folder: Path) -> Path:
-    return build.build(PROLOGUES[:1], build.RACES, folder)
+    return build.build([PrologueKernel(ADAM)], build.RACES, folder)
 
 
 def test_the_prologue_has_no_race(watched: Path) -> None:

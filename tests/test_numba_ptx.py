@@ -79,8 +79,20 @@ def specializations() -> list[Specialization]:
     """
     plain = [
         Specialization(family, rule, param, grad, master)
-        for family, rule in product((*FAMILIES, "rows"), RULES.values())
+        for family, rule in product((*FAMILIES, "rows"), (ADAM, AMSGRAD))
         for param, grad, master in formats_of(rule, family)
+    ]
+    # Of the other rules what they compute, and not how memory is reached.
+    others: list[tuple[Family, Format, bool]] = [
+        ("flat", FLOAT32, False),
+        ("multi_tensor", BFLOAT16, True),
+        ("strided", FLOAT64, False),
+    ]
+    plain += [
+        Specialization(family, rule, param, param, master)
+        for rule in RULES.values()
+        for family, param, master in others
+        if rule not in (ADAM, AMSGRAD)
     ]
     averaged = [
         Specialization(family, RULES[rule], param, grad, master, average=True)

@@ -10,14 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from own_rule import Lion, lion, lion_coefficients, train
+from own_rule import W1, Lion, lion, lion_coefficients, train
+from shipped import ADAM
 
-from gpu_adam import Algorithm, GpuOptimizer, LossScaler, Rule, placement
+from gpu_adam import Algorithm, GpuOptimizer, LossScaler, Number, Rule, placement
 from gpu_adam.engines import CompileError, EngineUnavailable
 from gpu_adam.formats import FLOAT32
+from gpu_adam.kernels.row import LR, OWN_0, OWN_SETTINGS
 from gpu_adam.plan import Specialization
 
 LION = Lion.algorithm.rules[0]
+
+
+class Fixed(Lion):
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, lr=0.5, **options)
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -68,6 +75,44 @@ def test_its_kernels_are_not_kept_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     Again([np.zeros(3, np.float32)]).step([np.ones(3, np.float32)])
     assert not [entry for entry in tmp_path.iterdir() if "lion" in entry.name]
+
+
+def test_a_changed_copy_of_a_shipped_rule_is_not_shipped() -> None:
+    """It would otherwise take the place of the shipped one on disk, and run the shipped one's CUDA C++."""
+    changed = replace(ADAM, make=lambda fma, sqrt: ADAM.make(fma, sqrt))
+    assert ADAM.is_shipped
+    assert ADAM.symbol == "adam"
+    assert not changed.is_shipped
+    assert changed.symbol == "own_adam"
+
+
+def test_a_subclass_that_fixes_hyperparameters_is_copied() -> None:
+    opt = Fixed([np.zeros(3, np.float32)], maximize=True)
+    opt.step([np.ones(3, np.float32)])
+    for other in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        other.step([np.ones(3, np.float32)])
+        assert other.params[0].tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("numbers", "more", "message"),
+    [
+        ([Number("x", LR)], {}, "the words"),
+        ([Number("x", W1)], {}, "the words"),
+        ([Number("x", OWN_0), Number("y", OWN_0)], {}, "the words"),
+        ([Number("lr", OWN_0)], {}, r"the keys \['lr'\] are every optimizer's"),
+        ([Number("x", OWN_0)], {"initial": {"exp_avg": OWN_0}}, "follow no schedule"),
+        ([Number("x", OWN_SETTINGS)], {"initial": {"other": OWN_SETTINGS}}, "states of every rule"),
+    ],
+)
+def test_an_algorithm_that_cannot_be_is_refused(numbers: Any, more: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Algorithm([LION], numbers, **more)
+
+
+def test_what_a_conversion_returns_is_taken_for_a_number() -> None:
+    convert = Number("x", OWN_SETTINGS, convert=lambda x: np.float32(x))
+    assert type(convert.in_record(2.0)) is float
 
 
 def test_a_changed_function_is_another_rule() -> None:

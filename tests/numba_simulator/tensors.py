@@ -176,7 +176,7 @@ class Tensor:
 
     def _expect_element(self, at_param: int, at_grad: int, k: int, c: Any) -> None:
         number = self.kind.working.dtype.type
-        before, rule = decay(fma, np.sqrt), RULES[self.kind.rule].make(fma, np.sqrt)
+        before, rule = decay(fma, np.multiply), RULES[self.kind.rule].make(fma, np.sqrt)
         theta = self.master[0][k] if self.master else number(self.param[at_param])
         theta, gradient = before(theta, number(self.grad[at_grad]), c)
         states = [stretch[k] for stretch in self.states]
