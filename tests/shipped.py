@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from gpu_adam import GpuOptimizer, optimizers
-from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 from gpu_adam.kernels.rules import Rule
 
 OPTIMIZERS: dict[str, type[GpuOptimizer]] = {
@@ -21,7 +21,12 @@ _EVERY = tuple(
 )
 _SOME = {
     "flat": ((FLOAT32, FLOAT32, False), (BFLOAT16, BFLOAT16, True)),
-    "multi_tensor": ((FLOAT32, FLOAT32, False), (FLOAT64, FLOAT64, False), (BFLOAT16, BFLOAT16, True)),
+    "multi_tensor": (
+        (FLOAT32, FLOAT32, False),
+        (FLOAT64, FLOAT64, False),
+        (FLOAT16, FLOAT32, False),
+        (BFLOAT16, BFLOAT16, True),
+    ),
     "strided": ((BFLOAT16, BFLOAT16, True),),  # with strides that turn out to be none it is a multi-tensor launch
     "rows": ((FLOAT32, FLOAT32, False),),
 }

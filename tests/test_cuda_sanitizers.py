@@ -162,10 +162,14 @@ def test_the_prologue_has_no_race(watched: Path) -> None:
 
 @pytest.mark.parametrize("place", ORDERS)
 def test_every_barrier_and_fence_is_needed(place: str, watched: Path) -> None:
-    """Without it ThreadSanitizer reports a race; so it would report one that was forgotten."""
+    """Without it ThreadSanitizer reports a race; so it would report one that was forgotten.
+
+    Where the threads then part ways, some may end at a barrier that the others never reach, before the race has happened.
+    """
     done = sanitized(_RACES.format(library=str(watched)), ("libtsan.so",), STAND_IN_WITHOUT=place)
     assert done.returncode != 0
-    assert "WARNING: ThreadSanitizer: data race" in done.stderr
+    told = ("WARNING: ThreadSanitizer: data race", "a barrier or shuffle that not all threads reach")
+    assert any(each in done.stderr for each in told), done.stderr[-4000:]
 
 
 def test_a_barrier_that_not_all_threads_reach_is_an_error(tmp_path: Path) -> None:

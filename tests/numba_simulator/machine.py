@@ -43,7 +43,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 
 
 def mul(a: Any, b: Any) -> Any:
-    return np.float64(a) * np.float64(b)
+    return a * b if type(a) is type(b) is np.float32 else np.float64(a) * np.float64(b)
 
 
 class Bounds:
