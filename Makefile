@@ -16,17 +16,17 @@ SOURCES := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test lint format bench paper doctor clean distclean
+.PHONY: help train test lint format bench ledger paper gpu-proof doctor clean distclean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 	@echo 'ARGS="..." is handed on; CUDA=12, 13 or none overrules the choice of GPU packages; PYTHON= and VENV= say where.'
 
 # ---- The CUDA generation: what was asked for, else what the environment holds, else what the driver can run -------------------------
 # CUDA 12 needs driver 525 and CUDA 13 driver 580. Only one of the two fits into an environment (pyproject.toml says why), so all
 # targets agree on it.
 
-ifneq (,$(filter train test bench paper doctor,$(MAKECMDGOALS)))
+ifneq (,$(filter train test bench ledger paper gpu-proof doctor,$(MAKECMDGOALS)))
 installed := $(patsubst cupy_cuda%x,%,$(firstword $(subst -, ,$(notdir $(firstword \
   $(wildcard $(VENV)/lib/python*/site-packages/cupy_cuda1[23]x-*.dist-info))))))
 ifneq ($(CUDA),auto)
@@ -99,9 +99,15 @@ test: $(STAMPS)/test-cuda$(test_family)  ## run every test; those that need a GP
 bench: $(STAMPS)/bench-cuda$(family)  ## measure the engines against PyTorch, NumPy and a plain copy
 	$(PY) -m benchmarks $(ARGS)
 
+ledger: $(STAMPS)/test-cuda$(test_family)  ## compile the kernels, count their machine code, predict their times; no GPU is needed
+	$(PY) -m benchmarks.ledger $(ARGS)
+
 # Of `train` the cuBLAS for CuPy, of `bench` the torch.
 paper: $(STAMPS)/train-cuda$(family) $(STAMPS)/bench-cuda$(family)  ## reproduce the paper's figures: make paper ARGS="--data-dir DIR", 15 minutes on two cores
 	$(PY) -m benchmarks.paper $(ARGS)
+
+gpu-proof: $(STAMPS)/test-cuda$(test_family)  ## prove and measure all that needs a GPU, in eight minutes
+	$(PY) -m benchmarks.gpu_proof $(ARGS)
 
 doctor: $(STAMPS)/train-cuda$(family)  ## say which engines can run here, and what the others lack
 	$(PY) -m gpu_adam doctor $(ARGS)

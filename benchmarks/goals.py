@@ -29,7 +29,7 @@ class Goal:
         measured: The figure.
         target: What it may be at most, or at least.
         at_most: Which of the two.
-        unit: How the figure is printed: ``"x"`` for a ratio, ``"s"``, ``"us"`` or ``"%"``.
+        unit: How the figure is printed: ``"x"`` for a ratio, ``"s"``, ``"us"``, ``"%"``, or ``"n"`` for a number of things.
     """
 
     what: str
@@ -45,6 +45,8 @@ class Goal:
 
     def shown(self, value: float) -> str:
         """A figure with its unit."""
+        if self.unit == "n":
+            return f"{value:,g}"
         scale, digits = {"x": (1, 2), "s": (1, 3), "us": (1e6, 1), "%": (100, 1)}[self.unit]
         return f"{value * scale:.{digits}f} {self.unit}"
 

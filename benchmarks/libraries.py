@@ -53,7 +53,8 @@ class Cupy:
 
     def copy(self, to: Any, source: Any) -> None:
         """A copy on the device."""
-        to[...] = source
+        word = f"u{to.dtype.itemsize}"  # as words, for the same reason
+        to.view(word)[...] = source.view(word)
 
     def synchronize(self) -> None:
         """Wait for the device."""

@@ -72,7 +72,7 @@ def case_table(result: dict[str, Any]) -> str:
         f"  {'':44}{'median':>12}  {'quartiles':^21}{'GB/s':>7}{'x limit':>10}{'x plain':>10}{'x torch':>10}",
     ]
     for row in result["rows"]:
-        low, high = (_time(value) for value in row["quartiles"])
+        low, high = (time_text(value) for value in row["quartiles"])
         rate = result["bytes"] / row["median"] / 1e9
         # PyTorch's bfloat16 moves half the bytes, and a plain step others than one that does more: a rate in these would say nothing.
         other_bytes = result["format"] == "bfloat16" and row["label"].startswith("torch")
@@ -81,7 +81,8 @@ def case_table(result: dict[str, Any]) -> str:
         told = "-" if other_bytes else f"{rate:.1f}"
         plain, torch = ("-" if row[key] is None else f"{row[key]:.3g}" for key in ("to_plain", "to_torch"))
         lines.append(
-            f"  {row['label']:44}{_time(row['median']):>12}  {low:>9} - {high:<9}{told:>7}{row['to_limit']:>10.3g}{plain:>10}{torch:>10}"
+            f"  {row['label']:44}{time_text(row['median']):>12}  {low:>9} - {high:<9}{told:>7}"
+            f"{row['to_limit']:>10.3g}{plain:>10}{torch:>10}"
         )
     lines.append(f"  (x plain: without what follows the comma; x torch: {result['torch']})")
     if result["format"] == "bfloat16":
@@ -101,7 +102,7 @@ def overhead_table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for label in dict.fromkeys(row["label"] for row in rows):
         found = [medians.get((label, count)) for count in counts]
-        lines.append(f"  {label:48}" + "".join(f"{'-' if one is None else _time(one):>12}" for one in found))
+        lines.append(f"  {label:48}" + "".join(f"{'-' if one is None else time_text(one):>12}" for one in found))
     return "\n".join(lines)
 
 
@@ -110,7 +111,7 @@ def startup_table(figures: dict[str, Any]) -> str:
     lines = ["in a new process"]
     for name in ("import", "import GpuAdam", "first step cold", "first step warm"):
         spoken = {"import": "import gpu_adam", "import GpuAdam": "from gpu_adam import GpuAdam"}.get(name, name)
-        lines.append(f"  {spoken:48}{_time(figures[name]):>12}")
+        lines.append(f"  {spoken:48}{time_text(figures[name]):>12}")
     lines.append("memory that a step needs beside its arrays, of the parameter's size")
     for name, share in figures["peak"].items():
         lines.append(f"  {name:48}{'not told' if share is None else f'{share:.0%}':>12}")
@@ -126,7 +127,8 @@ def goals_table(goals: Sequence[Goal]) -> str:
     return "\n".join(lines)
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Three digits and a unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
         if seconds * scale >= 1:
             return f"{seconds * scale:.3g} {unit}" if seconds * scale < 1000 else f"{seconds * scale:.0f} {unit}"

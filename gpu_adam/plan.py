@@ -89,14 +89,15 @@ class Policy:
     Attributes:
         threads: Threads in a block.
         vectors: Vectors that a thread loads before it computes with the first.
-        waves: Chunks that each multiprocessor should find, so that the last wave's idle part is small.
+        waves: Chunks that each multiprocessor should find. Some six run at once and all take as long, so that the last ones, for which some
+            multiprocessors have no counterpart, are a small part of the whole (`benchmarks/ledger`).
         min_chunk: The fewest elements of a chunk, a power of two.
         max_chunk: The most elements of a chunk, a power of two.
     """
 
     threads: int = 256
     vectors: int = 1
-    waves: int = 8
+    waves: int = 64
     min_chunk: int = 1024
     max_chunk: int = 65_536
 

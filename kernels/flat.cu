@@ -4,13 +4,13 @@
 
 namespace gpu_adam {
 
-// Blocks that a multiprocessor must have registers for. Three keep the memory busy; left to itself NVRTC 13.5 aims at four on sm_100
-// and spills. Where one of parameter and gradient is float64 and the other is not, a vector of one is several of the other: three blocks
-// leave too few registers for them, and fewer ask for as much. Multi-tensor kernels take twice the registers with a bound, or spill.
+// Threads that a multiprocessor must have registers for. Three blocks of 256 keep the memory busy; left to itself NVRTC 13.5 aims at four
+// on sm_100 and spills. Where one of parameter and gradient is float64 and the other is not, a vector of one is several of the other: three
+// blocks leave too few registers for them, and fewer ask for as much. Multi-tensor kernels take twice the registers with a bound, or spill.
 template <typename P, typename G>
-constexpr int kFlatBlocks = (sizeof(P) == 8) == (sizeof(G) == 8) ? 3
-                            : sizeof(G) == 2                     ? 1
-                                                                 : 2;
+constexpr int kFlatThreads = (sizeof(P) == 8) == (sizeof(G) == 8) ? 768
+                             : sizeof(G) == 2                     ? 256
+                                                                  : 512;
 
 // One block updates kThreads * kVectors vectors; the grid covers [0, size).
 //
@@ -19,7 +19,7 @@ constexpr int kFlatBlocks = (sizeof(P) == 8) == (sizeof(G) == 8) ? 3
 //   size: elements.
 //   row: the stretch's row of coefficients.
 template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads>
-__global__ void __launch_bounds__(kThreads, (kFlatBlocks<P, G>))
+__global__ void __launch_bounds__(kThreads, (kFlatThreads<P, G> > kThreads ? kFlatThreads<P, G> / kThreads : 1))
     flat(P* param, const G* grad, Working<P>* state0, Working<P>* state1, Working<P>* state2, float* master, Working<P>* average,
          long long size, const Working<P>* row) {
   using K = Kind<Rule, P, G, kMaster, kAverage>;

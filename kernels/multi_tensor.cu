@@ -59,10 +59,14 @@ __global__ void __launch_bounds__(kThreads)
     update_vectors<K, kVectors, kThreads>(share.tensor, at, share.window, row);
 }
 
+// Blocks that a multiprocessor must have registers for: left to itself NVRTC 13.5 aims at four on sm_120, and spills.
+template <typename P>
+constexpr int kStridedBlocks = sizeof(P) == 8 ? 2 : 3;
+
 // Tensors with strides of their own. The states and the master copy lie in the walk's order; parameter and gradient are reached
 // through their strides, element by element, kElements of them in flight.
 template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, (kStridedBlocks<P>))
     strided(const long long* table, long long segments, long long chunks, long long chunk, const Working<P>* coefficients) {
   using K = Kind<Rule, P, G, kMaster, kAverage>;
   using W = Working<P>;

@@ -1,0 +1,58 @@
+"""Every optimizer on every engine against the cpu engine, several at once, each in a process of its own.
+
+What takes the time is compiling, which several processes share; and after an illegal access a process can do nothing more on the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from .cells import OPTIMIZERS, settings_of
+from .place import Place
+from .record import Report
+from .runner import run_part
+
+DRY = (("GpuAdam", ""), ("GpuSgd", "momentum"))
+"""Enough to try the plumbing."""
+
+LEAST = 5.0
+"""Seconds below which no process is begun."""
+
+
+def run(report: Report, arguments: dict[str, Any]) -> None:
+    """Compare them all, and add up."""
+    place = Place.of(report.dry_run)
+    kinds = [(optimizer, settings) for optimizer in OPTIMIZERS for settings in settings_of(optimizer)]
+    jobs = [(engine, *kind) for engine in place.engines for kind in (DRY if report.dry_run else kinds)]
+    table: list[dict[str, Any]] = []
+    report.result |= {"same": 0, "of": 0, "table": table, "jobs": len(jobs)}
+
+    def one(engine: str, optimizer: str, settings: str) -> dict[str, Any]:
+        job = {"engine": engine, "optimizer": optimizer, "settings": settings}
+        if report.seconds_left < LEAST:
+            return {**job, "status": "not begun", "why": "the time was over"}
+        found = run_part(
+            f"{__package__}.bits_of_one",
+            job,
+            report.seconds_left - 2.0,
+            dry_run=report.dry_run,
+            environment=_ENVIRONMENT,
+        )
+        return {**job, **found.pop("result"), **found}
+
+    with ThreadPoolExecutor(_workers(report.dry_run)) as pool:
+        for done in as_completed([pool.submit(one, *job) for job in jobs]):
+            table.append(done.result())
+            table.sort(key=lambda row: (row["engine"], row["optimizer"], row["settings"]))
+            for key in ("same", "of"):
+                report.result[key] = sum(row.get(key, 0) for row in table)
+            report.save()
+
+
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+
+def _workers(dry_run: bool) -> int:
+    return 1 if dry_run else max(1, min(14, (os.cpu_count() or 1) - 2))

@@ -1,0 +1,230 @@
+"""The results as a page in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..goals import Goal
+from ..report import time_text
+from .parts import PARTS
+
+DRY_LINE = "**Dry run: nothing on this page was measured on a GPU, and it claims nothing.**"
+
+
+def page(results: dict[str, Any], plots: Sequence[str]) -> str:
+    """All of it.
+
+    Args:
+        results: As they are saved.
+        plots: File names of the plots, beside the page.
+    """
+    machine = results["machine"]
+    lines = [DRY_LINE, ""] if results["dry_run"] else []
+    lines += [f"# GPU proof: {machine.get('gpu', 'unknown')}", ""]
+    lines += [f"{results['date']}, commit {results['commit']}, source {results['source']}.", ""]
+    lines += [", ".join(f"{name} {value}" for name, value in machine.items()) + ".", ""]
+    lines += [", ".join(f"{name} {value}" for name, value in results["versions"].items()) + ".", ""]
+    lines += ["## Parts", "", *_parts(results), ""]
+    if results["goals"]:
+        lines += ["## Asked and reached", "", *_goals(results["goals"]), ""]
+    for part in PARTS:
+        found = results["parts"].get(part.name, {}).get("result")
+        if found:
+            lines += [f"## {part.name}: {part.what}", "", *_SECTIONS[part.name](found), ""]
+    lines += [f"![]({name})" for name in plots]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    def line(cells: Sequence[Any]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return [line(head), line(["---"] * len(head)), *map(line, rows)]
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else time_text(seconds)
+
+
+def _parts(results: dict[str, Any]) -> list[str]:
+    rows = []
+    for part in PARTS:
+        found = results["parts"].get(part.name)
+        if found is None:
+            rows.append((part.name, "not begun", "", ""))
+        else:
+            rows.append((part.name, found["status"], f"{found['seconds']:.0f} s", found.get("why", "")))
+    return _table(("part", "", "took", ""), rows)
+
+
+def _goals(saved: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for one in saved:
+        goal = Goal(**{name: value for name, value in one.items() if name != "reached"})
+        bound = f"{'at most' if goal.at_most else 'at least'} {goal.shown(goal.target)}"
+        rows.append((goal.what, bound, goal.shown(goal.measured), "yes" if goal.reached else "**no**"))
+    return _table(("", "asked", "measured", "reached"), rows)
+
+
+def _bits(found: dict[str, Any]) -> list[str]:
+    rows, told = [], []
+    for row in found["table"]:
+        name = row["optimizer"] + (f", {row['settings']}" if row["settings"] else "")
+        state = row["status"] if row["status"] == "done" else f"{row['status']} {row.get('why', '')}"
+        rows.append(
+            (name, row["engine"], f"{row.get('same', 0)} of {row.get('of', 0)}", state, len(row.get("missing", [])))
+        )
+        told += [f"- {row['engine']}: {cell}: {what}" for cell, what in row.get("different", {}).items()]
+    return [*_table(("optimizer", "engine", "the same bits", "", "not come to"), rows), "", *told[:60]]
+
+
+def _tests(found: dict[str, Any]) -> list[str]:
+    counts = ", ".join(f"{found[name]} {name}" for name in ("passed", "failed", "skipped"))
+    counts += f"; {found['unfinished']} of {found['of']} did not run."
+    failures = [f"- `{test}`: {why.splitlines()[0] if why else ''}" for test, why in found["failures"].items()]
+    skips = [f"- skipped {count}: {why}" for why, count in found["skips"].items()]
+    return [counts, "", *failures, *skips]
+
+
+def _sanitizers(found: dict[str, Any]) -> list[str]:
+    rows = [
+        (tool, one["status"], "-" if one["errors"] is None else one["errors"], "; ".join(one["told"][:3]))
+        for tool, one in found.get("tools", {}).items()
+    ]
+    return _table(("tool", "", "errors", "first lines"), rows)
+
+
+def _bench(found: dict[str, Any]) -> Iterator[str]:
+    yield "Device time is between events, the cache full of other memory; host until the call returns; wall until the device is done;"
+    yield "steady is the share of one of many in a row. Medians, and of the device time quartiles."
+    for case in found["cases"]:
+        tensors = f"{case['tensors']:,} tensor{'s' if case['tensors'] > 1 else ''}"
+        what = f"{tensors}, {case['elements']:,} elements of {case['format']}, {case['bytes'] / 1e6:,.3g} MB a step"
+        yield from ("", f"### {case['name']}", "", f"{what}.", "")
+        rows = []
+        for row in case["rows"]:
+            rate, share = row.get("bytes_per_second"), row.get("to_limit")
+            spread = "-" if row["device"] is None else " to ".join(map(_time, row["device_quartiles"]))
+            rows.append(
+                (
+                    row["label"],
+                    _time(row["device"]),
+                    spread,
+                    # PyTorch's bfloat16 moves half the bytes, and the parts of a pair others: a rate would say nothing.
+                    "-" if rate is None or not _moves_all(case, row["label"]) else f"{rate / 1e9:,.0f}",
+                    "-" if share is None else f"{share:.3g}",
+                    _time(row["host"]),
+                    _time(row["wall"]),
+                    _time(row["steady"]),
+                )
+            )
+        yield from _table(("", "device", "quartiles", "GB/s", "x copy", "host", "wall", "steady"), rows)
+        yield from (f"- left out: {label}: {why}" for label, why in case["left_out"].items())
+    yield from (f"- {name} failed: {why}" for name, why in found.get("failed", {}).items())
+    if found["missing"]:
+        yield from ("", f"Not come to: {', '.join(found['missing'])}.")
+
+
+def _moves_all(case: dict[str, Any], label: str) -> bool:
+    if case["format"] == "bfloat16" and label.startswith("torch"):
+        return False
+    return case["variant"] == "plain" or "," in label or label == "limit"
+
+
+def _counts(found: dict[str, Any]) -> list[str]:
+    kinds = ("launches", "copies", "synchronisations", "allocations", "waits for an event")
+    rows = []
+    for row in found["rows"]:
+        profiler = row["profiler"]
+        seen = [profiler if isinstance(profiler, str) else ", ".join(f"{profiler[kind]:g}" for kind in kinds)]
+        counted = [f"{row['a_step'][kind]:g}" for kind in kinds[:4]]
+        rows.append(
+            (
+                row["engine"],
+                row["program"],
+                row["planned_launches"],
+                *counted,
+                "yes" if row["pools_changed"] else "no",
+                *seen,
+            )
+        )
+    head = (
+        "engine",
+        "program",
+        "planned launches",
+        *kinds[:4],
+        "pools changed",
+        f"by PyTorch's profiler: {', '.join(kinds)}",
+    )
+    return _table(head, rows)
+
+
+def _counters(found: dict[str, Any]) -> list[str]:
+    def number(row: dict[str, Any], name: str, scale: float = 1.0) -> str:
+        return "-" if row.get(name) is None else f"{row[name] * scale:,.4g}"
+
+    rows = [
+        (
+            row["name"],
+            row["case"],
+            _time(row["nanoseconds"] / 1e9) if row.get("nanoseconds") else "-",
+            number(row, "dram_bytes_per_second", 1e-9),
+            number(row, "moved_to_planned"),
+            number(row, "dram_percent"),
+            f"{number(row, 'occupancy_percent')} of {number(row, 'occupancy_limit_percent')}",
+            number(row, "registers"),
+        )
+        for row in found["rows"]
+    ]
+    head = ("kernel", "case", "time", "memory GB/s", "bytes over the plan's", "% of peak", "occupancy %", "registers")
+    return _table(head, rows)
+
+
+def _training(found: dict[str, Any]) -> list[str]:
+    rows = [
+        (row["engine"], row["way"], row["left_out"], "", "", "", "")
+        if "left_out" in row
+        else (
+            row["engine"],
+            row["way"],
+            f"{row['accuracy']:.2%}",
+            f"{row['steps']:,}",
+            f"{row['seconds']:.2f} s",
+            _time(row["step_seconds"]),
+            f"{row['first_loss']:.3g} to {row['last_loss']:.3g}",
+        )
+        for row in found["rows"]
+    ]
+    head = ("engine", "", "test accuracy", "steps", "took", "a step() of the optimizer", "loss")
+    return [f"{found['data']}, {found['images']:,} training images.", "", *_table(head, rows)]
+
+
+def _sweep(found: dict[str, Any]) -> Iterator[str]:
+    for table in found["tables"]:
+        yield from ("", f"### {table['family']}, {table['case']}", "")
+        rows = []
+        for row in table["rows"]:
+            policy = ", ".join(f"{name} {value}" for name, value in row["policy"].items())
+            bits = {True: "the same bits", False: "**other bits**"}.get(row.get("same_bits"), row.get("left_out", ""))
+            share = row.get("to_limit")
+            rows.append((policy, _time(row.get("seconds")), "-" if share is None else f"{share:.4g}", bits))
+        yield from _table(("geometry", "device", "x copy", ""), rows)
+        if table.get("best"):
+            named = ", ".join(f"{name} {value}" for name, value in table["best"]["policy"].items())
+            yield from (
+                "",
+                f"Best: {named}." if table["best"] is not table["rows"][0] else f"Best: the usual, {named}.",
+            )
+
+
+_SECTIONS: dict[str, Any] = {
+    "bits": _bits,
+    "bench": _bench,
+    "counts": _counts,
+    "tests": _tests,
+    "sanitizers": _sanitizers,
+    "counters": _counters,
+    "training": _training,
+    "sweep": _sweep,
+}

@@ -1,0 +1,99 @@
+"""The kernels that Nsight Compute looks at: ``python -m benchmarks.gpu_proof.profiled``. It prints what it launches, in this order."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gpu_adam import GpuAdam
+
+from ..cases import Case, gpt2_124m
+from ..plain import bound
+from ..start import Start
+from .bench_cases import single
+from .place import Place
+
+MARK = "launch: "
+
+PROGRAMS: tuple[tuple[Case, dict[str, Any]], ...] = (
+    (single(26), {"pack": True}),
+    (single(26), {"pack": False}),
+    (single(26, "bfloat16"), {"pack": True}),
+    (single(26), {"pack": True, "max_grad_norm": 1.0}),
+    (Case("gpt2-124m", "list", tuple(gpt2_124m())), {"pack": False}),
+)
+
+DRY: tuple[tuple[Case, dict[str, Any]], ...] = (
+    (single(10), {"pack": True}),
+    (single(10), {"pack": True, "max_grad_norm": 1.0}),
+)
+
+
+def main(dry_run: bool) -> int:
+    """Run a step of each program unseen, so that its kernels are there, and one that is seen."""
+    place = Place.of(dry_run)
+    engine = place.engines[0]
+    starts: dict[str, Start] = {}
+    for case, options in DRY if dry_run else PROGRAMS:
+        start = starts.get(case.name) or starts.setdefault(case.name, Start.of(case))
+        optimizer = bound(start, engine, place.native(engine), **options)
+        optimizer.step()
+        place.synchronize()
+        with seen(dry_run):
+            optimizer.step()
+            place.synchronize()
+        for launch in launches(optimizer):
+            print(MARK + json.dumps({"case": case.name, "engine": engine, **launch}), flush=True)
+        del optimizer
+    return 0
+
+
+def launches(optimizer: GpuAdam) -> Iterator[dict[str, Any]]:
+    """A step's launches, with what the plan says that they move."""
+    plan = optimizer.plan
+    for prologue in plan.prologues:
+        yield {
+            "name": f"{prologue.rule.symbol}_prologue",
+            "elements": prologue.elements,
+            "bytes_read": prologue.bytes_read,
+            "bytes_written": 0,
+        }
+    for launch in plan.launches:
+        yield {
+            "name": launch.specialization.name,
+            "elements": launch.elements,
+            "bytes_read": launch.bytes_read,
+            "bytes_written": launch.bytes_written,
+            "chunk": launch.chunk,
+        }
+
+
+@contextmanager
+def seen(dry_run: bool) -> Iterator[None]:
+    """A block whose kernels a profiler looks at that was told not to begin by itself."""
+    if dry_run:
+        yield
+        return
+    start, stop = _switch()
+    start()
+    try:
+        yield
+    finally:
+        stop()
+
+
+def _switch() -> Any:
+    try:
+        from cupy.cuda import runtime
+    except ImportError:
+        import torch
+
+        return torch.cuda.cudart().cudaProfilerStart, torch.cuda.cudart().cudaProfilerStop
+    return runtime.profilerStart, runtime.profilerStop
+
+
+if __name__ == "__main__":
+    sys.exit(main("--dry-run" in sys.argv))

@@ -1,0 +1,84 @@
+"""``python -m benchmarks.ledger``: compile, count, predict, and write the page; with ``--variants`` compare launch geometries instead."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from tqdm import tqdm
+
+from gpu_adam.plan import Family, Policy
+
+from .entries import Subject, adams, entry, policies, subjects
+from .machines import ARCHITECTURES
+from .page import DATA, PAGE, measurements, page
+
+COMPARED = (80, 90, 100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__.partition(":")[2])
+    parser.add_argument("--variants", action="store_true", help="compare block sizes and vectors of a thread")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    arguments = parser.parse_args()
+    if arguments.variants:
+        variants(arguments.jobs)
+    else:
+        write(arguments.jobs)
+
+
+def write(jobs: int) -> None:
+    """Write ``ledger.json`` and ``LEDGER.md``."""
+    wanted = [(subject, architecture) for architecture in ARCHITECTURES for subject in subjects()]
+    rows = list(_mapped(entry, wanted, jobs))
+    order = {subject.name: place for place, subject in enumerate(subjects())}
+    rows.sort(key=lambda row: (order[row["kernel"]], row["architecture"]))
+    (compiler,) = {row.pop("compiler") for row in rows}
+    ledger = {"compiler": compiler, "rows": rows}
+    # A row a line: a change shows which kernels it touches.
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    DATA.write_text(f'{{"compiler": "{compiler}", "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    PAGE.write_text(page(ledger, measurements()), encoding="utf-8")
+    print(f"{len(rows)} rows in {DATA}\n{PAGE}")
+
+
+def variants(jobs: int) -> None:
+    """Print what becomes of Adam's kernels at other launch geometries."""
+    families: tuple[Family, ...] = ("flat", "multi_tensor")
+    wanted = [
+        (subject, architecture, policy)
+        for architecture in COMPARED
+        for family in families
+        for policy in policies()
+        for subject in adams(family, policy)
+    ]
+    rows = list(_mapped(_variant, wanted, jobs))
+    rows.sort(key=lambda row: (row["kernel"], row["architecture"]))
+    head = f"{'kernel':44} {'sm':>4} {'threads':>7} {'vectors':>7} {'registers':>9} {'stack':>5} {'blocks':>6} {'occupancy':>9} "
+    print(head + f"{'in flight':>9} {'x wanted':>8} {'share':>6} {'of copy':>7}  binds, then")
+    for row in rows:
+        name, one = next(iter(row["predictions"].items()))
+        print(
+            f"{row['kernel']:44} {row['architecture']:4} {row['threads']:7} {row['vectors']:7} {row['registers']:9} {row['stack']:5} "
+            f"{row['blocks']:6} {row['occupancy']:9.0%} {row['in_flight'] / 1024:5.0f} KiB {one['in_flight_to_wanted']:8} "
+            f"{one['share']:6.0%} {one['of_copy']:7.0%}  {one['binds']}, {one['next'][0]} {one['next'][1]:.0%} on {name}"
+        )
+
+
+def _variant(subject: Subject, architecture: int, policy: Policy) -> dict[str, Any]:
+    return {**entry(subject, architecture), "vectors": policy.vectors}
+
+
+def _mapped(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> Iterator[Any]:
+    tasks = list(tasks)
+    with ProcessPoolExecutor(jobs) as pool:
+        futures = [pool.submit(function, *task) for task in tasks]
+        for future in tqdm(futures, unit="kernel"):
+            yield future.result()
+
+
+if __name__ == "__main__":
+    main()

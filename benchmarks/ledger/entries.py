@@ -1,0 +1,240 @@
+"""Which kernels the ledger holds, and the counting of one of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from gpu_adam import GpuOptimizer, optimizers
+from gpu_adam.engines import nvrtc
+from gpu_adam.engines.gpu_kernels import Kernel, PrologueKernel, UpdateKernel
+from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.kernels.prologue import LEAF
+from gpu_adam.kernels.rules import Rule
+from gpu_adam.plan import GPU_POLICY, Family, Policy, Specialization
+from gpu_adam.prologue import LEAF_THREADS, PROLOGUE_THREADS
+
+from .machines import ARCHITECTURES, MACHINES, Machine
+from .model import WARP, Work, in_flight, predict, resident_blocks, wanted
+from .paths import Graph, Step, count
+from .sass import Code, disassemble
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for name, optimizer in vars(optimizers).items()
+    if isinstance(optimizer, type) and issubclass(optimizer, GpuOptimizer) and name.startswith("Gpu")
+    for rule in optimizer.algorithm.rules
+}
+"""All that ship, by name."""
+
+ADAM = RULES["adam"]
+
+CHUNK = GPU_POLICY.max_chunk
+"""Elements of a chunk: what a large list of tensors is cut into."""
+
+WIDTH = 4096
+"""Elements of a row."""
+
+DIMENSIONS = 2
+"""Of a strided tensor, such as a transposed matrix."""
+
+CHAINS = {"flat": 1, "multi_tensor": 3, "strided": 3, "rows": 1, "measure": 3}
+"""Loads that wait for each other: the coefficients; of a table, the chunk's tensor, the tensor's pointers, then its coefficients."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one row of the ledger is about.
+
+    Attributes:
+        kernel: The kernel.
+        measured: For a prologue, the format of the gradients that it measures.
+    """
+
+    kernel: Kernel
+    measured: Format | None = None
+
+    @property
+    def family(self) -> str:
+        """Its kernel's, or ``"measure"``."""
+        return "measure" if self.measured else self.kernel.specialization.family  # type: ignore[union-attr]
+
+    @property
+    def name(self) -> str:
+        """A name that says all of it but the geometry."""
+        return f"measure_{self.measured}" if self.measured else self.kernel.name
+
+
+def _update(family: Family, rule: Rule, param: Format, average: bool = False, policy: Policy = GPU_POLICY) -> Subject:
+    kind = Specialization(family, rule, param, param, param.itemsize == 2, average)
+    return Subject(UpdateKernel(kind, policy.threads, policy.vectors))
+
+
+def adams(family: Family, policy: Policy = GPU_POLICY) -> list[Subject]:
+    """Adam in each format; those of 16 bits with master weights."""
+    return [_update(family, ADAM, param, policy=policy) for param in (FLOAT32, BFLOAT16, FLOAT16, FLOAT64)]
+
+
+def subjects() -> Iterator[Subject]:
+    """All that the ledger holds, the most important first."""
+    families: tuple[Family, ...] = ("flat", "multi_tensor")
+    for family in families:
+        yield from adams(family)
+        yield _update(family, ADAM, FLOAT32, average=True)
+        yield _update(family, ADAM, BFLOAT16, average=True)
+        yield from (_update(family, rule, FLOAT32) for rule in RULES.values() if rule is not ADAM)
+        yield _update(family, RULES["adam_amsgrad"], BFLOAT16)
+    families = ("strided", "rows")
+    for family in families:
+        yield from (_update(family, ADAM, param) for param in (FLOAT32, BFLOAT16, FLOAT64))
+    for measured in (FLOAT32, BFLOAT16, FLOAT16, FLOAT64):
+        yield Subject(PrologueKernel(ADAM), measured)
+
+
+@lru_cache(maxsize=4)
+def compiled(kernel: Kernel, architecture: int) -> Code:
+    """Its machine code; the last few are kept, because a prologue is asked for once for each format."""
+    _, binary = nvrtc.build(nvrtc.files_of(kernel), [nvrtc.expression_of(kernel)], f"sm_{architecture}")
+    return disassemble(binary)
+
+
+WIDE, NARROW = r"(LDG|STG)\.E\.EF\.128.*", r"(LDG|STG)\.E\.EF(?!\.128).*"
+MEASURED_WIDE, MEASURED_NARROW = r"LDG\.E\.128\.CONSTANT.*", r"LDG\.E\.(U16\.|64\.)?CONSTANT.*"
+
+
+def fast_path(subject: Subject, graph: Graph) -> tuple[list[Step], int | None]:
+    """Its fast path, and the loop that goes over the elements, if there is one."""
+    if subject.measured:
+        return _measuring(subject.measured, graph)
+    if subject.family == "strided":
+        # Element by element: the streaming hint tells the data from the table.
+        path = graph.fast_path(r"(LDG|STG)\.E\.EF.*", "none", looping=True)
+    else:
+        path = graph.fast_path(WIDE, NARROW)
+    data = [step for step in path if ".EF" in step.instruction.opcode and step.works]
+    return path, data[0].loops[0] if data and data[0].loops else None
+
+
+def _measuring(format: Format, graph: Graph) -> tuple[list[Step], int | None]:
+    # Each format has a loop of its own, known by what it does with eight vectors of 16 bytes: how many elements it adds, and how it
+    # widens them.
+    for loop, blocks in graph.loops.items():
+        opcodes = [graph.instructions[k].opcode for block in blocks for k in graph.blocks[block]]
+        if sum(opcode.startswith("LDG.E.128.CONSTANT") for opcode in opcodes) != 8:
+            continue
+        path = graph.fast_path(MEASURED_WIDE, MEASURED_NARROW, within=loop)
+        inside = Counter(step.instruction.opcode for step in path if loop in step.loops)
+        halves = any(opcode.startswith("HADD2.F32") for opcode in inside)
+        if inside["DFMA"] == 8 * 16 // format.itemsize and (format.itemsize != 2 or halves == (format is FLOAT16)):
+            return path, loop
+    raise LookupError(f"no loop measures {format}")
+
+
+def work_of(subject: Subject, code: Code, path: list[Step], loop: int | None) -> Work:
+    """What the kernel does, counted on its fast path."""
+    inside = [step for step in path if loop is None or loop in step.loops]
+    turn = count(inside)
+    turn += _repeated(inside, loop, DIMENSIONS - 1)
+    setup = Counter() if loop is None else count(step for step in path if loop not in step.loops)
+    kernel = subject.kernel
+    if isinstance(kernel, UpdateKernel):
+        kind = kernel.specialization
+        strided = kind.family == "strided"
+        elements = 4 * kernel.vectors if strided else kind.lanes * kernel.vectors
+        stretch = {"flat": elements * kernel.threads, "rows": WIDTH}.get(kind.family, CHUNK)
+        threads, read, written = kernel.threads, kind.bytes_read, kind.bytes_written
+        turns = stretch / (elements * threads)
+    else:
+        assert subject.measured is not None
+        threads, read, written = PROLOGUE_THREADS, subject.measured.itemsize, 0
+        elements = 8 * 16 // read
+        turns = LEAF / LEAF_THREADS / elements
+    return Work(
+        threads=threads,
+        registers=code.registers,
+        shared=code.shared,
+        elements=elements,
+        turns=turns,
+        read=read,
+        written=written,
+        asked=elements * read,
+        setup=dict(sorted(setup.items())),
+        turn=dict(sorted(turn.items())),
+        chain=CHAINS[subject.family],
+    )
+
+
+def _repeated(steps: list[Step], loop: int | None, more: int) -> Counter[str]:
+    """What loops within the loop add: they go over a tensor's dimensions."""
+    once = count(step for step in steps if step.loops and step.loops[-1] != loop)
+    return Counter({kind: number * more for kind, number in once.items()})
+
+
+def strays(subject: Subject, path: list[Step]) -> int:
+    """What a fast path should have none of: calls of slow paths, and where vectors are whole, accesses of single elements."""
+    calls = sum(step.instruction.base == "CALL" and step.instruction.target is None for step in path)
+    narrow = "none" if subject.family == "strided" else MEASURED_NARROW if subject.measured else NARROW
+    return calls + sum(step.works and re.fullmatch(narrow, step.instruction.opcode) is not None for step in path)
+
+
+def entry(subject: Subject, architecture: int) -> dict[str, Any]:
+    """A row of the ledger, for JSON."""
+    code = compiled(subject.kernel, architecture)
+    path, loop = fast_path(subject, Graph(code.instructions))
+    work = work_of(subject, code, path, loop)
+    blocks = resident_blocks(architecture, work.threads, work.registers, work.shared)
+    return {
+        "kernel": subject.name,
+        "family": subject.family,
+        "architecture": architecture,
+        "compiler": code.compiler,
+        "registers": code.registers,
+        "stack": code.stack,
+        "shared": code.shared,
+        "threads": work.threads,
+        "blocks": blocks,
+        "occupancy": round(blocks * work.threads / WARP / ARCHITECTURES[architecture].warps, 3),
+        "elements": work.elements,
+        "turns": work.turns,
+        "read": work.read,
+        "written": work.written,
+        "in_flight": in_flight(work, architecture),
+        "strays": strays(subject, path),
+        "setup": work.setup,
+        "turn": work.turn,
+        "predictions": {
+            machine.name: predicted(work, machine) for machine in MACHINES if machine.architecture == architecture
+        },
+    }
+
+
+def recorded(row: Mapping[str, Any]) -> Work:
+    """What a row's kernel does."""
+    names = ("threads", "registers", "shared", "elements", "turns", "read", "written", "setup", "turn")
+    asked = row["in_flight"] // (row["blocks"] * row["threads"])
+    return Work(**{name: row[name] for name in names}, asked=asked, chain=CHAINS[row["family"]])
+
+
+def predicted(work: Work, machine: Machine) -> dict[str, Any]:
+    """A prediction, for JSON."""
+    found = predict(work, machine)
+    second, behind = found.next
+    return {
+        "nanoseconds": float(f"{found.nanoseconds:.4g}"),
+        "binds": found.binds,
+        "share": round(found.share, 3),
+        "of_copy": round(found.of_copy, 3),
+        "next": [second, round(behind, 2)],
+        "in_flight_to_wanted": round(in_flight(work, machine.architecture) / wanted(machine), 1),
+    }
+
+
+def policies() -> list[Policy]:
+    """The geometries that are compared."""
+    return [
+        replace(GPU_POLICY, threads=threads, vectors=vectors) for threads in (128, 256, 512) for vectors in (1, 2, 4)
+    ]
