@@ -80,15 +80,31 @@ class Rule:
 
         A changed copy of such a rule does not.
         """
-        from gpu_adam import optimizers  # not imported above, because that imports all rules
+        return shipped().get(self.name) is self
 
-        algorithms = (one.algorithm for name, one in vars(optimizers).items() if name.startswith("Gpu"))
-        return any(self in algorithm.rules for algorithm in algorithms)
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # A shipped rule is the same object in every process.
+        if self.is_shipped:
+            return rule_named, (self.name,)
+        return Rule, (self.name, self.states, self.make, self.coefficients, self.cuda, self.header)
 
     @property
     def symbol(self) -> str:
         """What its kernels' names begin with: a rule from elsewhere cannot take the place of a shipped one."""
         return self.name if self.is_shipped else f"own_{self.name}"
+
+
+def shipped() -> dict[str, Rule]:
+    """The rules of this package by name."""
+    from gpu_adam import optimizers  # not imported above, because that imports all rules
+
+    algorithms = [one.algorithm for name, one in vars(optimizers).items() if name.startswith("Gpu")]
+    return {rule.name: rule for algorithm in algorithms for rule in algorithm.rules}
+
+
+def rule_named(name: str) -> Rule:
+    """The rule of this package that is called ``name``; ``KeyError`` for any other."""
+    return shipped()[name]
 
 
 def decay(fma: Callable[..., Any], mul: Callable[..., Any]) -> Callable[..., Any]:

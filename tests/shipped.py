@@ -6,12 +6,12 @@ from itertools import product
 
 from gpu_adam import GpuOptimizer, optimizers
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.kernels.rules import Rule
+from gpu_adam.kernels.rules import Rule, shipped
 
 OPTIMIZERS: dict[str, type[GpuOptimizer]] = {
     name: optimizer for name, optimizer in vars(optimizers).items() if name.startswith("Gpu")
 }
-RULES: dict[str, Rule] = {rule.name: rule for optimizer in OPTIMIZERS.values() for rule in optimizer.algorithm.rules}
+RULES = shipped()
 ADAM, AMSGRAD = RULES["adam"], RULES["adam_amsgrad"]
 
 _EVERY = tuple(

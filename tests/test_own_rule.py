@@ -84,6 +84,8 @@ def test_a_changed_copy_of_a_shipped_rule_is_not_shipped() -> None:
     assert ADAM.symbol == "adam"
     assert not changed.is_shipped
     assert changed.symbol == "own_adam"
+    assert pickle.loads(pickle.dumps(ADAM)) is copy.deepcopy(ADAM) is ADAM
+    assert not copy.deepcopy(LION).is_shipped
 
 
 def test_a_subclass_that_fixes_hyperparameters_is_copied() -> None:
