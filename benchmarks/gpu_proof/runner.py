@@ -134,7 +134,9 @@ def run_part(
 
 def _environment(added: Mapping[str, str] | None) -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **(added or {})}
+    # A pytest that is started here is nobody's worker, whoever runs this.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **(added or {})}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
