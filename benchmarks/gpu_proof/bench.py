@@ -134,7 +134,7 @@ def _kernels(case: Case, rows: list[dict[str, Any]], optimizers: dict[str, Any])
 def _free() -> None:
     """Have the libraries give back what nobody uses any more."""
     gc.collect()
-    if "cupy" in sys.modules:
+    if "cupy" in sys.modules and sys.modules["cupy"].cuda.is_available():
         sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         sys.modules["torch"].cuda.empty_cache()

@@ -183,7 +183,7 @@ PROGRAMS: dict[str, Callable[[Place, str], tuple[Callable[[], Any], GpuAdam]]] =
 def _pools() -> list[int]:
     """What the libraries' pools of memory have given out, and how often."""
     found: list[int] = []
-    if "cupy" in sys.modules:
+    if "cupy" in sys.modules and sys.modules["cupy"].cuda.is_available():
         pool = sys.modules["cupy"].get_default_memory_pool()
         found += [pool.used_bytes(), pool.total_bytes()]
     torch = sys.modules.get("torch")
