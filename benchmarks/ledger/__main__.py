@@ -76,7 +76,7 @@ def _mapped(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs
     tasks = list(tasks)
     with ProcessPoolExecutor(jobs) as pool:
         futures = [pool.submit(function, *task) for task in tasks]
-        for future in tqdm(futures, unit="kernel"):
+        for future in tqdm(futures, unit="kernel", disable=None):
             yield future.result()
 
 

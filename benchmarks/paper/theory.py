@@ -170,7 +170,7 @@ def measure(quick: bool) -> dict[str, Any]:
     steps = STEPS[quick]
     families = [(name, setting) for name in FAMILIES for setting in SETTINGS]
     periods = [(period, rule) for period in PERIODS for rule in RULES]
-    with tqdm(total=len(families) + len(periods), desc="theory", unit="run") as bar:
+    with tqdm(total=len(families) + len(periods), desc="theory", disable=None, unit="run") as bar:
 
         def told(row: dict[str, Any]) -> dict[str, Any]:
             bar.update()
