@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .algorithm import Algorithm, coefficients
+from .algorithm import Algorithm, Hyperparameters, coefficients
 from .arrays import copy_of, to_host
 from .hyperparameters import Averaging
 from .state import Placed
@@ -57,12 +57,13 @@ def save(
     steps: NDArray[np.int64],
 ) -> dict[str, Any]:
     """The state of these parameters; every array a copy."""
+    stepped = {placed.group for placed in params if steps[placed.index]}
+    hyper = {number: algorithm.hyperparameters(groups[number], f"group {number}") for number in sorted(stepped)}
     state = {}
     for placed in params:
         t = int(steps[placed.index])
         if t:
-            group = groups[placed.group]
-            used = algorithm.hyperparameters(group, f"group {placed.group}").rule.states
+            used = hyper[placed.group].rule.states
             # The rule may have been changed since the last step; what the new one keeps beside has seen nothing yet.
             placed.state.ensure(used)
             names = [name for name in (*algorithm.states, "master", AVERAGE) if placed.state.has(name)]
@@ -71,7 +72,7 @@ def save(
                     # Another group's in the same bucket; its own from before the change is kept.
                     names.remove(name)
             arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
-            scalars = _scalars(algorithm, group, t, placed) if algorithm.scalars else {}
+            scalars = _scalars(algorithm, hyper[placed.group], t, placed) if algorithm.scalars else {}
             state[placed.index] = {"step": _step_of(t, placed), **scalars, **arrays}
     saved = []
     start = 0
@@ -97,11 +98,10 @@ def _step_of(t: int, placed: Placed) -> Any:
     return torch.tensor(t, dtype=torch.float32 if t <= _FLOAT32_INTEGERS else torch.float64)
 
 
-def _scalars(algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Placed) -> dict[str, Any]:
+def _scalars(algorithm: Algorithm, hyper: Hyperparameters, t: int, placed: Placed) -> dict[str, Any]:
     """Those numbers of the last step's row that PyTorch has in its state; they are computed again, not loaded."""
-    where = f"group {placed.group}"
-    hyper = algorithm.hyperparameters(group, where)
-    row = coefficients(hyper, hyper.record(Averaging(), placed.ref.format.working), t, 1.0, where)
+    record = hyper.record(Averaging(), placed.ref.format.working)
+    row = coefficients(hyper, record, t, 1.0, f"group {placed.group}")
     values = {name: row[place] for name, place in algorithm.scalars.items()}
     if placed.ref.family != "torch":
         return values
