@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from .rules import RULES
 
@@ -157,15 +157,26 @@ QUICK = (
 """For ``--quick``: everything runs, and nothing takes long or means much."""
 
 
-def chosen(cases: tuple[Case, ...], names: list[str] | None) -> list[Case]:
-    """The cases of these names, or all.
+class HasName(Protocol):
+    """What goes by a name."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+Named = TypeVar("Named", bound=HasName)
+
+
+def chosen(given: Sequence[Named], names: Sequence[str] | None, what: str = "case") -> list[Named]:
+    """Those of these names, or all.
 
     Raises:
-        ValueError: For a name that no case has; the message lists the names.
+        ValueError: For a name that none has; the message says ``what`` they are and lists the names.
     """
     if names is None:
-        return list(cases)
-    unknown = sorted(set(names) - {case.name for case in cases})
+        return list(given)
+    unknown = sorted(set(names) - {one.name for one in given})
     if unknown:
-        raise ValueError(f"no case is called {', '.join(unknown)}: use {', '.join(case.name for case in cases)}")
-    return [case for case in cases if case.name in names]
+        raise ValueError(f"no {what} is called {', '.join(unknown)}: use {', '.join(one.name for one in given)}")
+    return [one for one in given if one.name in names]

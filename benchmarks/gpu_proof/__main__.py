@@ -12,13 +12,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from ..cases import chosen
 from ..goals import Goal
 from ..report import goals_table
 from . import plots, readme
 from .goals import goals
 from .machine import digest
 from .page import page
-from .parts import LEAST, PARTS, Part, chosen, limits
+from .parts import LEAST, PARTS, Part, limits
 from .record import LeftOut, read, write
 from .runner import ROOT, run_part
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.readme:
         return update_readme(folder, ROOT / "README.md")
     try:
-        parts = chosen(options.only)
+        parts = chosen(PARTS, options.only, "part")
     except ValueError as error:
         parser.error(str(error))
     if not options.minutes > 0:

@@ -51,17 +51,3 @@ def limits(chosen: Sequence[Part], seconds: float) -> Iterator[tuple[Part, float
     for part in chosen:
         end += part.share / whole * seconds
         yield part, end
-
-
-def chosen(names: Sequence[str] | None) -> list[Part]:
-    """The parts of these names, or all.
-
-    Raises:
-        ValueError: For a name that no part has; the message lists the names.
-    """
-    if names is None:
-        return list(PARTS)
-    unknown = sorted(set(names) - {part.name for part in PARTS})
-    if unknown:
-        raise ValueError(f"no part is called {', '.join(unknown)}: use {', '.join(part.name for part in PARTS)}")
-    return [part for part in PARTS if part.name in names]

@@ -41,6 +41,12 @@ def _vae(lr: Sequence[float]) -> list[Contender]:
 _MOMENTA = [0.9, 0.95, 0.99]
 _ADADELTA = grid(lr=[0.3, 1.0, 3.0], eps=[1e-8, 1e-6])
 
+_CNN = {
+    "Adam": grid(lr=[2e-4, 3e-4, 5e-4]),
+    "SGDNesterov": grid(lr=[0.004, 0.006, 0.009], momentum=[0.9]),
+    "AdaGrad": grid(lr=[0.003, 0.006, 0.01]),
+}
+
 # Small enough for tests; the second learning rate diverges.
 _TINY = {
     "Adam": grid(lr=[0.01, 1e30]),
@@ -215,11 +221,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "quick": Scale(
                 24,
                 _with_dropout(
-                    {
-                        "Adam": grid(lr=[2e-4, 3e-4, 5e-4]),
-                        "SGDNesterov": grid(lr=[0.004, 0.006, 0.009], momentum=[0.9]),
-                        "AdaGrad": grid(lr=[0.003, 0.006, 0.01]),
-                    },
+                    _CNN,
                     (0.2, 0.5),
                 ),
                 768,
@@ -227,11 +229,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "long": Scale(
                 20,
                 _with_dropout(
-                    {
-                        "Adam": grid(lr=[2e-4, 3e-4, 5e-4]),
-                        "SGDNesterov": grid(lr=[0.004, 0.006, 0.009], momentum=[0.9]),
-                        "AdaGrad": grid(lr=[0.003, 0.006, 0.01]),
-                    },
+                    _CNN,
                     (0.2, 0.5),
                 ),
                 6000,
