@@ -52,15 +52,19 @@ class Algorithm:
         initial: For states that do not begin with zeros: from the state's name to the record's word that has its first value.
         uncounted: Whether PyTorch's optimizer of the same name saves no step count; a state without one then counts as one step.
 
-    Attributes:
-        rules, numbers, flags: As they were given, with those that all take.
-        keys: The keys of a group's hyperparameters.
-        states: The names of all states that one of the rules keeps.
-        scalars, initial, uncounted: As they were given.
-
     Raises:
         ValueError: If the rules do not share their coefficients, or there is none; for words that are not the rule's own or come twice, and
             keys that all algorithms have; for ``initial`` values that there cannot be.
+
+    Attributes:
+        rules: The rules.
+        numbers: The hyperparameters that are numbers, with those that every algorithm takes.
+        flags: The flags, with those that every algorithm takes.
+        keys: The keys of a group's hyperparameters.
+        states: The names of all states that one of the rules keeps.
+        scalars: As it was given; empty by default.
+        initial: As it was given; empty by default.
+        uncounted: As it was given.
     """
 
     def __init__(

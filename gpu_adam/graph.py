@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class StepGraph:
-    """Replays the step of an optimizer; made by `GpuOptimizer.graph`.
+    """Replays the step of an optimizer; made by `gpu_adam.GpuOptimizer.graph`.
 
     It holds as long as the optimizer's plan does: when a gradient comes or goes, a state is loaded, or a group is added, make another.
     """
@@ -29,10 +29,10 @@ class StepGraph:
         self._optimizer = optimizer
 
     def replay(self, stream: Any = None) -> None:
-        """Do what `GpuOptimizer.step` does with the bound gradients, with one launch.
+        """Do what `gpu_adam.GpuOptimizer.step` does with the bound gradients, with one launch.
 
         Args:
-            stream: As for `GpuOptimizer.step`.
+            stream: As for `gpu_adam.GpuOptimizer.step`.
 
         Raises:
             RuntimeError: If the optimizer's plan has changed since.

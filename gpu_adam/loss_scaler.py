@@ -76,7 +76,7 @@ class LossScaler:
         self._engine.upload(self._memory, 0, words)
         self.device = like.device
         self.current: Any = view(like.family, like.device, self.address, FLOAT32, (), (), self._memory.owner)
-        """The scale as a 0-dimensional float32 array of the parameters' library, in the device's memory: it changes with the steps."""
+        """The scale as a 0-dimensional float32 array of the parameters' library, in the device's memory; it changes with the steps."""
 
     @property
     def optimizer(self) -> GpuOptimizer | None:

@@ -80,15 +80,15 @@ class GpuOptimizer:
         ema_decay: The decay, in [0, 1), of an exponential average of the parameters (the paper's section 7.2); see `averaged_params`.
         polyak_average: Whether their plain mean is kept instead.
 
-    Attributes:
-        algorithm: The rules and the hyperparameters; of the class.
-        defaults: The hyperparameters of groups that do not say otherwise.
-        param_groups: The groups, dicts with PyTorch's keys; editable between steps.
-
     Raises:
         TypeError: For an array or a value of a kind that is not supported.
         ValueError: For a number out of its range, and for parameters that are read-only, come twice, or overlap in memory.
         EngineUnavailable: If the engine cannot run here.
+
+    Attributes:
+        algorithm: The rules and the hyperparameters; of the class.
+        defaults: The hyperparameters of groups that do not say otherwise.
+        param_groups: The groups, dicts with PyTorch's keys; editable between steps.
     """
 
     algorithm: ClassVar[Algorithm]
@@ -511,7 +511,7 @@ class GpuOptimizer:
 
     @property
     def grads(self) -> Any:
-        """The bound gradients, in the structure of `params`: with ``pack=True`` views of the buckets, for torch tensors their ``.grad``.
+        """The bound gradients, in the structure of `params`; with ``pack=True`` views of the buckets, for torch tensors their ``.grad``.
 
         Assign arrays of the same structure to bind them: `step` without an argument then uses them, and looks at them only once. With
         ``pack=True`` there is nothing to assign: write into the views.
@@ -543,7 +543,7 @@ class GpuOptimizer:
 
     @property
     def plan(self) -> Plan:
-        """The schedule of the last step, or of the next one where none was yet: buckets, launches, bytes moved; printable.
+        """The schedule of the last step, or of the next one where none was yet, with buckets, launches and bytes moved; printable.
 
         Before the first step gradients that are not bound are taken to be like their parameters.
         """

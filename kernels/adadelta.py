@@ -1,4 +1,6 @@
-"""AdaDelta: the rule, its coefficients, and `GpuAdaDelta`. The rule's CUDA C++ text is `adadelta.cuh`.
+"""AdaDelta: the rule, its coefficients, and `GpuAdaDelta`. The rule's CUDA C++ text is ``adadelta.cuh``.
+
+::
 
     v = fma(w*g, g, fma(-w, v, v))          w = 1 - rho
     d = sqrt(u + eps)/sqrt(v + eps)*g

@@ -1,4 +1,6 @@
-"""AdaGrad: the rule, its coefficients, and `GpuAdaGrad`. The rule's CUDA C++ text is `adagrad.cuh`.
+"""AdaGrad: the rule, its coefficients, and `GpuAdaGrad`. The rule's CUDA C++ text is ``adagrad.cuh``.
+
+::
 
     s = fma(g, g, s)                        which begins with initial_accumulator_value
     p = fma(a, g/(sqrt(s) + eps), p)        a = -lr/(1 + (t-1)*lr_decay)

@@ -1,4 +1,6 @@
-"""Adam and AMSGrad: the rule, its coefficients, and `GpuAdam`. The rule's CUDA C++ text is `adam.cuh`, pinned to this one bit by bit.
+"""Adam and AMSGrad: the rule, its coefficients, and `GpuAdam`. The rule's CUDA C++ text is ``adam.cuh``, pinned to this one bit by bit.
+
+::
 
     m = fma(w1, g, fma(-w1, m, m))          w1 = 1 - beta1
     v = fma(w2*g, g, fma(-w2, v, v))        w2 = 1 - beta2

@@ -1,4 +1,6 @@
-"""AdaMax: the rule, its coefficients, and `GpuAdaMax`. The rule's CUDA C++ text is `adamax.cuh`.
+"""AdaMax: the rule, its coefficients, and `GpuAdaMax`. The rule's CUDA C++ text is ``adamax.cuh``.
+
+::
 
     m = fma(w1, g, fma(-w1, m, m))          w1 = 1 - beta1
     u = max(b2*u, |g| + eps), where NaN wins            b2 = beta2

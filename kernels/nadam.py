@@ -1,4 +1,6 @@
-"""NAdam: the rule, its coefficients, and `GpuNAdam`. The rule's CUDA C++ text is `nadam.cuh`.
+"""NAdam: the rule, its coefficients, and `GpuNAdam`. The rule's CUDA C++ text is ``nadam.cuh``.
+
+::
 
     m = fma(w1, g, fma(-w1, m, m))          w1 = 1 - beta1
     v = fma(w2*g, g, fma(-w2, v, v))        w2 = 1 - beta2
@@ -86,8 +88,8 @@ class GpuNAdam(GpuOptimizer):
     .. math::
         m &= \beta_1 m + (1-\beta_1) g, \qquad v = \beta_2 v + (1-\beta_2) g^2, \qquad
         \mu_t = \beta_1 \left(1 - \tfrac12\, 0.96^{t \psi}\right) \\
-        \theta &= \theta - \alpha \left(\frac{\mu_{t+1}}{1 - \prod_{i=1}^{t+1} \mu_i} m + \frac{1 - \mu_t}{1 - \prod_{i=1}^{t} \mu_i} g
-        \right) \Big/ \left(\sqrt{v / (1-\beta_2^t)} + \epsilon\right)
+        \theta &= \theta - \frac{\alpha}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
+        \left(\frac{\mu_{t+1}}{1 - \prod_{i=1}^{t+1} \mu_i} m + \frac{1 - \mu_t}{1 - \prod_{i=1}^{t} \mu_i} g\right)
 
     each operation rounded as `gpu_adam.kernels.nadam` states.
 

@@ -1,4 +1,6 @@
-"""RMSProp: the rule, its coefficients, and `GpuRmsProp`. The rule's CUDA C++ text is `rmsprop.cuh`.
+"""RMSProp: the rule, its coefficients, and `GpuRmsProp`. The rule's CUDA C++ text is ``rmsprop.cuh``.
+
+::
 
     v = fma(w*g, g, fma(-w, v, v))          w = 1 - alpha
     x = v, or centered: m = fma(w, g, fma(-w, m, m)), x = fma(-m, m, v), but not below 0

@@ -1,6 +1,6 @@
 """The words of a row of coefficients, which an update reads, and of a record of settings, which a row is computed from.
 
-The CUDA C++ text is `rules.cuh`.
+The CUDA C++ text is ``rules.cuh``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ ROW_WORDS = 16
 
 # What every row begins with.
 SCALE = 0
-"""What the gradient is multiplied by: ``fl(clip factor / loss scale)``, negative to maximize."""
+"""What the gradient is multiplied by, ``fl(clip factor / loss scale)``; negative to maximize."""
 L2 = 1
 """1 where weight decay is added to the gradient, else 0."""
 DECOUPLED = 2
@@ -31,31 +31,31 @@ RECORD_WORDS = 24
 
 # What a schedule may give as functions of the step comes first: a window's entry takes the place of these.
 LR = 0
-"""Number: the learning rate."""
+"""The learning rate, a number."""
 OWN_0 = 1
 OWN_1 = 2
 """Two numbers of the rule's own that may follow a schedule."""
 DECAY = 3
-"""Number: the weight decay."""
+"""The weight decay, a number."""
 SCHEDULED_WORDS = 4
 """Words of a window's entry."""
 
 IS_DECOUPLED = 4
-"""Flag: decay is decoupled."""
+"""Whether decay is decoupled, a flag."""
 MAXIMIZE = 5
-"""Flag: the gradient is followed upwards."""
+"""Whether the gradient is followed upwards, a flag."""
 AVERAGING = 6
-"""Number: 0 for no average of the parameters, 1 for an exponential one, 2 for the plain mean."""
+"""Which average of the parameters is kept, a number; 0 for none, 1 for an exponential one, 2 for the plain mean."""
 AVERAGE_DECAY = 7
-"""Number: the decay of the exponential average."""
+"""The decay of the exponential average, a number."""
 WIDE = 8
-"""Flag: the working format is float64."""
+"""Whether the working format is float64, a flag."""
 ROW = 9
 """Which of its working format's rows is computed."""
 LR_ADDRESS = 10
 """The address of a number on the device that is the learning rate; 0 where `LR` is."""
 LR_FORMAT = 11
-"""The format of that number, as its place in `gpu_adam.formats.FORMATS`."""
+"""The format of that number, as its place in ``gpu_adam.formats.FORMATS``."""
 WINDOW = 12
 """Where in the settings the window's first entry begins, in words; 0 where there is no window."""
 WINDOW_FIRST = 13

@@ -44,18 +44,19 @@ _TAKEN = {"param", "grad", "master", "average", "step"}
 class Rule:
     """A rule, and the coefficients that it reads. Two are the same only if they are one object.
 
+    Raises:
+        ValueError: For a name that is no identifier, and for states that are too many, of the same name, or named like something else.
+
     Attributes:
         name: Its name, a legal identifier: kernels are called after it.
         states: The names of its state arrays, as in a state dict; at most ``MAX_STATES``.
         make: From ``(fma, sqrt)`` to the scalar function.
         coefficients: From ``(mul, sqrt, narrow, power)`` to the function ``(h, t, wide, row)`` that fills in the rule's own coefficients
-            of step ``t`` from the record ``h``: see `coefficients`. Rules of one optimizer share it. A product that is added to something
-            is a ``mul``, and a power of the step ``power(base, t)``: compilers for GPUs would round them otherwise than the host does.
+            of step ``t`` from the record ``h``: see `gpu_adam.kernels.rules.coefficients`. Rules of one optimizer share it. A product that
+            is added to something is a ``mul``, and a power of the step ``power(base, t)``: compilers for GPUs would round them otherwise
+            than the host does.
         cuda: Of a rule of this package its type in CUDA C++, in namespace ``gpu_adam``.
         header: The file of ``kernels/`` that defines the type.
-
-    Raises:
-        ValueError: For a name that is no identifier, and for states that are too many, of the same name, or named like something else.
     """
 
     name: str
@@ -164,7 +165,7 @@ def coefficients(
         mul: Multiplication, rounded by itself: no compiler may contract it with the subtraction that follows.
         narrow: ``(x, wide)``: ``x`` rounded to the working format, float64 if ``wide``, else float32; as a float64.
         power: See `power`.
-        own: The rule's own, made by `Rule.coefficients`.
+        own: The rule's own, made by ``Rule.coefficients``.
 
     The arguments of the function: ``h`` a record (`gpu_adam.kernels.row`), ``t`` the step number, ``factor`` the clip factor over the loss
     scale, ``wide`` whether the working format is float64.

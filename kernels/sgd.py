@@ -1,4 +1,6 @@
-"""Stochastic gradient descent with momentum: the rule, its coefficients, and `GpuSgd`. The rule's CUDA C++ text is `sgd.cuh`.
+"""Stochastic gradient descent with momentum: the rule, its coefficients, and `GpuSgd`. The rule's CUDA C++ text is ``sgd.cuh``.
+
+::
 
     b = fma(d, g, mu*b)                     d = 1 at the first step, 1 - dampening from then on
     s = b, or with Nesterov's momentum s = fma(mu, b, g); without momentum s = g
