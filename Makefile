@@ -16,7 +16,7 @@ SOURCES := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test lint format bench ledger paper gpu-proof doctor clean distclean
+.PHONY: help train test lint format bench ledger paper gpu-proof docs doctor clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -86,6 +86,9 @@ $(STAMPS)/bench-cuda%: $(SOURCES) | $(PY)
 $(STAMPS)/lint: $(SOURCES) | $(PY)
 	$(call install,lint)
 
+$(STAMPS)/docs: $(SOURCES) | $(PY)
+	$(call install,docs)
+
 # ---- The targets ------------------------------------------------------------------------------------------------------------------
 
 train: $(STAMPS)/train-cuda$(family)  ## train a small network on handwritten digits, on the GPU if there is one
@@ -112,7 +115,12 @@ gpu-proof: $(STAMPS)/test-cuda$(test_family)  ## prove and measure all that need
 doctor: $(STAMPS)/train-cuda$(family)  ## say which engines can run here, and what the others lack
 	$(PY) -m gpu_adam doctor $(ARGS)
 
-PYTHON_CODE := gpu_adam kernels tests benchmarks setup.py
+# The PATH is for the commands whose help the site shows.
+docs: $(STAMPS)/docs  ## build the documentation into build/docs
+	PATH="$(BIN):$$PATH" $(PY) -m sphinx -W --keep-going --quiet docs build/docs $(ARGS)
+	@echo "build/docs/index.html"
+
+PYTHON_CODE := gpu_adam kernels tests benchmarks docs setup.py
 CPP_CODE = $(shell find kernels tests benchmarks -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp')
 # mypy sees the package as it is installed, the kernels inside it.
 TYPES := build/types
