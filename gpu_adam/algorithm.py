@@ -57,14 +57,14 @@ class Algorithm:
             keys that all algorithms have; for ``initial`` values that there cannot be.
 
     Attributes:
-        rules: The rules.
+        rules: The rules, the usual one first.
         numbers: The hyperparameters that are numbers, with those that every algorithm takes.
         flags: The flags, with those that every algorithm takes.
         keys: The keys of a group's hyperparameters.
         states: The names of all states that one of the rules keeps.
-        scalars: As it was given; empty by default.
-        initial: As it was given; empty by default.
-        uncounted: As it was given.
+        scalars: Where in a row the numbers are that PyTorch saves of each parameter.
+        initial: Where in a record the first values of states are that do not begin with zeros.
+        uncounted: Whether PyTorch's optimizer of the same name saves no step count.
     """
 
     def __init__(

@@ -40,18 +40,15 @@ def test_the_loop_of_a_training_run_trains() -> None:
     assert names["opt"].steps_skipped == 0
 
 
-def test_the_rule_of_ones_own_trains() -> None:
-    (rule,) = (loop for loop in LOOPS if "class Lion" in loop)
-    names: dict[str, Any] = {}
-    exec(rule, names)
-    assert abs(names["w"] - 1).max() < 0.02
-
-
 def test_every_optimizer_is_in_the_table() -> None:
     for optimizer in OPTIMIZERS:
         assert f"| `{optimizer}` |" in README
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:gpu_adam|kernels|tests|benchmarks)/[\w./]*)`", README))))
+PATHS = re.findall(r"`((?:gpu_adam|kernels|tests|benchmarks|docs)/[\w./]*)`", README)
+LINKS = re.findall(r"\]\((?!\w+:|#)([^)#]+)", README)
+
+
+@pytest.mark.parametrize("path", sorted({*PATHS, *LINKS}))
 def test_every_path_is_there(path: str) -> None:
     assert (ROOT / path).exists()
