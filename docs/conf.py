@@ -18,6 +18,14 @@ sys.path.insert(0, str(ROOT))  # the checkout, with `benchmarks`, and not an ins
 import gpu_adam  # noqa: E402
 from benchmarks.gpu_proof import readme  # noqa: E402
 
+
+def gpu_figures(results: Path) -> str:
+    """The table and the plots of the newest results of ``make gpu-proof``; that there are none, as long as there are none."""
+    found = readme.newest(results)
+    plots = sorted(results.glob(f"{found[0].stem}-*.png")) if found else []
+    return "\n\n".join([readme.block(results), *(f"![](../benchmarks/results/{plot.name})" for plot in plots)])
+
+
 project = "gpu_adam"
 version = release = gpu_adam.__version__
 extensions = [
@@ -42,8 +50,8 @@ python_maximum_signature_line_length = 80
 # Pages.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
-# What the newest results of `make gpu-proof` say; that there are none, as long as there are none.
-myst_substitutions = {"gpu_figures": readme.block(ROOT / "benchmarks" / "results")}
+# Placed in the pages by {{ name }}.
+myst_substitutions = {"gpu_figures": gpu_figures(ROOT / "benchmarks" / "results")}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
