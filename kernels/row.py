@@ -33,8 +33,9 @@ RECORD_WORDS = 24
 LR = 0
 """The learning rate, a number."""
 OWN_0 = 1
+"""A number of the rule's own that may follow a schedule."""
 OWN_1 = 2
-"""Two numbers of the rule's own that may follow a schedule."""
+"""Another one."""
 DECAY = 3
 """The weight decay, a number."""
 SCHEDULED_WORDS = 4
