@@ -77,7 +77,9 @@ def _inline(writer: Any, node: nodes.math) -> None:
 
 def _block(writer: Any, node: nodes.math_block) -> None:
     text = node.astext()
-    formula = tex2mathml(rf"\begin{{aligned}}{text}\end{{aligned}}" if "&" in text else text, as_block=True)
+    if "&" in text and r"\begin" not in text:  # which Sphinx's own renderers take for aligned equations
+        text = rf"\begin{{aligned}}{text}\end{{aligned}}"
+    formula = tex2mathml(text, as_block=True)
     writer.body.append(f'<div class="math">{formula}</div>\n')
     raise nodes.SkipNode
 
