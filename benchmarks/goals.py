@@ -26,25 +26,39 @@ class Goal:
 
     Attributes:
         what: In words.
-        measured: The figure.
+        measured: The figure; ``None`` where it was not measured.
         target: What it may be at most, or at least.
         at_most: Which of the two.
         unit: How the figure is printed: ``"x"`` for a ratio, ``"s"``, ``"us"``, ``"%"``, or ``"n"`` for a number of things.
     """
 
     what: str
-    measured: float
+    measured: float | None
     target: float
     at_most: bool
     unit: str
 
     @property
-    def reached(self) -> bool:
-        """Whether it is."""
+    def reached(self) -> bool | None:
+        """Whether it is; ``None`` where that is not known."""
+        if self.measured is None:
+            return None
         return self.measured <= self.target if self.at_most else self.measured >= self.target
 
-    def shown(self, value: float) -> str:
+    @property
+    def verdict(self) -> str:
+        """Whether it is reached, or by how much it is missed."""
+        if self.measured is None:
+            return "not measured"
+        if self.reached:
+            return "yes"
+        off = abs(self.measured - self.target)
+        return f"NO, by {off / self.target:.1%}" if self.target else f"NO, by {off:,g}"
+
+    def shown(self, value: float | None) -> str:
         """A figure with its unit."""
+        if value is None:
+            return "-"
         if self.unit == "n":
             return f"{value:,g}"
         scale, digits = {"x": (1, 2), "s": (1, 3), "us": (1e6, 1), "%": (100, 1)}[self.unit]

@@ -123,7 +123,7 @@ def goals_table(goals: Sequence[Goal]) -> str:
     lines = ["goals"]
     for goal in goals:
         bound = f"{'<=' if goal.at_most else '>='} {goal.shown(goal.target)}"
-        lines.append(f"  {goal.what:74}{goal.shown(goal.measured):>12}  {bound:>12}  {'yes' if goal.reached else 'NO'}")
+        lines.append(f"  {goal.what:74}{goal.shown(goal.measured):>12}  {bound:>12}  {goal.verdict}")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from benchmarks.gpu_proof import (
     page,
     readme,
     record,
+    sanitizers,
 )
 from benchmarks.start import LIMIT
 
@@ -31,6 +32,7 @@ def made_up(**changes: Any) -> dict[str, Any]:
         "errors": 0,
         "allocations": 0,
         "profiled": 0,
+        "pools": False,
     }
     f |= changes
 
@@ -55,19 +57,19 @@ def made_up(**changes: Any) -> dict[str, Any]:
 
     ours = [row(f"GpuAdam cupy {way}", f["packed"]) for way in ("packed", "in place")]
     others = [row(LIMIT, 0.98), row("torch fused", 25.0), row("GpuAdam cupy packed, graph replay", 1.0)]
-    plain = [
-        case(name, ours + others) for name in ("single-256Mi", "single-1Ki", "gpt2-124m", "3000x3500", "small-model")
-    ]
+    names = ("single-256Mi", "single-1Ki", "gpt2-124m", "3000x3500", "small-model")
+    plain = [case(name, ours + others) for name in names]
     clipped = [row("GpuAdam cupy packed, clipping", f["clip"]), row("torch fused, clip_grad_norm_", 2.0)]
     count = {"launches": 1, "copies": 1, "synchronisations": 0, "allocations": f["allocations"]}
     profiler = {**count, "allocations": f["profiled"], "waits for an event": 1}
     found = {
-        "bits": {"same": f["bits"], "of": 10, "table": [], "unfinished": 0},
+        "bits": {"same": f["bits"], "of": 10, "table": []},
         "tests": {"passed": 5, "failed": f["failed"], "skipped": 0, "of": 5, "unfinished": 0, "failures": {}, "skips": {}},
-        "sanitizers": {"tools": {"memcheck": {"status": "done", "errors": f["errors"], "told": []}}},
-        "bench": {"cases": [*plain, case("clip-single-64Mi", ours + clipped, "clip")], "kernels": [], "missing": []},
-        "counts": {"rows": [{"engine": "cupy", "program": "packed", "a_step": count, "planned_launches": 1, "pools_changed": False,
-                             "profiler": profiler}]},
+        "sanitizers": {"tools": {tool: {"status": "done", "errors": f["errors"] if tool == "memcheck" else 0, "told": []}
+                                 for tool in sanitizers.TOOLS}},
+        "bench": {"cases": [*plain, *(case(name, ours + clipped, "clip") for name in goals.CLIPPED)], "kernels": [], "missing": []},
+        "counts": {"rows": [{"engine": "cupy", "program": "packed", "a_step": count, "planned_launches": 1,
+                             "pools_changed": f["pools"], "profiler": profiler}]},
     }  # fmt: skip
     return {
         "dry_run": False,
@@ -85,26 +87,28 @@ def made_up(**changes: Any) -> dict[str, Any]:
 
 
 def test_goals_are_all_there() -> None:
+    """The targets, each a row: those of proof, the copy, one tensor, two lists, clipping, the host, the replay, what a step asks for."""
     found = goals.goals(made_up())
     assert all(goal.reached for goal in found)
-    assert len(found) == 1 + 2 + 1 + 2 + 4 + 4 + 2 + 1 + 2
+    assert len(found) == (1 + 2 + 3) + 2 + 4 + 4 + 3 + 2 + 2
 
 
 @pytest.mark.parametrize(
     ("change", "missed"),
     [
-        ({"packed": 1.04}, 2),  # the copy's bandwidth
+        ({"packed": 1.04}, 2),  # the copy's bandwidth, both ways
         ({"packed": 1.3}, 4),  # and 3,000 × 3,500
         ({"packed": 6.0}, 6),  # and GPT-2
         ({"packed": 26.0}, 10),  # and torch fused at any size
         ({"host": 21e-6}, 1),
         ({"replay": 11e-6}, 1),
-        ({"clip": 1.4}, 1),
+        ({"clip": 1.4}, 3),
         ({"bits": 9}, 1),
         ({"failed": 1}, 1),
         ({"errors": 1}, 1),
         ({"allocations": 0.1}, 1),
         ({"profiled": 1}, 1),
+        ({"pools": True}, 1),
     ],
 )
 def test_goals_can_be_missed(change: dict[str, Any], missed: int) -> None:
@@ -112,9 +116,33 @@ def test_goals_can_be_missed(change: dict[str, Any], missed: int) -> None:
     assert sum(not goal.reached for goal in found) == missed
 
 
-def test_without_figures_and_in_a_dry_run_there_are_no_goals() -> None:
-    assert goals.goals({"dry_run": False, "parts": {}}) == []
+def test_goals_without_figures_are_not_measured() -> None:
+    found = goals.goals({"dry_run": False, "parts": {}})
+    assert {goal.verdict for goal in found} == {"not measured"}
+    assert len(found) == len(goals.goals(made_up()))
+    part = {"status": "timed out", "seconds": 1.0, "why": "stopped after 9 s"}
+    begun = {
+        "sanitizers": {"tools": {"memcheck": {"status": "timed out", "errors": None, "told": []}}},
+        "bench": {"cases": []},
+    }
+    unfinished = {
+        name: {**part, "result": begun.get(name, {})} for name in ("bits", "bench", "tests", "sanitizers", "counts")
+    }
+    assert {goal.verdict for goal in goals.goals({"dry_run": False, "parts": unfinished})} == {"not measured"}
+
+
+def test_a_missed_goal_says_by_how_much() -> None:
+    assert goals.Goal("", 1.2, 1.5, False, "x").verdict == "NO, by 20.0%"
+    assert goals.Goal("", 3, 0, True, "n").verdict == "NO, by 3"
+
+
+def test_a_dry_run_has_no_goals() -> None:
     assert goals.goals({**made_up(), "dry_run": True}) == []
+
+
+def test_a_list_s_goal_says_what_the_memory_allows() -> None:
+    (one, _) = (goal for goal in goals.goals(made_up()) if goal.what.startswith("GPT-2"))
+    assert one.what.endswith("torch fused's (a copy: 25.5 x)")
 
 
 def test_the_page_tells_of_goals_and_of_what_is_missing() -> None:
@@ -122,11 +150,12 @@ def test_the_page_tells_of_goals_and_of_what_is_missing() -> None:
     results["goals"] = [goal.as_dict() for goal in goals.goals(results)]
     results["parts"]["bits"]["result"]["table"] = [
         {"engine": "cupy", "optimizer": "GpuAdam", "settings": "", "same": 9, "of": 10, "different": {"that one": "p differs"},
-         "missing": [], "status": "died", "why": "by SIGSEGV"},
+         "status": "died", "why": "by SIGSEGV"},
     ]  # fmt: skip
     told = page.page(results, ["a.png"])
     assert told.startswith("# GPU proof: Test GPU")
-    assert "| programs whose bits are the cpu engine's | at least 10 | 9 | **no** |" in told
+    assert "| programs with other bits than the cpu engine's, or not come to | at most 0 | 1 | NO, by 1 |" in told
+    assert "| GpuAdam | cupy | 10 | 9 | 1 | 0 | died by SIGSEGV |" in told
     assert "- cupy: that one: p differs" in told
     assert "| sweep | not begun |" in told
     assert "![](a.png)" in told
@@ -142,6 +171,7 @@ def test_readme_has_the_newest_figures(tmp_path: Path) -> None:
         tmp_path / "gpu-proof-old-2025-01-02.json", {**results, "date": "2025-01-02", "machine": {"gpu": "Old"}}
     )
     block = readme.block(tmp_path)
+    assert f"Of {len(results['goals'])} goals {len(results['goals'])} are reached, 0 missed and 0 not measured" in block
     assert "Test GPU, driver 1.2, torch 9.9" in block
     assert "| one tensor of 256 Mi float32 | 1 s | 98% | 1 s | 25 |" in block
     assert "| clipping, 64 Mi | 1 s | 98% | 1 s | 2 (torch fused, clip_grad_norm_) |" in block
@@ -160,3 +190,37 @@ def test_readmes_block_is_replaced_between_its_comments(tmp_path: Path, capsys: 
     assert program.update_readme(tmp_path, path) == 0
     assert readme.NONE in path.read_text(encoding="utf-8")
     assert readme.NONE in capsys.readouterr().out
+
+
+def test_the_page_s_sweep_knows_the_usual_geometry() -> None:
+    """From a file, in which the best is another object than the row."""
+    usual, other = ({"policy": {"threads": threads}, "same_bits": True, "to_limit": 1.0} for threads in (256, 512))
+    table = {"family": "flat", "case": "c", "rows": [usual, other]}
+    for best, told in ((usual, "Best: the usual, threads 256."), (other, "Best: threads 512.")):
+        assert told in list(page._sweep({"tables": [{**table, "best": dict(best)}]}))
+
+
+def test_what_cannot_be_shown_keeps_nothing_from_being_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = made_up()
+    results["parts"]["bench"]["result"]["cases"][0]["rows"] = [{"label": "GpuAdam of another release"}]
+    program.save(tmp_path / "gpu-proof-x.json", results)
+    assert record.read(tmp_path / "gpu-proof-x.json")["parts"]["bits"]["result"]["same"] == 10
+    assert "KeyError" in capsys.readouterr().err
+
+
+def test_figures_that_json_does_not_have_are_left_out(tmp_path: Path) -> None:
+    record.write(tmp_path / "r.json", {"losses": [1.0, float("nan")], "most": (float("inf"),)})
+    assert record.read(tmp_path / "r.json") == {"losses": [1.0, None], "most": [None]}
+    row = {
+        "engine": "cupy",
+        "way": "w",
+        "accuracy": 0.1,
+        "steps": 1,
+        "seconds": 1.0,
+        "step_seconds": 1.0,
+        "first_loss": 2.0,
+    }
+    told = page._training({"data": "digits", "images": 1, "rows": [{**row, "last_loss": None}]})
+    assert "2 to not finite" in told[-1]

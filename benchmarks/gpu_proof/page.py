@@ -9,6 +9,9 @@ from ..goals import Goal
 from ..report import time_text
 from .parts import PARTS
 
+SHOWN = 60
+"""Lines of differences, at most."""
+
 DRY_LINE = "**Dry run: nothing on this page was measured on a GPU, and it claims nothing.**"
 
 
@@ -63,7 +66,7 @@ def _goals(saved: list[dict[str, Any]]) -> list[str]:
     for one in saved:
         goal = Goal(**{name: value for name, value in one.items() if name != "reached"})
         bound = f"{'at most' if goal.at_most else 'at least'} {goal.shown(goal.target)}"
-        rows.append((goal.what, bound, goal.shown(goal.measured), "yes" if goal.reached else "**no**"))
+        rows.append((goal.what, bound, goal.shown(goal.measured), goal.verdict))
     return _table(("", "asked", "measured", "reached"), rows)
 
 
@@ -72,11 +75,15 @@ def _bits(found: dict[str, Any]) -> list[str]:
     for row in found["table"]:
         name = row["optimizer"] + (f", {row['settings']}" if row["settings"] else "")
         state = row["status"] if row["status"] == "done" else f"{row['status']} {row.get('why', '')}"
-        rows.append(
-            (name, row["engine"], f"{row.get('same', 0)} of {row.get('of', 0)}", state, len(row.get("missing", [])))
-        )
-        told += [f"- {row['engine']}: {cell}: {what}" for cell, what in row.get("different", {}).items()]
-    return [*_table(("optimizer", "engine", "the same bits", "", "not come to"), rows), "", *told[:60]]
+        of, same, different = row.get("of", 0), row.get("same", 0), row.get("different", {})
+        rows.append((name, row["engine"], of, same, len(different), of - same - len(different), state))
+        told += [f"- {row['engine']}: {cell}: {what}" for cell, what in different.items()]
+    head = ("optimizer", "engine", "programs", "the same bits", "other bits", "not come to", "")
+    return [*_table(head, rows), "", *told[:SHOWN], *_more(told)]
+
+
+def _more(told: Sequence[str]) -> list[str]:
+    return [f"- and {len(told) - SHOWN:,} more"] if len(told) > SHOWN else []
 
 
 def _tests(found: dict[str, Any]) -> list[str]:
@@ -192,7 +199,9 @@ def _training(found: dict[str, Any]) -> list[str]:
             f"{row['steps']:,}",
             f"{row['seconds']:.2f} s",
             _time(row["step_seconds"]),
-            f"{row['first_loss']:.3g} to {row['last_loss']:.3g}",
+            " to ".join(
+                "not finite" if loss is None else f"{loss:.3g}" for loss in (row["first_loss"], row["last_loss"])
+            ),
         )
         for row in found["rows"]
     ]
@@ -211,11 +220,9 @@ def _sweep(found: dict[str, Any]) -> Iterator[str]:
             rows.append((policy, _time(row.get("seconds")), "-" if share is None else f"{share:.4g}", bits))
         yield from _table(("geometry", "device", "x copy", ""), rows)
         if table.get("best"):
-            named = ", ".join(f"{name} {value}" for name, value in table["best"]["policy"].items())
-            yield from (
-                "",
-                f"Best: {named}." if table["best"] is not table["rows"][0] else f"Best: the usual, {named}.",
-            )
+            best, usual = table["best"]["policy"], table["rows"][0]["policy"]
+            named = ", ".join(f"{name} {value}" for name, value in best.items())
+            yield from ("", f"Best: the usual, {named}." if best == usual else f"Best: {named}.")
 
 
 _SECTIONS: dict[str, Any] = {

@@ -45,12 +45,16 @@ def block(folder: Path) -> str:
         return NONE
     path, results = found
     machine, versions = results["machine"], results["versions"]
-    told = [f"{name} {versions[name]}" for name in ("torch", "cupy-cuda13x", "cupy-cuda12x", "jax") if name in versions]
-    where = (
-        f"On an {machine['gpu']}, driver {machine.get('driver')}, {', '.join(told)} (`benchmarks/results/{path.name}`, "
-    )
+    named = [
+        f"{name} {versions[name]}" for name in ("torch", "cupy-cuda13x", "cupy-cuda12x", "jax") if name in versions
+    ]
+    where = f"On an {machine['gpu']}, driver {machine.get('driver')}, {', '.join(named)} (`benchmarks/results/{path.name}`, "
     where += f"{results['date'][:10]}), packed, medians:"
-    reached = sum(goal["reached"] for goal in results["goals"])
+    known = [goal["reached"] for goal in results["goals"] if goal["reached"] is not None]
+    count, reached = len(results["goals"]), sum(known)
+    told = (
+        f"Of {count} goals {reached} are reached, {len(known) - reached} missed and {count - len(known)} not measured"
+    )
     lines = [
         where,
         "",
@@ -58,7 +62,7 @@ def block(folder: Path) -> str:
         "| --- | --- | --- | --- | --- |",
         *_rows(results["parts"]["bench"]["result"]["cases"]),
         "",
-        f"Of {len(results['goals'])} goals {reached} are reached; `benchmarks/results/{path.with_suffix('.md').name}` has all of them.",
+        f"{told}; `benchmarks/results/{path.with_suffix('.md').name}` has all of them.",
     ]
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,13 +18,22 @@ def write(path: Path, content: Any) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
+            json.dump(_finite(content), file, indent=1, allow_nan=False)
             file.write("\n")
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _finite(content: Any) -> Any:
+    """The same with ``None`` for what is no number, or infinite: JSON has neither."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not isfinite(content) else content
 
 
 def read(path: Path) -> Any:
