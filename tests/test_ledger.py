@@ -6,18 +6,22 @@ import doctest
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from shipped import RULES
 
+from benchmarks.gpu_proof import profiled
 from benchmarks.ledger import entries, model, paths, sass
 from benchmarks.ledger import page as pages
 from benchmarks.ledger.entries import Subject, entry, subjects
 from benchmarks.ledger.machines import ARCHITECTURES, MACHINES
 from benchmarks.ledger.model import Work, bounds, predict, resident_blocks
 from benchmarks.ledger.page import DATA, PAGE, measurements, page
+from gpu_adam import GpuAdam
 from gpu_adam.engines import EngineUnavailable, nvrtc
 from gpu_adam.engines.gpu_kernels import UpdateKernel
 from gpu_adam.formats import FLOAT32, FLOAT64
@@ -215,13 +219,52 @@ def test_occupancy(architecture: int, threads: int, registers: int, blocks: int)
     assert resident_blocks(architecture, threads, registers) == blocks
 
 
+def result(**more: Any) -> dict[str, Any]:
+    """Made-up results of a GPU: an update, the norm of its gradients, and a step that is too short to be compared."""
+    flat = "adam_flat_float32_float32"
+    kernels = [
+        {"name": flat, "case": "single-256Mi", "label": "GpuAdam cupy packed", "how": "events", "elements": 1 << 28,
+         "seconds": 2.6e-3, "bytes": 28 << 28},
+        {"name": "measure_float32", "case": "single-64Mi", "how": "ncu", "elements": 1 << 26, "seconds": 100e-6, "bytes": 4 << 26},
+        {"name": flat, "case": "single-1Ki", "label": "GpuAdam cupy packed", "how": "events", "elements": 1 << 10,
+         "seconds": 3e-6, "bytes": 28 << 10},
+    ]  # fmt: skip
+    machine = {"gpu": "NVIDIA H100 80GB HBM3", "multiprocessors": 132}
+    return {"dry_run": False, "machine": machine, "kernels": kernels, "parts": {}, **more}
+
+
+def beside(found: dict[str, Any]) -> list[list[str]]:
+    text = page(LEDGER, [("gpu-proof-example.json", found)])
+    lines = [line for line in text.splitlines() if "gpu-proof-example.json" in line]
+    return [line.strip("| ").split(" | ") for line in lines]
+
+
 def test_measurements_stand_beside_predictions() -> None:
-    result = {
-        "machine": {"gpu": "NVIDIA H100 80GB HBM3"},
-        "kernels": [{"name": "adam_flat_float32_float32", "elements": 1 << 28, "seconds": 2.6e-3, "bytes": 28 << 28}],
-    }
-    text = page(LEDGER, [("gpu-proof-example.json", result)])
-    (line,) = [line for line in text.splitlines() if "gpu-proof-example.json" in line]
-    assert "268,435,456" in line
-    assert "2,600.0" in line
-    assert "1.04" in line
+    flat, measured = beside(result())
+    assert flat[:6] == [
+        "flat float32, single-256Mi, GpuAdam cupy packed, events", "268,435,456", "2,491.3", "2,600.0", "1.04", "2,891"
+    ]  # fmt: skip
+    one = ROWS["measure_float32", 90]["predictions"]["H100"]["nanoseconds"] * (1 << 26) / 1e9
+    assert measured[0].startswith("measure float32, single-64Mi")
+    assert measured[2:5] == [f"{one * 1e6:,.1f}", "100.0", f"{100e-6 / one:.2f}"]
+
+
+def test_cards_that_share_a_name_are_told_apart() -> None:
+    for machine in ({"gpu": "NVIDIA H100 PCIe", "multiprocessors": 114}, {"gpu": "NVIDIA GH200 480GB"}):
+        assert {line[2] for line in beside(result(machine=machine))} == {"not predicted"}
+
+
+def test_dry_runs_are_no_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    for name, dry_run in (("gpu-proof-dry-run.json", True), ("gpu-proof-h100.json", False)):
+        (tmp_path / name).write_text(json.dumps(result(dry_run=dry_run)), encoding="utf-8")
+    assert [name for name, _ in measurements()] == ["gpu-proof-h100.json"]
+
+
+def test_the_names_are_those_that_a_gpu_proof_writes() -> None:
+    """Of updates and of norms: the page finds a prediction by its kernel's name."""
+    optimizer = GpuAdam([np.zeros(1000, np.float32)], max_grad_norm=1.0, engine="cpu", pack=True)
+    optimizer.step()
+    names = [launch["name"] for launch in profiled.launches(optimizer)]
+    assert names == ["measure_float32", "adam_flat_float32_float32"]
+    assert all((name, 90) in ROWS for name in names)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..gpu_proof.record import results_in
 from .entries import ADAM, RULES, recorded
 from .machines import ARCHITECTURES, MACHINES
 from .model import bounds, idle_tail, wanted
@@ -17,6 +18,9 @@ RESULTS = HERE.parent / "results"
 PAGE, DATA, FINDINGS = HERE / "LEDGER.md", HERE / "ledger.json", HERE / "findings.md"
 
 COUNT = 1 << 28
+SHORTEST = 20e-6
+"""Seconds below which a prediction is not compared: the launch, which is not in it, takes 2 to 4 µs."""
+
 SHOWN = 90
 """The architecture whose instructions the page shows; ``ledger.json`` has all."""
 
@@ -52,6 +56,11 @@ CHUNKS, WAVES = (1024, 4096, 16_384, 65_536), (4, 8, 16, 32, 64)
 _OF_CHUNKS = """By the elements of a chunk, the latency bound as a share of the memory's: what short chunks cost, each of which looks
 itself up in the table first. By the chunks that each multiprocessor finds, its waves, the most that the last chunk may add to a step,
 alone on the memory.
+"""
+
+
+_OF_MEASUREMENTS = """Measured between events around one step that is this kernel alone, with a cold cache, or by Nsight Compute.
+{short} kernels are left out that are predicted to take less than {shortest:.0f} µs: the launch, which no prediction has in it, takes 2 to 4.
 """
 
 
@@ -110,10 +119,12 @@ def label(kernel: str) -> str:
     'multi-tensor bfloat16, master, average'
     >>> label("measure_float32")
     'measure float32'
+    >>> label("adam_prologue")
+    'prologue'
     """
     name = kernel.removeprefix("adam_").replace("multi_tensor", "multi-tensor")
-    family, param, *more = name.split("_")
-    return f"{family} {', '.join([param, *more[1:]])}"
+    family, *formats = name.split("_")
+    return f"{family} {', '.join([*formats[:1], *formats[2:]])}".rstrip()
 
 
 def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -216,24 +227,36 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[str]]:
 
 def measurements() -> list[tuple[str, Mapping[str, Any]]]:
     """Results from GPUs, by the name of their file."""
-    return [
-        (file.name, json.loads(file.read_text(encoding="utf-8"))) for file in sorted(RESULTS.glob("gpu-proof-*.json"))
-    ]
+    return [(path.name, results) for path, results in results_in(RESULTS) if not results["dry_run"]]
+
+
+def _machine_of(result: Mapping[str, Any]) -> str | None:
+    """Whose predictions a result is to be compared with; a card that shares its name with a larger one's is another machine."""
+    told = result["machine"]
+    for machine in MACHINES:
+        same = told.get("multiprocessors", machine.processors) == machine.processors
+        if same and re.search(rf"\b{machine.name}\b", told["gpu"]):
+            return machine.name
+    return None
 
 
 def _beside(rows: Iterable[Row], measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     if not measured:
         return "No GPU has been at hand yet: there is no `benchmarks/results/gpu-proof-*.json`.\n"
     predictions = {(row["kernel"], name): one for row in rows for name, one in row["predictions"].items()}
-    lines = []
+    lines, short = [], 0
     for file, result in measured:
-        gpu = result["machine"]["gpu"]
-        machine = next((machine.name for machine in MACHINES if machine.name in gpu), None)
+        machine = _machine_of(result)
         for kernel in result["kernels"]:
-            one = predictions.get((kernel["name"], machine))
-            expected = f"{one['nanoseconds'] * kernel['elements'] / 1e3:,.1f}" if one else "not predicted"
-            ratio = f"{kernel['seconds'] * 1e9 / (one['nanoseconds'] * kernel['elements']):.2f}" if one else ""
-            speed = f"{kernel['bytes'] / kernel['seconds'] / 1e9:,.0f}"
-            seconds = f"{kernel['seconds'] * 1e6:,.1f}"
-            lines.append([f"{kernel['name']}, {gpu}", f"{kernel['elements']:,}", expected, seconds, ratio, speed, file])
-    return _table(["", "elements", "predicted, µs", "measured, µs", "ratio", "GB/s", "file"], lines)
+            seconds, cells = kernel["seconds"], ["not predicted", ""]
+            if one := predictions.get((kernel["name"], machine or "")):
+                expected = one["nanoseconds"] * kernel["elements"] / 1e9
+                if expected < SHORTEST:
+                    short += 1
+                    continue
+                cells = [f"{expected * 1e6:,.1f}", f"{seconds / expected:.2f}"]
+            what = ", ".join(filter(None, (label(kernel["name"]), kernel["case"], kernel.get("label"), kernel["how"])))
+            speed = f"{kernel['bytes'] / seconds / 1e9:,.0f}"
+            lines.append([what, f"{kernel['elements']:,}", cells[0], f"{seconds * 1e6:,.1f}", cells[1], speed, file])
+    table = _table(["", "elements", "predicted, µs", "measured, µs", "ratio", "GB/s", "file"], lines)
+    return table + _OF_MEASUREMENTS.format(short=short, shortest=SHORTEST * 1e6)
