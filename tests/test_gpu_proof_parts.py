@@ -59,6 +59,8 @@ def test_sanitizers_are_understood() -> None:
     assert (cut_off["status"], cut_off["errors"]) == ("timed out", None)
     refused = sanitizers.judged("done", "", "Device not supported")
     assert (refused["status"], refused["errors"]) == ("failed", None)
+    nothing = sanitizers.judged("done", "", "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n")
+    assert (nothing["status"], nothing["errors"], nothing["why"]) == ("failed", None, "the run did not come to its end")
 
 
 def test_counters_are_understood() -> None:
@@ -96,6 +98,7 @@ def test_the_tests_lines_come_from_pytest_itself(tmp_path: Path, several: list[s
         pytest.importorskip("xdist")
     test = tmp_path / "test_made_up.py"
     test.write_text("def test_good(): pass\ndef test_bad(): assert 1 == 2, 'wrong'\n", encoding="utf-8")
+    (tmp_path / "test_without.py").write_text("import nosuch\n", encoding="utf-8")
     lines = tmp_path / "lines"
     command = [
         runner.sys.executable,
@@ -106,12 +109,15 @@ def test_the_tests_lines_come_from_pytest_itself(tmp_path: Path, several: list[s
         "benchmarks.gpu_proof.lines",
         "-c",
         os.devnull,
-        str(test),
+        "--continue-on-collection-errors",
+        *several,
+        str(tmp_path),
     ]
     runner.guarded(command, 60.0, {suite.VARIABLE: str(lines)})
     found = suite.summary(suite.parsed(lines.read_text(encoding="utf-8").splitlines()))
-    assert (found["passed"], found["failed"], found["of"]) == (1, 1, 2)
-    assert "wrong" in next(iter(found["failures"].values()))
+    assert (found["passed"], found["failed"], found["of"], found["unfinished"]) == (1, 2, 3, 0)
+    assert any("wrong" in why for why in found["failures"].values())
+    assert any("nosuch" in why for why in found["failures"].values())
 
 
 def test_calls_of_cuda_are_told_apart() -> None:
@@ -251,16 +257,20 @@ TINY = Case("tiny", "list", ((3, 5), (17,)))
 def test_a_contender_that_fails_or_is_wrong_is_left_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     real = bench.entries
 
+    def two(start: Any) -> list[Contender]:
+        return [Contender({"idle": lambda: None}, lambda: start.params), Contender({"idle's neighbour": lambda: None})]
+
     def entries(case: Case, place: Place) -> Iterator[Entry]:
         yield from real(case, place)
         yield Entry("breaks", lambda start: 1 / 0)  # type: ignore[arg-type,return-value]
-        yield Entry("idle", lambda start: [Contender({"idle": lambda: None}, lambda: start.params)])
+        yield Entry("two", two)
 
     monkeypatch.setattr(bench, "entries", entries)
     found, kernels = bench.measured(TINY, Place.of(True), clocks.HostClock(), 0.0, 1)
     assert found["left_out"].keys() == {"breaks", "idle"}
     assert "ZeroDivisionError" in found["left_out"]["breaks"]
     assert "WrongResult" in found["left_out"]["idle"]
+    assert "idle's neighbour" in {row["label"] for row in found["rows"]}
     labels = [row["label"] for row in found["rows"]]
     assert labels[0] == LIMIT
     assert {"GpuAdam cpu packed", "GpuAdam cpu in place", "GpuAdam cpu in place, other gradients each step"} < set(
@@ -316,7 +326,7 @@ def test_a_step_waits_for_nothing_and_allocates_nothing(
         else:
             step, optimizer = getattr(counts, make)(place, "cupy")
         try:
-            told = counts.told(step, optimizer, found, place)
+            told = counts.told(step, optimizer, found, place, counts.Profiler(place))
         finally:
             host.engine.finish()  # what is queued works in arrays that end with this test
     assert told["a_step"] == {"launches": launches, "copies": copies, "synchronisations": 0, "allocations": 0}

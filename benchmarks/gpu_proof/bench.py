@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..cases import Case
-from ..check import check
+from ..cases import Case, chosen
+from ..check import WrongResult, check
 from ..start import LIMIT, Contender, Start
 from .bench_cases import DRY, cases
 from .clocks import HostClock, clock_of
@@ -34,9 +34,8 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
     """Measure the cases as far as the time goes, and say which were not come to."""
     place = Place.of(report.dry_run)
     clock = clock_of(place)
-    pending = list(DRY if report.dry_run else cases(clock.free_memory()))
-    names = arguments.get("cases")
-    pending = [case for case in pending if names is None or case.name in names]
+    pending: list[Case] = list(DRY if report.dry_run else cases(clock.free_memory()))
+    pending = chosen(pending, arguments.get("cases"))
     result = report.result
     result |= {
         "cases": [],
@@ -55,13 +54,13 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
             found, kernels = measured(case, place, clock, seconds, 2 if report.dry_run else ROUNDS)
         except Exception as error:
             result["failed"][case.name] = f"{type(error).__name__}: {error}"[:500]
-            report.save()
-            _free()
-            continue
-        result["cases"].append(found)
-        result["kernels"] += [{**kernel, "dry_run": report.dry_run} for kernel in kernels]
+        else:
+            result["cases"].append(found)
+            result["kernels"] += [{**kernel, "dry_run": report.dry_run} for kernel in kernels]
+            print(f"{case.name}: {len(found['rows'])} contenders, {report.seconds_left:.0f} s left", flush=True)
+        # Only here: within, the contenders are still somebody's.
+        _free()
         report.save()
-        print(f"{case.name}: {len(found['rows'])} contenders, {report.seconds_left:.0f} s left", flush=True)
 
 
 def measured(
@@ -91,11 +90,7 @@ def measured(
         "rows": rows,
         "left_out": left_out,
     }
-    kernels = list(_kernels(case, rows, optimizers))
-    timed.clear()
-    optimizers.clear()
-    _free()
-    return found, kernels
+    return found, list(_kernels(case, rows, optimizers))
 
 
 def _made(case: Case, start: Start, place: Place, left_out: dict[str, str]) -> Iterator[Contender]:
@@ -103,11 +98,17 @@ def _made(case: Case, start: Start, place: Place, left_out: dict[str, str]) -> I
     for entry in entries(case, place):
         try:
             for contender in entry.make(start):
-                check(contender, start)
-                yield contender
+                try:
+                    check(contender, start)
+                except WrongResult as error:
+                    # The entry's others may be right.
+                    left_out[next(iter(contender.steps))] = f"{type(error).__name__}: {error}"[:500]
+                else:
+                    yield contender
         except Exception as error:
             left_out[entry.label] = f"{type(error).__name__}: {error}"[:500]
-            _free()
+        if entry.label in left_out:
+            _free()  # only when the error, which holds on to what was made, is gone
 
 
 def _kernels(case: Case, rows: list[dict[str, Any]], optimizers: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -44,7 +44,8 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
         # The clocks are left as they are, so that bandwidths are those that a program sees.
         asked = ["--csv", "--print-units", "base", "--clock-control", "none", "--profile-from-start", "off"]
         asked += ["--target-processes", "all", "--metrics", ",".join(METRICS)]
-        outcome = guarded([program, *asked, *command], report.seconds_left - 2.0)
+        # In some languages a comma ends a number's integer part.
+        outcome = guarded([program, *asked, *command], report.seconds_left - 2.0, {"LC_ALL": "C.UTF-8"})
         text = outcome.output
     rows = list(beside(planned(text.splitlines()), list(profiled(text.splitlines()))))
     report.result |= {
@@ -69,6 +70,8 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
         if refused is not None:
             raise LeftOut(f"ncu cannot read the counters: {refused.removeprefix('==ERROR==').strip()}")
         raise RuntimeError(f"ncu told of no kernel: {outcome.status} {outcome.why}\n{text[-TAIL:]}")
+    if outcome.status != "done":
+        raise RuntimeError(f"not all kernels were profiled: {outcome.status} {outcome.why}\n{text[-TAIL:]}")
 
 
 def planned(lines: Iterable[str]) -> list[dict[str, Any]]:

@@ -66,15 +66,18 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
     place = Place.of(report.dry_run)
     rows: list[dict[str, Any]] = []
     report.result |= {"steps": STEPS, "rows": rows}
+    profiler = Profiler(place)
     for engine in place.engines:
         for name, make in PROGRAMS.items():
             with counted(engine_named(engine)) as counts:
                 step, optimizer = make(place, engine)
-                rows.append({"engine": engine, "program": name, **told(step, optimizer, counts, place)})
+                rows.append({"engine": engine, "program": name, **told(step, optimizer, counts, place, profiler)})
             report.save()
 
 
-def told(step: Callable[[], Any], optimizer: GpuAdam, counts: Counter[str], place: Place) -> dict[str, Any]:
+def told(
+    step: Callable[[], Any], optimizer: GpuAdam, counts: Counter[str], place: Place, profiler: Profiler
+) -> dict[str, Any]:
     """A step's counts; where not every step is the same, the sum over ``STEPS`` is no multiple of it."""
     for _ in range(BEFORE):
         step()
@@ -89,7 +92,7 @@ def told(step: Callable[[], Any], optimizer: GpuAdam, counts: Counter[str], plac
         "a_step": found,
         "planned_launches": len(plan.prologues) + len(plan.launches),
         "pools_changed": _pools() != pools,
-        "profiler": _profiled(step, place),
+        "profiler": profiler.counts(step),
     }
 
 
@@ -192,25 +195,35 @@ def _pools() -> list[int]:
     return found
 
 
-def _profiled(step: Callable[[], Any], place: Place) -> dict[str, float] | str:
-    """What PyTorch's profiler counts in a step, or why it does not. It sees the runtime's calls, of the driver's only launches."""
-    if not place.has_torch or place.dry_run:
-        return "not asked" if place.dry_run else "PyTorch is not here"
-    try:
-        empty, full = _window(lambda: None, place), _window(step, place)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"[:300]
-    return {kind: (full[kind] - empty[kind]) / STEPS for kind in CALLS}
+class Profiler:
+    """PyTorch's, where it is here. It sees the runtime's calls, of the driver's only launches."""
 
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._why_not = "not asked" if place.dry_run else "" if place.has_torch else "PyTorch is not here"
+        # Its own calls, which come in each window. The first window has in it what is loaded only once.
+        self._own: Counter[str] = Counter()
+        for _ in range(2):
+            if not self._why_not:
+                self._own = self._window(lambda: None)
 
-def _window(step: Callable[[], Any], place: Place) -> Counter[str]:
-    from torch.profiler import ProfilerActivity, profile
+    def counts(self, step: Callable[[], Any]) -> dict[str, float] | str:
+        """What it counts in a step, or why it does not."""
+        seen = Counter() if self._why_not else self._window(step)
+        return self._why_not or {kind: (seen[kind] - self._own[kind]) / STEPS for kind in CALLS}
 
-    place.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
-        for _ in range(STEPS):
-            step()
-    return calls({event.key: event.count for event in found.key_averages()})
+    def _window(self, step: Callable[[], Any]) -> Counter[str]:
+        from torch.profiler import ProfilerActivity, profile
+
+        self._place.synchronize()
+        try:
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+                for _ in range(STEPS):
+                    step()
+            return calls({event.key: event.count for event in found.key_averages()})
+        except Exception as error:
+            self._why_not = f"{type(error).__name__}: {error}"[:300]
+            return Counter()
 
 
 def calls(counts: dict[str, int]) -> Counter[str]:

@@ -21,6 +21,8 @@ CELLS = (
 )
 """Of tensors whose sizes are no multiples of a vector's, so that the ends of each are touched."""
 
+ENDED = "all programs were run"
+
 
 def main(dry_run: bool) -> int:
     """Run them; the exit status is 0 if all bits are the cpu engine's."""
@@ -33,6 +35,7 @@ def main(dry_run: bool) -> int:
             found = difference(left(cell, engine, place.library), left(cell, "cpu", Host()))
             print(f"{engine}: {cell}: {found or 'the same bits'}", flush=True)
             status |= found is not None
+    print(ENDED, flush=True)
     return status
 
 

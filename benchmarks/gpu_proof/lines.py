@@ -19,6 +19,12 @@ def pytest_collection_finish(session: Any) -> None:
         _write({"collected": len(session.items)})
 
 
+def pytest_collectreport(report: Any) -> None:
+    """Say which file could not even be imported."""
+    if report.failed and not os.environ.get("PYTEST_XDIST_WORKER"):
+        _write({"uncollected": report.nodeid, "why": _why(report)})
+
+
 def pytest_runtest_logreport(report: Any) -> None:
     """Say how a test ended; where several processes share the tests, the one that hears of all of them says it."""
     if os.environ.get("PYTEST_XDIST_WORKER") or (report.when != "call" and report.outcome == "passed"):

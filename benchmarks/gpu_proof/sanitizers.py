@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .covering import ENDED
 from .record import LeftOut, Report
 from .runner import TAIL, guarded
 
@@ -17,6 +18,15 @@ SAMPLES = Path(__file__).resolve().parent / "samples"
 
 FOUND = 86
 """The exit status for errors that the tool has found, which the run itself never has."""
+
+OPTIONS = (
+    # Libraries look for functions that a driver need not have, and each miss would count as an error. The engines check what they call.
+    *("--report-api-errors", "no"),
+    # By default a program that has not come to CUDA after some seconds is given up: importing takes longer under a tool.
+    *("--launch-timeout", "0"),
+    *("--error-exitcode", str(FOUND)),
+    *("--print-limit", "20"),
+)
 
 
 def run(report: Report, arguments: dict[str, Any]) -> None:
@@ -43,7 +53,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
             text = (SAMPLES / f"{tool}.txt").read_text(encoding="utf-8")
             tools[tool] = {"status": "done", **summary(text)}
         else:
-            command = [program, "--tool", tool, "--error-exitcode", str(FOUND), "--print-limit", "20", *covering]
+            command = [program, "--tool", tool, *OPTIONS, *covering]
             outcome = guarded(command, (report.seconds_left - 2.0) / (len(TOOLS) - number))
             tools[tool] = judged(outcome.status, outcome.why, outcome.output) | {"seconds": round(outcome.seconds, 1)}
         report.save()
@@ -52,12 +62,15 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
 def judged(status: str, why: str, output: str) -> dict[str, Any]:
     """What came of a tool: its summary where it got so far, else what kept it from that."""
     found = summary(output)
-    if found["errors"] is None:
+    # A summary without errors is one of nothing where the run did not come to its end: some releases end without having begun it.
+    if found["errors"] is None or (found["errors"] == 0 and ENDED not in output):
         return {
+            **found,
+            "errors": None,
             "status": status if status != "done" else "failed",
-            "why": why or "no summary",
+            "why": why or ("no summary" if found["errors"] is None else "the run did not come to its end"),
             "output": output[-TAIL:],
-        } | found
+        }
     # The exit status of a run in which errors were found is no failure of the tool.
     return {"status": "done", **found}
 

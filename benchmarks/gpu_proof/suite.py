@@ -37,6 +37,8 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
         raise LeftOut(f"not installed: {', '.join(missing)}")
     chosen = [*DRY] if report.dry_run else ["-m", "gpu", "--require-gpu", "tests"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.gpu_proof.lines", "-p", "no:cacheprovider"]
+    # A file that needs what is not here must not keep the others from running.
+    command += ["--continue-on-collection-errors"]
     workers = 1 if report.dry_run else max(1, min(WORKERS, (os.cpu_count() or 2) // 2))
     if find_spec("xdist") is not None and workers > 1:
         command += ["-n", str(workers), "--maxschedchunk=4"]
@@ -68,14 +70,21 @@ def parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def summary(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """How many passed, failed and were skipped, and of how many; which failed and why; why those were skipped that were."""
+    """How many passed, failed and were skipped, and of how many; which failed and why; why those were skipped that were.
+
+    The tests of a file that cannot be imported count as one that failed.
+    """
     outcomes: dict[str, str] = {}
     failures: dict[str, str] = {}
     skips: Counter[str] = Counter()
-    of = 0
+    collected, uncollected = 0, 0
     for one in found:
         if "collected" in one:
-            of = one["collected"]
+            collected = one["collected"]
+            continue
+        if "uncollected" in one:
+            uncollected += one["uncollected"] not in failures
+            failures[one["uncollected"]] = one["why"]
             continue
         test, outcome = one["test"], one["outcome"]
         # A test that failed may still be reported as passed by its teardown, not the other way round.
@@ -86,11 +95,13 @@ def summary(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
         if outcome == "skipped":
             skips[one["why"]] += 1
     counts = Counter(outcomes.values())
-    told = {name: counts[name] for name in ("passed", "failed", "skipped")}
+    collected = max(collected, len(outcomes))
     return {
-        **told,
-        "of": max(of, len(outcomes)),
-        "unfinished": max(0, of - len(outcomes)),
+        "passed": counts["passed"],
+        "failed": counts["failed"] + uncollected,
+        "skipped": counts["skipped"],
+        "of": collected + uncollected,
+        "unfinished": collected - len(outcomes),
         "failures": dict(list(failures.items())[:SHOWN]),
         "skips": dict(skips.most_common(20)),
     }
