@@ -60,7 +60,7 @@ alone on the memory.
 
 
 _OF_MEASUREMENTS = """Measured between events around one step that is this kernel alone, with a cold cache, or by Nsight Compute.
-{short} kernels are left out that are predicted to take less than {shortest:.0f} µs: the launch, which no prediction has in it, takes 2 to 4.
+{short} kernels that are predicted to take less than {shortest:.0f} µs are left out: the launch, 2 to 4 µs, is in no prediction.
 """
 
 
