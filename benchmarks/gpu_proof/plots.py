@@ -17,18 +17,26 @@ def save(results: dict[str, Any], folder: Path, name: str) -> list[Path]:
     cases = results["parts"].get("bench", {}).get("result", {}).get("cases", [])
     if not cases or find_spec("matplotlib") is None:
         return []
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     title = "dry run: nothing was measured on a GPU" if results["dry_run"] else results["machine"].get("gpu", "")
     written = []
-    for kind, draw in (("bandwidth", _bandwidth), ("ratios", _ratios)):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 6), layout="constrained")
-        draw(figure.subplots(), cases)
+    for kind, draw, height in (("bandwidth", _bandwidth, 6.0), ("ratios", _ratios, 2.0 + 0.6 * len(cases))):
+        figure = Figure(figsize=(11, height), layout="constrained")
+        axes = figure.subplots()
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
+        draw(axes, cases)
         figure.suptitle(title, fontsize=10)
+        figure.legend(loc="outside right upper", fontsize=7)
         path = folder / f"{name}-{kind}.png"
         figure.savefig(path, dpi=110)
         written.append(path)
     return written
+
+
+def _is_ours(label: str) -> bool:
+    return label.startswith("GpuAdam")
 
 
 def _bandwidth(axes: Any, cases: list[dict[str, Any]]) -> None:
@@ -39,50 +47,43 @@ def _bandwidth(axes: Any, cases: list[dict[str, Any]]) -> None:
                 if row.get("bytes_per_second"):
                     points.setdefault(row["label"], []).append((case["elements"], row["bytes_per_second"] / 1e9))
     for label, line in points.items():
-        is_ours = label.startswith("GpuAdam")
         style = "--" if label == LIMIT else "-"
-        axes.plot(*zip(*sorted(line), strict=True), style, marker=".", label=label, linewidth=2 if is_ours else 1)
+        spoken, width = "a plain copy" if label == LIMIT else label, 2 if _is_ours(label) else 1
+        axes.plot(*zip(*sorted(line), strict=True), style, marker=".", label=spoken, linewidth=width)
+    axes.set_xscale("log", base=2)
     axes.set(
-        xscale="log",
         xlabel="elements",
         ylabel="GB/s of the bytes that a step has to move",
         title="one float32 tensor, device time",
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
 
 
 def _ratios(axes: Any, cases: list[dict[str, Any]]) -> None:
-    names, places = [], []
-    for case in cases:
+    colours: dict[str, Any] = {}
+    names: list[str] = []
+    for case in sorted(
+        cases, key=lambda case: (case["variant"] != "plain", case["kind"], case["format"], case["elements"])
+    ):
         timed = [row for row in case["rows"] if row["wall"] and row["label"] != LIMIT]
-        ours = [row for row in timed if row["label"].startswith("GpuAdam") and "packed" in row["label"]]
+        ours = [row for row in timed if _is_ours(row["label"]) and "packed" in row["label"]]
         # Of a step that does more, the one that does it.
         first = next((row for row in ours if case["variant"] == "plain" or "," in row["label"]), None)
-        if first is None:
+        others = [row for row in timed if not _is_ours(row["label"])][:MOST_BARS]
+        if first is None or not others:
             continue
-        place = len(names)
-        names.append(case["name"])
-        others = [row for row in timed if not row["label"].startswith("GpuAdam")][:MOST_BARS]
+        height = 0.8 / len(others)
         for k, row in enumerate(others):
-            places.append(
-                (
-                    place + 0.8 * k / max(1, len(others)),
-                    row["wall"] / first["wall"],
-                    row["label"],
-                    0.8 / max(1, len(others)),
-                )
-            )
-    colours: dict[str, str] = {}
-    for at, ratio, label, height in places:
-        is_new = label not in colours
-        colours.setdefault(label, f"C{len(colours)}")
-        axes.barh(at, ratio, height, align="edge", color=colours[label], label=label if is_new else None)
+            label = row["label"]
+            # From 1 on, where a contender is as fast: to the left those that are faster.
+            at, length = len(names) + k * height, row["wall"] / first["wall"] - 1
+            new = {"color": colours[label]} if label in colours else {"label": label}
+            (bar,) = axes.barh(at, length, height, left=1.0, align="edge", **new)
+            colours[label] = bar.get_facecolor()
+        names.append(case["name"])
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_yticks([k + 0.4 for k in range(len(names))], names, fontsize=8)
     axes.invert_yaxis()
+    axes.set_xscale("log")
     axes.set(xlabel="wall time over that of GpuAdam packed", title="how many times as long the others take")
-    if places:
-        axes.set_xscale("log")
-        axes.legend(fontsize=7)
     axes.grid(alpha=0.3, axis="x")
