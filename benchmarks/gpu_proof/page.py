@@ -12,7 +12,18 @@ from .parts import PARTS
 SHOWN = 60
 """Lines of differences, at most."""
 
-DRY_LINE = "**Dry run: nothing on this page was measured on a GPU, and it claims nothing.**"
+DRY_LINE = (
+    "**Dry run: the cpu engine stands for the GPU's engines, and written samples for what NVIDIA's tools would print. "
+    "Nothing on this page was measured on a GPU, and it claims nothing.**"
+)
+
+_OF_TIMES = """Device time is between events, the cache full of other memory; host until the call returns; wall until the device is done;
+steady is the share of one of many in a row. Medians, and of the device time quartiles. *limit* is a plain copy on the device that reads and
+writes as many bytes as a step has to; GB/s are of these bytes, and x copy is the device time over the copy's. Where there is no device time,
+the host was too slow for it to be told apart, or the contender works on a stream of its own, as JAX does."""
+
+_OF_COUNTS = """Counted at the engine's binding to CUDA and, where it could look, by PyTorch's profiler. A step waits for the event of the step
+32 before, which keeps the host from running further ahead; on a device that keeps up it has long been reached."""
 
 
 def page(results: dict[str, Any], plots: Sequence[str]) -> str:
@@ -58,7 +69,7 @@ def _parts(results: dict[str, Any]) -> list[str]:
             rows.append((part.name, "not begun", "", ""))
         else:
             rows.append((part.name, found["status"], f"{found['seconds']:.0f} s", found.get("why", "")))
-    return _table(("part", "", "took", ""), rows)
+    return _table(("part", "status", "took", "why"), rows)
 
 
 def _goals(saved: list[dict[str, Any]]) -> list[str]:
@@ -67,7 +78,7 @@ def _goals(saved: list[dict[str, Any]]) -> list[str]:
         goal = Goal(**{name: value for name, value in one.items() if name != "reached"})
         bound = f"{'at most' if goal.at_most else 'at least'} {goal.shown(goal.target)}"
         rows.append((goal.what, bound, goal.shown(goal.measured), goal.verdict))
-    return _table(("", "asked", "measured", "reached"), rows)
+    return _table(("goal", "asked", "measured", "reached"), rows)
 
 
 def _bits(found: dict[str, Any]) -> list[str]:
@@ -96,15 +107,19 @@ def _tests(found: dict[str, Any]) -> list[str]:
 
 def _sanitizers(found: dict[str, Any]) -> list[str]:
     rows = [
-        (tool, one["status"], "-" if one["errors"] is None else one["errors"], "; ".join(one["told"][:3]))
+        (
+            tool,
+            one["status"],
+            "-" if one["errors"] is None else one["errors"],
+            one.get("why") or "; ".join(one["told"][:3]),
+        )
         for tool, one in found.get("tools", {}).items()
     ]
-    return _table(("tool", "", "errors", "first lines"), rows)
+    return _table(("tool", "status", "errors", "why, or its first lines"), rows)
 
 
 def _bench(found: dict[str, Any]) -> Iterator[str]:
-    yield "Device time is between events, the cache full of other memory; host until the call returns; wall until the device is done;"
-    yield "steady is the share of one of many in a row. Medians, and of the device time quartiles."
+    yield _OF_TIMES
     for case in found["cases"]:
         tensors = f"{case['tensors']:,} tensor{'s' if case['tensors'] > 1 else ''}"
         what = f"{tensors}, {case['elements']:,} elements of {case['format']}, {case['bytes'] / 1e6:,.3g} MB a step"
@@ -164,7 +179,11 @@ def _counts(found: dict[str, Any]) -> list[str]:
         "pools changed",
         f"by PyTorch's profiler: {', '.join(kinds)}",
     )
-    return _table(head, rows)
+    return [
+        _OF_COUNTS,
+        "",
+        *_table(head, rows),
+    ]
 
 
 def _counters(found: dict[str, Any]) -> list[str]:

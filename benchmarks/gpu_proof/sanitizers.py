@@ -34,6 +34,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
 
     Raises:
         LeftOut: If compute-sanitizer is not on the path.
+        RuntimeError: If the run fails without a tool, or a tool does not come to an answer.
     """
     program = shutil.which("compute-sanitizer")
     if report.dry_run:
@@ -57,6 +58,8 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
             outcome = guarded(command, (report.seconds_left - 2.0) / (len(TOOLS) - number))
             tools[tool] = judged(outcome.status, outcome.why, outcome.output) | {"seconds": round(outcome.seconds, 1)}
         report.save()
+    if failed := [f"{tool}: {one['why']}" for tool, one in tools.items() if one["status"] != "done"]:
+        raise RuntimeError("; ".join(failed))
 
 
 def judged(status: str, why: str, output: str) -> dict[str, Any]:
