@@ -11,8 +11,11 @@ LLAMA_LAYERS = 32
 CONTENDER_BYTES = 20
 """Bytes of an element that a contender needs at most: parameter, gradient, two states, a master copy."""
 
-MOST_AT_ONCE = 5
-"""Contenders of the largest cases that are there at once; the limit's copy counts as one."""
+LARGE = 1 << 27
+"""Elements from which on only the main contenders are measured: each takes gigabytes, and seconds to be set up."""
+
+MOST_AT_ONCE, MOST_LARGE = 16, 5
+"""Contenders of a case that are there at once, and of a large one; the limit's copy counts as one."""
 
 MOST_LLAMA = 1 << 29
 """Elements of the Llama-like list at most, however much memory there is: bringing them to the device takes seconds."""
@@ -32,10 +35,14 @@ def llama_7b(layers: int = LLAMA_LAYERS) -> Iterator[Shape]:
 
 def llama_scaled(memory: int) -> Case:
     """As many of Llama's layers as the memory holds for all contenders at once."""
-    most = min(MOST_LLAMA, memory // (CONTENDER_BYTES * MOST_AT_ONCE))
-    fitting = [n for n in range(1, LLAMA_LAYERS + 1) if Case("", "list", tuple(llama_7b(n))).elements <= most]
-    layers = max(fitting, default=1)
+    lists = {n: Case("", "list", tuple(llama_7b(n))) for n in range(1, LLAMA_LAYERS + 1)}
+    layers = max((n for n, case in lists.items() if case.elements <= MOST_LLAMA and fits(case, memory)), default=1)
     return Case(f"llama-{layers}-layers-bfloat16", "list", tuple(llama_7b(layers)), "bfloat16")
+
+
+def fits(case: Case, memory: int) -> bool:
+    """Whether all contenders of a case fit into so many bytes at once."""
+    return case.elements * CONTENDER_BYTES * (MOST_LARGE if case.elements >= LARGE else MOST_AT_ONCE) <= memory
 
 
 def single(exponent: int, format: str = "float32") -> Case:
@@ -68,7 +75,7 @@ def cases(memory: int) -> list[Case]:
         Case("resnet50", "list", tuple(resnet50())), added("clip", _MANY), replace(_GPT2, name="gpt2-124m-bfloat16", format="bfloat16"),
         single(12), single(16), llama_scaled(memory),
     ]  # fmt: skip
-    return [case for case in found if case.elements * CONTENDER_BYTES * MOST_AT_ONCE <= memory]
+    return [case for case in found if fits(case, memory)]
 
 
 DRY = (single(10), SMALL, single(10, "bfloat16"), added("clip", single(10)), added("scale", single(10)))

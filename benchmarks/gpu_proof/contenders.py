@@ -17,6 +17,7 @@ from ..libraries import Numba
 from ..limit import cpu_limit, gpu_limit
 from ..plain import TORCH_WAYS, array_adam, bound, host_params, host_tensors, made, tensors, torch_optimizer
 from ..start import LIMIT, Contender, Start
+from .bench_cases import LARGE
 from .competitors import cupy_kernel, jax_adam
 from .place import Place
 
@@ -25,9 +26,6 @@ MOST_TENSORS_JAX = 200
 
 MOST_TENSORS_LOOP = 1_000
 """Beyond, a step that calls a dozen functions for each tensor takes half a second."""
-
-LARGE = 1 << 27
-"""Elements from which on only the main contenders are measured: each takes gigabytes, and seconds to be set up."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ def _copy(start: Start, place: Place) -> Callable[[], None]:
 
     nbytes = start.case.ideal_bytes // 2
     # Bits like an optimizer's, not a constant's, which cost the memory less power. The factor spreads a number over its whole word.
-    source = cupy.arange(-(-nbytes // 4), dtype="u4") * np.uint32(2654435761)
+    source = cupy.arange(-(-nbytes // 4), dtype="u4")
+    source *= np.uint32(2654435761)
     to = cupy.empty_like(source)
     return lambda: to.data.copy_from_device_async(source.data, nbytes, cupy.cuda.Stream.null)
 

@@ -18,12 +18,12 @@ DRY_LINE = (
 )
 
 _OF_TIMES = """Device time is between events, the cache full of other memory; host until the call returns; wall until the device is done;
-steady is the share of one of many in a row. Medians, and of the device time quartiles. *limit* is a plain copy on the device that reads and
-writes as many bytes as a step has to; GB/s are of these bytes, and x copy is the device time over the copy's. Where there is no device time,
-the host was too slow for it to be told apart, or the contender works on a stream of its own, as JAX does."""
+steady is the share of one of many in a row. Medians, and of the device time quartiles. *limit* is a plain copy on the device that
+reads and writes as many bytes as a step has to; GB/s are of these bytes, and x copy is the device time over the copy's. Where there is
+no device time, the host was too slow for it to be told apart, or the contender works on a stream of its own, as JAX does."""
 
-_OF_COUNTS = """Counted at the engine's binding to CUDA and, where it could look, by PyTorch's profiler. A step waits for the event of the step
-32 before, which keeps the host from running further ahead; on a device that keeps up it has long been reached."""
+_OF_COUNTS = """Counted at the engine's binding to CUDA and, where it could look, by PyTorch's profiler. A step waits for the event of
+the step 32 before, which keeps the host from running further ahead; on a device that keeps up it has long been reached."""
 
 
 def page(results: dict[str, Any], plots: Sequence[str]) -> str:
