@@ -140,6 +140,7 @@ def test_streams(engine: Engine, cupy: Any) -> None:
     assert_same(gpu.result(), run(case, engine_named("cpu"), 20))
 
 
+@pytest.mark.alone
 def test_a_step_allocates_nothing(engine: Engine, cupy: Any) -> None:
     case = Case(Specialization("multi_tensor", ADAM, FLOAT32, FLOAT32, False), (Tensor(1 << 16),), seed=8)
     gpu = OnGpu(case, cupy)

@@ -197,6 +197,7 @@ def test_ten_thousand_tensors_are_one_launch(numba: Engine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_more_than_two_to_the_31_elements(numba: Engine) -> None:
     """The last elements, whose indices do not fit 32 bits, against the same few elements by themselves."""
     from numba import cuda
@@ -304,6 +305,7 @@ def test_new_pointers_are_taken_up(numba: Engine, running: Running) -> None:
     assert (parameter(numba, running) > down).all()
 
 
+@pytest.mark.alone
 def test_a_step_allocates_nothing(numba: Engine, running: Running) -> None:
     from numba import cuda
 

@@ -478,6 +478,7 @@ def test_a_gradient_that_is_one_number_and_one_that_is_the_parameter(of: Case) -
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_above_2_to_the_31_elements(streamed_case: Case) -> None:
     size = (1 << 31) + 5
     if free_bytes(streamed_case) < 24 << 30:

@@ -64,7 +64,8 @@ def made_up(**changes: Any) -> dict[str, Any]:
     profiler = {**count, "allocations": f["profiled"], "waits for an event": 1}
     found = {
         "bits": {"same": f["bits"], "of": 10, "table": []},
-        "tests": {"passed": 5, "failed": f["failed"], "skipped": 0, "of": 5, "unfinished": 0, "failures": {}, "skips": {}},
+        "tests": {"passed": 5, "failed": f["failed"], "skipped": 0, "of": 5, "unfinished": 0,
+                  "failures": {}, "uncollected": {}, "skips": {}},
         "sanitizers": {"tools": {tool: {"status": "done", "errors": f["errors"] if tool == "memcheck" else 0, "told": []}
                                  for tool in sanitizers.TOOLS}},
         "bench": {"cases": [*plain, *(case(name, ours + clipped, "clip") for name in goals.CLIPPED)], "kernels": [], "missing": []},

@@ -117,7 +117,9 @@ def test_the_tests_lines_come_from_pytest_itself(tmp_path: Path, several: list[s
     found = suite.summary(suite.parsed(lines.read_text(encoding="utf-8").splitlines()))
     assert (found["passed"], found["failed"], found["of"], found["unfinished"]) == (1, 2, 3, 0)
     assert any("wrong" in why for why in found["failures"].values())
-    assert any("nosuch" in why for why in found["failures"].values())
+    assert ["nosuch" in why for why in found["uncollected"].values()] == [True]
+    twice = suite.merged(found, found)
+    assert (twice["passed"], twice["failed"], twice["of"]) == (2, 3, 5)
 
 
 def test_calls_of_cuda_are_told_apart() -> None:

@@ -100,7 +100,8 @@ def _more(told: Sequence[str]) -> list[str]:
 def _tests(found: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{found[name]} {name}" for name in ("passed", "failed", "skipped"))
     counts += f"; {found['unfinished']} of {found['of']} did not run."
-    failures = [f"- `{test}`: {why.splitlines()[0] if why else ''}" for test, why in found["failures"].items()]
+    told = {**found["uncollected"], **found["failures"]}
+    failures = [f"- `{test}`: {why.splitlines()[0] if why else ''}" for test, why in told.items()]
     skips = [f"- skipped {count}: {why}" for why, count in found["skips"].items()]
     return [counts, "", *failures, *skips]
 
