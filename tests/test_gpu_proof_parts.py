@@ -76,6 +76,20 @@ def test_counters_stand_beside_the_plan() -> None:
     assert (row["moved_to_planned"], row["dram_bytes_per_second"]) == (1.25, pytest.approx(2.5e8))
 
 
+def test_kernels_that_were_profiled_stay_when_the_profiler_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {"name": "k", "case": "c", "elements": 8, "bytes_read": 16384, "bytes_written": 12288}
+    text = f"{counters.MARK}{json.dumps(plan)}\n{sample('ncu.csv')}"
+    stopped = runner.Outcome("timed out", "stopped after 9 s", 9.0, text)
+    monkeypatch.setattr(counters.shutil, "which", lambda name: name)
+    monkeypatch.setattr(counters, "guarded", lambda *arguments: stopped)
+    report = record.Report(tmp_path / "r.json", 30.0, dry_run=False)
+    with pytest.raises(RuntimeError, match="stopped after 9 s"):
+        counters.run(report, {})
+    assert [kernel["seconds"] for kernel in report.result["kernels"]] == [1e-3]
+
+
 def test_tests_are_followed_one_by_one() -> None:
     lines = [
         json.dumps({"collected": 4}),
@@ -280,6 +294,11 @@ def test_a_contender_that_fails_or_is_wrong_is_left_out_alone(monkeypatch: pytes
     )
     assert {kernel["name"] for kernel in kernels} == {"adam_flat_float32_float32", "adam_multi_tensor_float32_float32"}
     assert all(kernel["bytes"] == 28 * kernel["elements"] for kernel in kernels)
+
+
+def test_a_case_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no case is called nosuch"):
+        bench.run(record.Report(tmp_path / "r.json", 30.0, dry_run=True), {"cases": ["nosuch"]})
 
 
 def test_cases_fit_into_the_memory() -> None:

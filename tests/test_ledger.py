@@ -212,11 +212,21 @@ def test_float64_binds_where_there_is_little_of_it() -> None:
         (86, 256, 32, 6),
         (75, 128, 64, 8),
         (90, 32, 32, 32),
+        (80, 256, 40, 6),
+        (89, 256, 40, 6),
+        (100, 256, 44, 5),
+        (120, 256, 64, 4),
     ],
 )
 def test_occupancy(architecture: int, threads: int, registers: int, blocks: int) -> None:
     """As NVIDIA's occupancy calculator has it."""
     assert resident_blocks(architecture, threads, registers) == blocks
+
+
+def test_shared_memory_limits_the_blocks_too() -> None:
+    """Of 228 KiB on sm_90 a block takes its own and one more; on sm_75 of 64 KiB its own alone."""
+    assert resident_blocks(90, 256, 32, shared=37 << 10) == 6
+    assert resident_blocks(75, 128, 32, shared=16 << 10) == 4
 
 
 def result(**more: Any) -> dict[str, Any]:
