@@ -121,9 +121,10 @@ def startup_table(figures: dict[str, Any]) -> str:
 def goals_table(goals: Sequence[Goal]) -> str:
     """Goals as text."""
     lines = ["goals"]
+    width = max((len(goal.what) for goal in goals), default=0)
     for goal in goals:
         bound = f"{'<=' if goal.at_most else '>='} {goal.shown(goal.target)}"
-        lines.append(f"  {goal.what:74}{goal.shown(goal.measured):>12}  {bound:>12}  {goal.verdict}")
+        lines.append(f"  {goal.what:{width}}{goal.shown(goal.measured):>12}  {bound:>12}  {goal.verdict}")
     return "\n".join(lines)
 
 

@@ -201,14 +201,22 @@ def test_the_page_s_sweep_knows_the_usual_geometry() -> None:
         assert told in list(page._sweep({"tables": [{**table, "best": dict(best)}]}))
 
 
-def test_what_cannot_be_shown_keeps_nothing_from_being_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_section_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
     results = made_up()
-    results["parts"]["bench"]["result"]["cases"][0]["rows"] = [{"label": "GpuAdam of another release"}]
+    results["parts"]["tests"]["result"].pop("failures")
     program.save(tmp_path / "gpu-proof-x.json", results)
+    told = (tmp_path / "gpu-proof-x.md").read_text(encoding="utf-8")
+    assert "Not shown, but in the JSON: KeyError: 'failures'" in told
+    assert "### single-256Mi" in told
+
+
+def test_goals_that_cannot_be_told_cost_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program, "goals", lambda results: 1 / 0)
+    program.save(tmp_path / "gpu-proof-x.json", made_up())
     assert record.read(tmp_path / "gpu-proof-x.json")["parts"]["bits"]["result"]["same"] == 10
-    assert "KeyError" in capsys.readouterr().err
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_figures_that_json_does_not_have_are_left_out(tmp_path: Path) -> None:

@@ -45,9 +45,17 @@ def page(results: dict[str, Any], plots: Sequence[str]) -> str:
     for part in PARTS:
         found = results["parts"].get(part.name, {}).get("result")
         if found:
-            lines += [f"## {part.name}: {part.what}", "", *_SECTIONS[part.name](found), ""]
+            lines += [f"## {part.name}: {part.what}", "", *_section(part.name, found), ""]
     lines += [f"![]({name})" for name in plots]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(name: str, found: dict[str, Any]) -> list[str]:
+    """What is told of a part; figures of an unexpected kind cost no other part its section."""
+    try:
+        return list(_SECTIONS[name](found))
+    except Exception as error:
+        return [f"Not shown, but in the JSON: {type(error).__name__}: {error}"]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
