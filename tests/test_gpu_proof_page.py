@@ -193,14 +193,6 @@ def test_readmes_block_is_replaced_between_its_comments(tmp_path: Path, capsys: 
     assert readme.NONE in capsys.readouterr().out
 
 
-def test_the_page_s_sweep_knows_the_usual_geometry() -> None:
-    """From a file, in which the best is another object than the row."""
-    usual, other = ({"policy": {"threads": threads}, "same_bits": True, "to_limit": 1.0} for threads in (256, 512))
-    table = {"family": "flat", "case": "c", "rows": [usual, other]}
-    for best, told in ((usual, "Best: the usual, threads 256."), (other, "Best: threads 512.")):
-        assert told in list(page._sweep({"tables": [{**table, "best": dict(best)}]}))
-
-
 def test_a_section_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
     results = made_up()
     results["parts"]["tests"]["result"].pop("failures")

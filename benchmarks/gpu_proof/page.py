@@ -248,9 +248,11 @@ def _sweep(found: dict[str, Any]) -> Iterator[str]:
             rows.append((policy, _time(row.get("seconds")), "-" if share is None else f"{share:.4g}", bits))
         yield from _table(("geometry", "device", "x copy", ""), rows)
         if table.get("best"):
-            best, usual = table["best"]["policy"], table["rows"][0]["policy"]
-            named = ", ".join(f"{name} {value}" for name, value in best.items())
-            yield from ("", f"Best: the usual, {named}." if best == usual else f"Best: {named}.")
+            named = ", ".join(f"{name} {value}" for name, value in table["best"]["policy"].items())
+            yield from (
+                "",
+                f"Best: {named}." if table["best"] is not table["rows"][0] else f"Best: the usual, {named}.",
+            )
 
 
 _SECTIONS: dict[str, Any] = {
