@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..engines import driver
 from ..formats import Format, format_named, format_of
 from ..layout import Device, row_major
 from . import dlpack
@@ -149,7 +150,8 @@ def _device_of(array: Any, address: int) -> int:
         from numba import cuda
 
         return int(cuda.current_context().device.id)
-    except (RuntimeError, ImportError) as error:
+    except Exception as error:  # the libraries' errors have no class in common
+        driver.find()  # raises what is missing, if it is the driver or the GPU
         raise ValueError(f"lives on a GPU, and no GPU can be asked about it: {error}") from None
 
 

@@ -26,7 +26,11 @@ Coefficients = Mapping[str, NDArray[Any]]
 
 
 class EngineUnavailable(RuntimeError):
-    """An engine cannot run on this machine; the message says why and names the remedy."""
+    """An engine cannot run on this machine; the message says why and names the remedy, in one line."""
+
+    def __init__(self, message: str) -> None:
+        # The libraries' own errors, which are quoted, go over many lines.
+        super().__init__(" ".join(message.split()))
 
 
 class CompileError(RuntimeError):
@@ -202,8 +206,11 @@ def gpu_engine() -> Engine:
     """CuPy's engine where it can run, else Numba's.
 
     Raises:
-        EngineUnavailable: If neither can; the message says why for each.
+        EngineUnavailable: If neither can; the message says why for each, or what both lack.
     """
+    from .driver import find  # which imports this module
+
+    find()
     reasons = []
     for name in ENGINES[1:]:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import EngineUnavailable, nvrtc
+from . import EngineUnavailable, driver, nvrtc
 from .gpu import GpuEngine
 from .gpu_binding import Call
 from .gpu_kernels import Kernel
@@ -32,25 +32,24 @@ def engine() -> CupyEngine:
     Raises:
         EngineUnavailable: If it cannot run here; the message says why and names the remedy.
     """
+    found = driver.find()
     try:
         import cupy
+    except ModuleNotFoundError as error:
+        # What CuPy itself lacks is not told apart: the command is the same.
+        raise EngineUnavailable(f"CuPy is not installed ({error}): {driver.remedy()}") from error
     except ImportError as error:
-        raise EngineUnavailable(
-            f"CuPy cannot be imported ({error}): pip install gpu_adam[cuda12] or gpu_adam[cuda13], by the CUDA version of your driver"
-        ) from error
-    if cupy.cuda.runtime.is_hip:
-        raise EngineUnavailable(
-            "this CuPy is built for AMD's ROCm, the kernels for CUDA: install cupy-cuda12x or cupy-cuda13x"
-        )
+        # CuPy wraps the error in a page of advice.
+        raise EngineUnavailable(f"CuPy cannot be imported ({error.__cause__ or error}): {driver.remedy()}") from error
+    runtime = cupy.cuda.runtime
+    if runtime.is_hip:
+        raise EngineUnavailable(f"this CuPy is built for AMD's ROCm, the kernels for CUDA: {driver.remedy()}")
+    found.require(f"CuPy {cupy.__version__}", runtime.runtimeGetVersion() // 1000)
+    found.require(f"NVRTC {'.'.join(map(str, nvrtc.version()))}", nvrtc.version()[0])
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise EngineUnavailable(
-            f"CuPy {cupy.__version__} finds no usable NVIDIA driver ({error}): install or update the driver, or use engine='cpu'"
-        ) from error
-    if not count:
-        raise EngineUnavailable("CuPy finds no NVIDIA GPU (is CUDA_VISIBLE_DEVICES empty?): use engine='cpu'")
-    nvrtc.version()
+        runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise EngineUnavailable(f"CuPy {cupy.__version__} cannot use {found} ({error}): {driver.remedy()}") from error
     return CupyEngine(CupyBinding(cupy))
 
 

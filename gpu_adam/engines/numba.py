@@ -19,14 +19,12 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from . import EngineUnavailable
+from . import EngineUnavailable, driver
 from .gpu import GpuEngine
 from .gpu_binding import Call
 from .gpu_kernels import Kernel
 from .nvvm import compile_kernel, package_version
 from .staging import Event
-
-_INSTALL = "pip install gpu_adam[cuda12] or gpu_adam[cuda13], by the CUDA version of your driver"
 
 
 @cache
@@ -36,8 +34,14 @@ def engine() -> NumbaEngine:
     Raises:
         EngineUnavailable: If it cannot run here; the message says why and names the remedy.
     """
+    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0":
+        raise EngineUnavailable("NUMBA_ENABLE_CUDASIM is set, and the simulator has no GPU's memory: unset it")
+    found = driver.find()
     _require_packages()
-    _require_gpu()
+    bindings = package_version("cuda-bindings")
+    # They choose the libraries of their own generation: NVVM, the linker and NVRTC.
+    found.require(f"cuda-bindings {bindings}", int(bindings.partition(".")[0]))
+    _require_compiler()
     return NumbaEngine(NumbaBinding())
 
 
@@ -197,11 +201,9 @@ def _bindings() -> Any:
 
 def _require_packages() -> None:
     """Raise `EngineUnavailable` unless Numba's CUDA target can be imported."""
-    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0":
-        raise EngineUnavailable("NUMBA_ENABLE_CUDASIM is set, and the simulator has no GPU's memory: unset it")
     # Numba brings an old CUDA target of its own, which cannot compile these kernels.
     if find_spec("numba_cuda") is None:
-        raise EngineUnavailable(f"numba-cuda is not installed: {_INSTALL}")
+        raise EngineUnavailable(f"numba-cuda is not installed: {driver.remedy()}")
     try:
         # The third is imported by the first kernel's compilation.
         for name in ("numba.cuda", "cuda.bindings.driver"):
@@ -212,12 +214,12 @@ def _require_packages() -> None:
         _ = import_module("cuda.core").Linker
     except ImportError as error:
         raise EngineUnavailable(
-            f"numba-cuda {package_version('numba-cuda')} cannot be imported ({error}): {_INSTALL}"
+            f"numba-cuda {package_version('numba-cuda')} cannot be imported ({error}): {driver.remedy()}"
         ) from error
     except AttributeError as error:
         raise EngineUnavailable(
-            f"numba-cuda {package_version('numba-cuda')}, NumPy {np.__version__} and cuda-core {package_version('cuda-core')} "
-            f"do not fit together ({error}): {_INSTALL}, which chooses versions that do"
+            f"numba-cuda {package_version('numba-cuda')}, Numba {package_version('numba')}, NumPy {np.__version__} and cuda-core "
+            f"{package_version('cuda-core')} do not fit together ({error}): {driver.remedy()} chooses versions that do"
         ) from error
 
 
@@ -238,15 +240,16 @@ def _row_stack_lent() -> Iterator[None]:
         delattr(np, name)
 
 
-def _require_gpu() -> None:
-    """Raise `EngineUnavailable` unless there is a GPU that Numba can use and compile for."""
+def _require_compiler() -> None:
+    """Raise `EngineUnavailable` unless Numba can use the driver and compile for it."""
     from numba import cuda
     from numba.cuda.cudadrv.nvvm import NVVM
 
-    if not cuda.is_available():
-        reason = " ".join(str(cuda.cuda_error() or "no CUDA device was found").split())
-        raise EngineUnavailable(f"{reason}: it needs an NVIDIA GPU and its driver")
     try:
         NVVM()
     except Exception as error:
-        raise EngineUnavailable(f"NVVM, Numba's compiler for GPUs, cannot be loaded ({error}): {_INSTALL}") from error
+        raise EngineUnavailable(
+            f"NVVM, Numba's compiler for GPUs, cannot be loaded ({error}): {driver.remedy()}"
+        ) from error
+    if not cuda.is_available():
+        raise EngineUnavailable(f"numba-cuda cannot use the driver ({cuda.cuda_error()}): {driver.remedy()}")

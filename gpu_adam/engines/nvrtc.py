@@ -7,7 +7,6 @@ flushed to zero, and the bits would no longer be the CPU's. It needs neither a G
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from typing import Any
 
 from .. import cache as disk
 from . import CompileError, EngineUnavailable
+from .driver import remedy
 from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 
 OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=false")
@@ -108,7 +108,7 @@ def target(capability: int, supported: Sequence[int]) -> str:
     if not older:
         raise EngineUnavailable(
             f"NVRTC {'.'.join(map(str, version()))} compiles for compute capability {min(supported) / 10} and up, "
-            f"the GPU has {capability / 10}: install an older NVRTC"
+            f"the GPU has {capability / 10}: {remedy(12)}"
         )
     return f"compute_{max(older)}"
 
@@ -221,23 +221,6 @@ def version() -> tuple[int, int]:
 def supported_architectures() -> tuple[int, ...]:
     """The architectures that this NVRTC compiles for, such as ``(75, 80, 90)``."""
     return tuple(_check(_nvrtc().nvrtcGetSupportedArchs()))
-
-
-def remedy() -> str:
-    """What to install so that kernels can be compiled, for the CUDA version of the CuPy that is here."""
-    return f"pip install gpu_adam[cuda{cuda_major()}]"
-
-
-@cache
-def cuda_major() -> int:
-    """The CUDA version of the installed CuPy wheel, else the newest that the extras know."""
-    from importlib.metadata import distributions
-
-    for distribution in distributions():
-        match = re.fullmatch(r"cupy[-_]cuda(\d+)x", (distribution.metadata["Name"] or "").lower())
-        if match:
-            return int(match[1])
-    return 13
 
 
 @cache

@@ -1,0 +1,215 @@
+"""NVIDIA's driver, asked without any package for GPUs: whether it is there, which CUDA it can run, and what to install for it.
+
+An engine asks here first, so that what it says of a missing or unfit package names the command for the machine at hand.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from . import EngineUnavailable
+
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""The driver's part in a process."""
+
+LEAST_DRIVER = {12: 525, 13: 580}
+"""For each CUDA generation that there are packages for, the first driver that runs it."""
+
+LEAST_CAPABILITY = {12: 50, 13: 75}
+"""Ten times the least compute capability that its compilers know."""
+
+CUPY_WHEELS = {"cupy-cuda11x": 11, "cupy-cuda12x": 12, "cupy-cuda13x": 13}
+"""The generations of CuPy's packages, no two of which can stand side by side."""
+
+_KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+_CONTAINERS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+
+_NO_DEVICE = 100
+_REASONS = {
+    3: "this process was forked from one that had used the GPU: start it with multiprocessing's 'spawn' method",
+    34: f"the {LIBRARY} that was found is the stub of a CUDA toolkit and no driver: take its folder out of LD_LIBRARY_PATH",
+    802: "NVIDIA's driver is not ready yet: start the host's service nvidia-fabricmanager",
+    803: "NVIDIA's driver was updated while its old kernel module is loaded: restart the machine",
+    804: "CUDA's compatibility library, which is for data-centre GPUs, stands before the driver's own: "
+    "take the folder of cuda-compat out of LD_LIBRARY_PATH",
+}  # fmt: skip
+"""What the less obvious answers of ``cuInit`` mean."""
+
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that CUDA can see: its name, and ten times its compute capability."""
+
+    name: str
+    capability: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.capability / 10})"
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A driver that works.
+
+    Attributes:
+        release: Its own number, such as ``"535.104.05"``, where the system tells it.
+        cuda: The newest CUDA version that it runs, such as ``(12, 2)``.
+        gpus: What it drives.
+    """
+
+    release: str | None
+    cuda: tuple[int, int]
+    gpus: tuple[Gpu, ...]
+
+    def __str__(self) -> str:
+        return _called(self.release, self.cuda)
+
+    @property
+    def generation(self) -> int:
+        """The newest CUDA generation that there are packages for and that the driver and a GPU can run."""
+        newest = max(gpu.capability for gpu in self.gpus)
+        return max(n for n in LEAST_DRIVER if n <= self.cuda[0] and newest >= LEAST_CAPABILITY[n])
+
+    def require(self, package: str, generation: int) -> None:
+        """Raise `EngineUnavailable` if a package is for a CUDA generation that cannot run here."""
+        if generation <= self.generation or generation not in LEAST_DRIVER:
+            return
+        if generation > self.cuda[0]:
+            why = f"{self} does not run"
+            other = f", or update the driver to {LEAST_DRIVER[generation]} or newer"
+        else:
+            why = f"does not support {self.gpus[0]}"
+            other = ""
+        raise EngineUnavailable(f"{package} is for CUDA {generation}, which {why}: {remedy(self.generation)}{other}")
+
+
+def find() -> Driver:
+    """The driver.
+
+    Raises:
+        EngineUnavailable: If there is none, if it is too old for all packages, or if it sees no GPU; the message names the remedy.
+    """
+    release = _release()
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise EngineUnavailable(_without_library(release, error)) from None
+    version = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(version))
+    cuda = version.value // 1000, version.value % 1000 // 10
+    called = _called(release, cuda)
+    if cuda[0] < min(LEAST_DRIVER):
+        raise EngineUnavailable(
+            f"{called} is too old: update it to {LEAST_DRIVER[12]} or newer for CUDA 12, or {LEAST_DRIVER[13]} or newer for CUDA 13"
+        )
+    status = library.cuInit(0)
+    count = ctypes.c_int()
+    if status == 0:
+        library.cuDeviceGetCount(ctypes.byref(count))
+    if status == _NO_DEVICE or (status == 0 and count.value == 0):
+        raise EngineUnavailable(_without_gpu(called))
+    if status:
+        raise EngineUnavailable(
+            _REASONS.get(status, f"{called} does not start ({_name(library, status)}): `nvidia-smi` may say why")
+        )
+    return Driver(release, cuda, tuple(_gpu(library, k) for k in range(count.value)))
+
+
+def remedy(generation: int | None = None, extra: str = "cuda") -> str:
+    """The command that installs the GPU packages.
+
+    Args:
+        generation: The CUDA generation; by default that of the CuPy or the torch that is here, if it can run, else the driver's.
+        extra: The extra's name without the generation.
+    """
+    generation = generation or _generation()
+    install = f"pip install 'gpu_adam[{extra}{generation}]'"
+    installed = installed_cupy()
+    if all(CUPY_WHEELS.get(name) == generation for name in installed):
+        return install
+    # They have their files in common, so the right one must be installed again after another is removed.
+    return f"pip uninstall --yes {' '.join(installed)} && {install}"
+
+
+def installed_cupy() -> list[str]:
+    """The names of the CuPy packages that are installed; more than one disturb each other."""
+    return [name for name in ("cupy", *CUPY_WHEELS) if _is_installed(name)]
+
+
+def _generation() -> int:
+    try:
+        newest = find().generation
+    except EngineUnavailable:
+        # Kernels can be compiled without a GPU, for another machine.
+        newest = max(LEAST_DRIVER)
+    here = [CUPY_WHEELS[name] for name in installed_cupy() if name in CUPY_WHEELS]
+    # torch brings CUDA packages of its own, which it asks for by their exact versions.
+    torch = getattr(sys.modules.get("torch"), "version", None)
+    if getattr(torch, "cuda", None):
+        here.append(int(str(torch.cuda).partition(".")[0]))  # type: ignore[union-attr]
+    return min([n for n in here if n in LEAST_DRIVER] + [newest])
+
+
+def _release() -> str | None:
+    try:
+        found = re.search(r"Module\s.*?\b(\d+\.\d+(?:\.\d+)?)\b", _KERNEL_MODULE.read_text(encoding="utf-8"))
+    except OSError:  # there is no such file but on Linux
+        return None
+    return found[1] if found else None
+
+
+def _called(release: str | None, cuda: tuple[int, int]) -> str:
+    return f"NVIDIA's driver{f' {release}' if release else ''} (CUDA {cuda[0]}.{cuda[1]})"
+
+
+def _without_library(release: str | None, error: OSError) -> str:
+    if "NVIDIA_VISIBLE_DEVICES" in os.environ or (release and any(path.exists() for path in _CONTAINERS)):
+        return (
+            f"this container was started without a GPU ({error}): `docker run --gpus all`, on a host with NVIDIA's driver and its "
+            "Container Toolkit, or use engine='cpu'"
+        )
+    if release:
+        return f"{LIBRARY} of NVIDIA's driver {release} is missing ({error}): install the driver's CUDA library, libcuda1 on Debian"
+    here = [LEAST_DRIVER[n] for name in installed_cupy() if (n := CUPY_WHEELS.get(name)) in LEAST_DRIVER]
+    least = min(here or LEAST_DRIVER.values())
+    return f"there is no NVIDIA driver ({error}): install driver {least} or newer where there is an NVIDIA GPU, or use engine='cpu'"
+
+
+def _without_gpu(called: str) -> str:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU: unset it, or name a GPU that `nvidia-smi -L` lists"
+    return f"{called} finds no GPU: `nvidia-smi -L` lists those that it knows, and a container needs `docker run --gpus all`"
+
+
+def _gpu(library: Any, index: int) -> Gpu:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    library.cuDeviceGet(ctypes.byref(device), index)
+    library.cuDeviceGetName(name, len(name), device)
+    library.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    library.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    return Gpu(name.value.decode(errors="replace"), 10 * major.value + minor.value)
+
+
+def _name(library: Any, status: int) -> str:
+    name = ctypes.c_char_p()
+    library.cuGetErrorName(status, ctypes.byref(name))
+    return name.value.decode() if name.value else f"error {status}"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True
