@@ -72,7 +72,9 @@ define install
 	  $(PY) -m pip install --disable-pip-version-check -e '.[$(3)]'; })
 	@touch $@
 endef
-drop = rm -f $(STAMPS)/*-cuda$(1); $(PY) -m pip uninstall --quiet --yes cupy-cuda$(1)x 2>/dev/null
+# cuda-bindings takes the libraries of CUDA 13 before those of CUDA 12, whichever it is itself for.
+drop = rm -f $(STAMPS)/*-cuda$(1); $(PY) -m pip uninstall --quiet --yes cupy-cuda$(1)x \
+  $(if $(filter 13,$(1)),nvidia-cuda-nvrtc nvidia-nvjitlink nvidia-nvvm) 2>/dev/null
 
 $(STAMPS)/train-cuda%: $(SOURCES) | $(PY)
 	$(call install,train$(if $(filter 12 13,$*),-cuda$*),$*)

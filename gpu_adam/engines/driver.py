@@ -25,8 +25,11 @@ LEAST_DRIVER = {12: 525, 13: 580}
 LEAST_CAPABILITY = {12: 50, 13: 75}
 """Ten times the least compute capability that its compilers know."""
 
-CUPY_WHEELS = {"cupy-cuda11x": 11, "cupy-cuda12x": 12, "cupy-cuda13x": 13}
-"""The generations of CuPy's packages, no two of which can stand side by side."""
+_CUPY = {"cupy": None, "cupy-cuda11x": 11, "cupy-cuda12x": 12, "cupy-cuda13x": 13}
+"""CuPy's packages, no two of which can stand side by side, and the generations of those that are built for one."""
+
+_FOUND_FIRST = ("nvidia-cuda-nvrtc", "nvidia-nvjitlink", "nvidia-nvvm")
+"""CUDA 13's libraries, which cuda-bindings takes before those of CUDA 12 even where it is itself for CUDA 12."""
 
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 _CONTAINERS = (Path("/.dockerenv"), Path("/run/.containerenv"))
@@ -131,32 +134,38 @@ def remedy(generation: int | None = None, extra: str = "cuda") -> str:
         generation: The CUDA generation; by default that of the CuPy or the torch that is here, if it can run, else the driver's.
         extra: The extra's name without the generation.
     """
-    generation = generation or _generation()
+    newest = generation or _newest()
+    generation = generation or min([*_generations_here(), newest])
+    away = installed_cupy()
+    if all(_CUPY[name] == generation for name in away):
+        away = []
+    # Otherwise all of them, the right one too: they have their files in common.
+    if newest < 13:
+        away += filter(_is_installed, _FOUND_FIRST)
     install = f"pip install 'gpu_adam[{extra}{generation}]'"
-    installed = installed_cupy()
-    if all(CUPY_WHEELS.get(name) == generation for name in installed):
-        return install
-    # They have their files in common, so the right one must be installed again after another is removed.
-    return f"pip uninstall --yes {' '.join(installed)} && {install}"
+    return f"pip uninstall --yes {' '.join(away)} && {install}" if away else install
 
 
 def installed_cupy() -> list[str]:
-    """The names of the CuPy packages that are installed; more than one disturb each other."""
-    return [name for name in ("cupy", *CUPY_WHEELS) if _is_installed(name)]
+    """The names of the CuPy packages that are installed; several disturb each other."""
+    return [name for name in _CUPY if _is_installed(name)]
 
 
-def _generation() -> int:
+def _newest() -> int:
     try:
-        newest = find().generation
+        return find().generation
     except EngineUnavailable:
         # Kernels can be compiled without a GPU, for another machine.
-        newest = max(LEAST_DRIVER)
-    here = [CUPY_WHEELS[name] for name in installed_cupy() if name in CUPY_WHEELS]
+        return max(LEAST_DRIVER)
+
+
+def _generations_here() -> list[int]:
+    """The CUDA generations that the CuPy and the torch of this environment are for."""
+    here = [_CUPY[name] for name in installed_cupy()]
     # torch brings CUDA packages of its own, which it asks for by their exact versions.
-    torch = getattr(sys.modules.get("torch"), "version", None)
-    if getattr(torch, "cuda", None):
-        here.append(int(str(torch.cuda).partition(".")[0]))  # type: ignore[union-attr]
-    return min([n for n in here if n in LEAST_DRIVER] + [newest])
+    cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
+    here.append(int(cuda.partition(".")[0]) if cuda else None)
+    return [generation for generation in here if generation in LEAST_DRIVER]
 
 
 def _release() -> str | None:
@@ -179,8 +188,7 @@ def _without_library(release: str | None, error: OSError) -> str:
         )
     if release:
         return f"{LIBRARY} of NVIDIA's driver {release} is missing ({error}): install the driver's CUDA library, libcuda1 on Debian"
-    here = [LEAST_DRIVER[n] for name in installed_cupy() if (n := CUPY_WHEELS.get(name)) in LEAST_DRIVER]
-    least = min(here or LEAST_DRIVER.values())
+    least = LEAST_DRIVER[min(_generations_here() or LEAST_DRIVER)]
     return f"there is no NVIDIA driver ({error}): install driver {least} or newer where there is an NVIDIA GPU, or use engine='cpu'"
 
 

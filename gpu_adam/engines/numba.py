@@ -38,10 +38,7 @@ def engine() -> NumbaEngine:
         raise EngineUnavailable("NUMBA_ENABLE_CUDASIM is set, and the simulator has no GPU's memory: unset it")
     found = driver.find()
     _require_packages()
-    bindings = package_version("cuda-bindings")
-    # They choose the libraries of their own generation: NVVM, the linker and NVRTC.
-    found.require(f"cuda-bindings {bindings}", int(bindings.partition(".")[0]))
-    _require_compiler()
+    _require_compiler(found)
     return NumbaEngine(NumbaBinding())
 
 
@@ -240,16 +237,21 @@ def _row_stack_lent() -> Iterator[None]:
         delattr(np, name)
 
 
-def _require_compiler() -> None:
+def _require_compiler(found: driver.Driver) -> None:
     """Raise `EngineUnavailable` unless Numba can use the driver and compile for it."""
+    from cuda.bindings import nvjitlink
     from numba import cuda
     from numba.cuda.cudadrv.nvvm import NVVM
 
+    bindings = package_version("cuda-bindings")
+    found.require(f"cuda-bindings {bindings}", int(bindings.partition(".")[0]))
     try:
         NVVM()
+        linker = nvjitlink.version()
     except Exception as error:
         raise EngineUnavailable(
-            f"NVVM, Numba's compiler for GPUs, cannot be loaded ({error}): {driver.remedy()}"
+            f"NVVM and nvJitLink, Numba's compiler for GPUs, cannot be loaded ({error}): {driver.remedy()}"
         ) from error
+    found.require(f"nvJitLink {'.'.join(map(str, linker))}", linker[0])
     if not cuda.is_available():
         raise EngineUnavailable(f"numba-cuda cannot use the driver ({cuda.cuda_error()}): {driver.remedy()}")
