@@ -23,7 +23,14 @@ def cache_dir() -> Path | None:
     It is ``$GPU_ADAM_CACHE_DIR``, else ``gpu_adam`` in the user's cache folder: ``%LOCALAPPDATA%`` on Windows, ``~/Library/Caches`` on
     macOS, ``$XDG_CACHE_HOME`` or ``~/.cache`` elsewhere.
     """
-    return _usable(os.path.abspath(os.path.expanduser(os.environ.get(VARIABLE) or _user_folder())))
+    return _usable(location())
+
+
+def location() -> str:
+    """Where the cache folder is or would be; with a ``~`` in front where the user has no home."""
+    name = os.path.expanduser(os.environ.get(VARIABLE) or _user_folder())
+    # Made absolute, it would be a folder called ~ in the current one.
+    return name if name.startswith("~") else os.path.abspath(name)
 
 
 def read(name: str) -> bytes | None:
@@ -82,6 +89,8 @@ def _usable(name: str) -> Path | None:
     # Remembered for each folder: one warning a process, and no file is created to try it more than once.
     folder = Path(name)
     try:
+        if name.startswith("~"):
+            raise FileNotFoundError("this user has no home folder")
         # Compiled code is loaded from here: nobody else may write to it.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -228,34 +229,44 @@ def _share_out(pool: ThreadPool, kernel: Callable[..., None], parts: Sequence[tu
 @functools.cache
 def compiled(kind: Specialization) -> Any:
     """The compiled kernel of a specialization, from the disk where it was compiled before."""
-    # Numba takes half a second to import, so it waits for the first step.
-    from gpu_adam.kernels.cpu import make_kernel, signature
-
-    return _kept(make_kernel(kind), kind.name, signature(kind), kind.rule)
+    kernels = _kernels("cpu")
+    return _kept(kernels.make_kernel(kind), kind.name, kernels.signature(kind), kind.rule)
 
 
 @functools.cache
 def measuring() -> Any:
     """The compiled kernel that measures gradients."""
-    from gpu_adam.kernels.cpu_prologue import MEASURE, make_measure
-
-    return _kept(make_measure(), "measure", MEASURE)
+    kernels = _kernels("cpu_prologue")
+    return _kept(kernels.make_measure(), "measure", kernels.MEASURE)
 
 
 @functools.cache
 def finishing(rule: Rule) -> Any:
     """The compiled kernel that computes the rows, for the rules that have this one's coefficients."""
-    from gpu_adam.kernels.cpu_prologue import FINISH, make_finish
-
-    return _kept(make_finish(rule), f"{rule.symbol}_finish", FINISH, rule)
+    kernels = _kernels("cpu_prologue")
+    return _kept(kernels.make_finish(rule), f"{rule.symbol}_finish", kernels.FINISH, rule)
 
 
 @functools.cache
 def coalescing(values: Format, working: Format) -> Any:
     """The compiled kernel that sums rows."""
-    from gpu_adam.kernels.cpu_rows import COALESCE, make_coalesce
+    kernels = _kernels("cpu_rows")
+    return _kept(kernels.make_coalesce(values, working), f"coalesce_{values}_{working}", kernels.COALESCE)
 
-    return _kept(make_coalesce(values, working), f"coalesce_{values}_{working}", COALESCE)
+
+def _kernels(module: str) -> Any:
+    """A module of kernels, which imports Numba.
+
+    Raises:
+        EngineUnavailable: If Numba cannot be imported: it is not there, or refuses the NumPy that is.
+    """
+    # Numba takes half a second to import, so it waits for the first step.
+    try:
+        return import_module(f"gpu_adam.kernels.{module}")
+    except (ImportError, AttributeError) as error:
+        raise EngineUnavailable(
+            f"Numba cannot be imported beside NumPy {np.__version__} ({error}): pip install --upgrade gpu_adam numba"
+        ) from error
 
 
 def _kept(kernel: Any, name: str, signature: tuple[Any, ...], rule: Rule | None = None) -> Any:

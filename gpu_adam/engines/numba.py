@@ -49,6 +49,12 @@ class NumbaEngine(GpuEngine["NumbaBinding"]):
 
     def compiled(self, kernel: Kernel, capability: int) -> tuple[str, bytes]:
         """The symbol and the machine code of a kernel."""
+        generation = int(package_version("cuda-bindings").partition(".")[0])
+        if capability < driver.LEAST_CAPABILITY.get(generation, 0):
+            # Only beside a newer GPU: for a lone one the engine is not even made.
+            raise EngineUnavailable(
+                f"the compilers of CUDA {generation} do not know compute capability {capability / 10}: {driver.remedy(12)}"
+            )
         return compile_kernel(kernel, divmod(capability, 10))
 
 

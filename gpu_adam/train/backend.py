@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import ENGINES, EngineUnavailable, engine_named, gpu_engine
+from ..engines.driver import remedy
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,7 @@ def _cupy() -> Any:
     except Exception as error:
         # CuPy's loaders and compilers raise exceptions of many kinds.
         raise EngineUnavailable(
-            f"the network runs on CuPy, which cannot multiply matrices here ({error}): pip install 'cupy-cuda12x[ctk]' or "
-            "'cupy-cuda13x[ctk]', by the CUDA version of your driver, or use engine='cpu'"
+            f"the network runs on CuPy, which cannot multiply matrices here ({error}): {remedy(extra='train-cuda')}, or use --engine cpu"
         ) from error
     return cupy
 
