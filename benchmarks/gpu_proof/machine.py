@@ -41,7 +41,7 @@ def machine(dry_run: bool) -> dict[str, Any]:
         return {**benchmark_report.machine("cpu"), "gpu": DRY_GPU, "driver": None}
     here = find_machine()
     if not here.gpus:
-        raise LeftOut(f"no GPU was found ({here.gpus_from})")
+        raise LeftOut(f"no GPU was found ({here.no_gpu})")
     return {**benchmark_report.machine("cuda"), **_properties()}
 
 
