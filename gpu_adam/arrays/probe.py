@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engines import driver
+from ..engines import gpu_engine
 from ..formats import Format, format_named, format_of
 from ..layout import Device, row_major
 from . import dlpack
@@ -151,7 +151,7 @@ def _device_of(array: Any, address: int) -> int:
 
         return int(cuda.current_context().device.id)
     except Exception as error:  # the libraries' errors have no class in common
-        driver.find()  # raises what is missing, if it is the driver or the GPU
+        gpu_engine()  # raises what is missing, if nothing can run on a GPU here
         raise ValueError(f"lives on a GPU, and no GPU can be asked about it: {error}") from None
 
 

@@ -26,8 +26,7 @@ class Machine:
         cpu: The processor's name.
         processors: How many of them this process may use.
         gpus: The GPUs that CUDA can see, by name.
-        driver: The version of NVIDIA's driver, where a GPU can be used.
-        cuda: The newest CUDA that it runs.
+        driver: The version of NVIDIA's driver, where the system tells it, and the newest CUDA that it runs, where a GPU can be used.
         no_gpu: Where none can: why, and what to do.
     """
 
@@ -36,7 +35,6 @@ class Machine:
     processors: int
     gpus: tuple[str, ...]
     driver: str | None
-    cuda: str | None
     no_gpu: str | None
 
 
@@ -44,10 +42,11 @@ def find_machine() -> Machine:
     """The hardware and the driver."""
     affinity = getattr(os, "sched_getaffinity", None)
     gpus: tuple[str, ...] = ()
-    release = cuda = no_gpu = None
+    version_of_driver = no_gpu = None
     try:
         found = driver.find()
-        gpus, release, cuda = tuple(gpu.name for gpu in found.gpus), found.release, "{}.{}".format(*found.cuda)
+        gpus = tuple(gpu.name for gpu in found.gpus)
+        version_of_driver = f"{found.release or ''} for CUDA {found.cuda[0]}.{found.cuda[1]}".strip()
     except EngineUnavailable as error:
         no_gpu = str(error)
     return Machine(
@@ -55,8 +54,7 @@ def find_machine() -> Machine:
         cpu=cpu_model(),
         processors=len(affinity(0)) if affinity else os.cpu_count() or 1,
         gpus=gpus,
-        driver=release or (cuda and f"for CUDA {cuda}"),
-        cuda=cuda,
+        driver=version_of_driver,
         no_gpu=no_gpu,
     )
 

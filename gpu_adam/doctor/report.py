@@ -47,7 +47,7 @@ def describe(report: Report) -> str:
         f"gpu_adam {__version__}, Python {platform.python_version()}, {machine.system}",
         _entry("processor", f"{machine.cpu}, {machine.processors} usable"),
         _entry("GPUs", ", ".join(machine.gpus) or f"none: {machine.no_gpu}"),
-        *([_entry("driver", f"{machine.driver}, runs CUDA up to {machine.cuda}")] if machine.driver else []),
+        *([_entry("driver", machine.driver)] if machine.driver else []),
         _entry("packages", ", ".join(here)),
         *([_entry("conflict", report.conflict)] if report.conflict else []),
         _entry("cache", f"{report.cache_folder}, {'writable' if report.cache_writable else unwritable}"),
