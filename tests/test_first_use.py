@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from first_use import WITHOUT_GPU, Machine, build_driver, fake_package, packages
 
+from gpu_adam import doctor
 from gpu_adam.engines import EngineUnavailable, driver
 
 CUPY = """
@@ -45,6 +48,22 @@ def driverless() -> Machine:
     except OSError:
         return Machine(None, None)
     pytest.skip("NVIDIA's driver is installed")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, stub: Path) -> pytest.MonkeyPatch:
+    """In this process too it is the stub that is asked, and no package for GPUs is there."""
+    monkeypatch.setattr(driver, "LIBRARY", str(stub / "libcuda.so.1"))
+    monkeypatch.setattr(driver, "_is_installed", lambda name: False)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, environment: dict[str, object]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
 
 
 # The driver.
@@ -100,13 +119,19 @@ def test_a_container_is_known_by_the_hosts_kernel_module(
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
-def test_a_driver_that_cannot_be_used(bare: Machine, environment: dict[str, object], message: str) -> None:
-    said = bare.ask(**environment)
-    assert said["auto"] is None, "arrays on the host need no driver"
+def test_a_driver_that_cannot_be_used(asked: pytest.MonkeyPatch, environment: dict[str, object], message: str) -> None:
+    tell(asked, environment)
+    with pytest.raises(EngineUnavailable, match=message):
+        driver.find()
+
+
+def test_without_a_gpu_arrays_on_the_host_have_an_engine(bare: Machine) -> None:
+    said = bare.ask(STUB_INIT=100, CUDA_VISIBLE_DEVICES="")
+    assert said["auto"] is None
     for name in ("cupy", "numba", "array", "known"):
-        assert said[name] is not None
-        assert said[name][0] == "EngineUnavailable"
-        assert re.search(message, said[name][1]), said[name]
+        kind, message = said[name]  # type: ignore[misc]
+        assert kind == "EngineUnavailable"
+        assert message.startswith("CUDA_VISIBLE_DEVICES='' hides every GPU")
 
 
 # The packages.
@@ -123,25 +148,29 @@ def test_a_driver_that_cannot_be_used(bare: Machine, environment: dict[str, obje
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
-def test_absent_packages_are_those_that_the_driver_and_the_gpu_can_run(
-    bare: Machine, environment: dict[str, object], generation: int
+def test_the_packages_are_those_that_the_driver_and_the_gpu_can_run(
+    asked: pytest.MonkeyPatch, environment: dict[str, object], generation: int
 ) -> None:
-    said = bare.ask(**environment)
+    tell(asked, environment)
+    assert driver.remedy() == f"pip install 'gpu_adam[cuda{generation}]'"
+
+
+@pytest.mark.parametrize(("cuda", "generation"), [("12.6", 12), ("13.0", 13), (None, 13)])
+def test_torch_brings_a_generation_of_its_own(asked: pytest.MonkeyPatch, cuda: str | None, generation: int) -> None:
+    asked.setitem(sys.modules, "torch", SimpleNamespace(version=SimpleNamespace(cuda=cuda)))
+    assert driver.remedy() == f"pip install 'gpu_adam[cuda{generation}]'"
+
+
+def test_absent_packages_are_named_with_the_remedy(bare: Machine) -> None:
+    said = bare.ask(STUB_CUDA=12040)
     assert said["auto"] is None
-    remedy = f"pip install 'gpu_adam[cuda{generation}]'"
+    remedy = "pip install 'gpu_adam[cuda12]'"
     assert said["cupy"] == ("EngineUnavailable", f"CuPy is not installed (No module named 'cupy'): {remedy}")
     assert said["numba"] == ("EngineUnavailable", f"numba-cuda is not installed: {remedy}")
     kind, message = said["known"]  # type: ignore[misc]
     assert kind == "EngineUnavailable"
     assert "CuPy is not installed" in message
     assert "numba-cuda is not installed" in message
-
-
-def test_torch_brings_a_generation_of_its_own(bare: Machine) -> None:
-    torch = "from types import ModuleType; torch = sys.modules['torch'] = ModuleType('torch')\n"
-    torch += "torch.Tensor, torch.version = type('Tensor', (), {}), ModuleType('version')\n"
-    assert "gpu_adam[cuda12]" in bare.refusal("known", f"{torch}torch.version.cuda = '12.6'")
-    assert "gpu_adam[cuda13]" in bare.refusal("known", f"{torch}torch.version.cuda = None")
 
 
 def test_a_cupy_for_a_newer_cuda_than_the_driver(changed: Machine) -> None:
@@ -170,12 +199,11 @@ def test_two_cupys(changed: Machine) -> None:
     assert changed.packages
     fake_package(changed.packages, "cupy-cuda12x", "14.0.0")
     fake_package(changed.packages, "cupy-cuda13x", "14.0.0", cupy=CUPY.format(version=13000))
-    done = changed.run("-m", "gpu_adam", "doctor")
-    assert done.status == 0
+    program = "from gpu_adam import doctor; print(doctor.describe(doctor.examine(())))"
     assert re.search(
         r"conflict .*cupy-cuda12x and cupy-cuda13x have their files in common: "
         r"pip uninstall --yes cupy-cuda12x cupy-cuda13x && pip install 'gpu_adam\[cuda12\]'",
-        done.out,
+        changed.run("-c", program).out,
     )
 
 
@@ -208,17 +236,16 @@ p.load_nvidia_dynamic_lib = without
         assert re.search(rf"^{message} \(.*\): pip .*gpu_adam\[cuda1[23]\]'$", said[name][1]), said[name]
 
 
-@pytest.mark.parametrize("name", ["cupy", "numba"])
-def test_real_packages_for_a_newer_cuda(stub: Path, name: str) -> None:
+def test_real_packages_for_a_newer_cuda(stub: Path) -> None:
     cupy = pytest.importorskip("cupy")
     pytest.importorskip("numba_cuda")
     if cupy.cuda.runtime.runtimeGetVersion() < 13000:
         pytest.skip("CuPy is for CUDA 12, which every driver that is not refused runs")
-    message = Machine(None, stub).refusal(name, STUB_CUDA=12080)
-    assert re.search(
-        r"is for CUDA 13, which NVIDIA's driver .*\(CUDA 12\.8\) does not run: pip uninstall .*gpu_adam\[cuda12\]",
-        message,
-    )
+    said = Machine(None, stub).ask(STUB_CUDA=12080)
+    for name in ("cupy", "numba"):
+        kind, message = said[name]  # type: ignore[misc]
+        assert kind == "EngineUnavailable"
+        assert re.search(r"is for CUDA 13, .* \(CUDA 12\.8\) does not run: pip uninstall .*gpu_adam\[cuda12\]", message)
 
 
 # numba-cuda and Numba.
@@ -269,18 +296,17 @@ def test_the_doctor_says_once_why_there_is_no_gpu(bare: Machine) -> None:
     assert done.out.endswith("can be used: cpu\n")
 
 
-def test_the_doctor_names_the_gpu_the_driver_and_what_to_install(bare: Machine) -> None:
-    done = bare.run("-m", "gpu_adam", "doctor", STUB_CUDA=12040)
-    assert (done.status, done.error) == (0, "")
-    assert re.search(r"GPUs +Stub GPU\n +driver .*for CUDA 12\.4\n", done.out)
-    assert "CuPy is not installed (No module named 'cupy'): pip install 'gpu_adam[cuda12]'" in done.out
+def test_the_doctor_names_the_gpu_and_the_driver(asked: pytest.MonkeyPatch) -> None:
+    tell(asked, {"STUB_CUDA": 12040})
+    report = doctor.examine(())
+    assert report.machine.no_gpu is None
+    assert re.search(r"GPUs +Stub GPU\n +driver .*for CUDA 12\.4\n", doctor.describe(report))
 
 
-@pytest.mark.parametrize("engine", ["cupy", "numba"])
-def test_training_on_an_engine_that_cannot_run_is_one_line(stub: Path, engine: str) -> None:
+def test_training_on_an_engine_that_cannot_run_is_one_line(stub: Path) -> None:
     for module in ("tqdm", "threadpoolctl", "matplotlib", "sklearn"):
         pytest.importorskip(module)
-    done = Machine(None, stub).run("-m", "gpu_adam", "train", "--engine", engine, STUB_CUDA=11040)
+    done = Machine(None, stub).run("-m", "gpu_adam", "train", "--engine", "numba", STUB_CUDA=11040)
     assert done.status == 1
     assert re.fullmatch(r"gpu-adam train: NVIDIA's driver .*too old: update it to 525.*\n", done.error)
 
