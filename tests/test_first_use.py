@@ -73,9 +73,8 @@ def test_without_a_driver(driverless: Machine) -> None:
     said = driverless.ask()
     assert said["auto"] is None
     for name in ("cupy", "numba", "array", "known"):
-        assert said[name] is not None
-        kind, message = said[name]
-        assert kind == "EngineUnavailable"
+        kind, message = said[name]  # type: ignore[misc]
+        assert kind == ("ValueError" if name == "array" else "EngineUnavailable")
         assert re.search(
             r"there is no NVIDIA driver .*: install driver (525|580) or newer .* or use engine='cpu'", message
         )
@@ -128,10 +127,12 @@ def test_a_driver_that_cannot_be_used(asked: pytest.MonkeyPatch, environment: di
 def test_without_a_gpu_arrays_on_the_host_have_an_engine(bare: Machine) -> None:
     said = bare.ask(STUB_INIT=100, CUDA_VISIBLE_DEVICES="")
     assert said["auto"] is None
-    for name in ("cupy", "numba", "array", "known"):
-        kind, message = said[name]  # type: ignore[misc]
-        assert kind == "EngineUnavailable"
-        assert message.startswith("CUDA_VISIBLE_DEVICES='' hides every GPU")
+    hidden = "CUDA_VISIBLE_DEVICES='' hides every GPU: unset it, or name a GPU that `nvidia-smi -L` lists"
+    for name in ("cupy", "numba", "known"):
+        assert said[name] == ("EngineUnavailable", hidden)
+    kind, message = said["array"]  # type: ignore[misc]
+    assert kind == "ValueError", "nobody knows which GPU it would lie on"
+    assert message.endswith(f"parameter 0 of group 0 lives on a GPU, and no GPU can be asked about it: {hidden}")
 
 
 # The packages.

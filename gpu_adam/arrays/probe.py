@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engines import gpu_engine
+from ..engines import EngineUnavailable, gpu_engine
 from ..formats import Format, format_named, format_of
 from ..layout import Device, row_major
 from . import dlpack
@@ -151,8 +151,12 @@ def _device_of(array: Any, address: int) -> int:
 
         return int(cuda.current_context().device.id)
     except Exception as error:  # the libraries' errors have no class in common
-        gpu_engine()  # raises what is missing, if nothing can run on a GPU here
-        raise ValueError(f"lives on a GPU, and no GPU can be asked about it: {error}") from None
+        reason = " ".join(str(error).split())
+        try:
+            gpu_engine()
+        except EngineUnavailable as missing:  # and names the remedy
+            reason = str(missing)
+        raise ValueError(f"lives on a GPU, and no GPU can be asked about it: {reason}") from None
 
 
 def _in_elements(strides: tuple[int, ...], format: Format) -> tuple[int, ...]:

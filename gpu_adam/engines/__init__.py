@@ -208,13 +208,14 @@ def gpu_engine() -> Engine:
     Raises:
         EngineUnavailable: If neither can; the message says why for each, or what both lack.
     """
-    from .driver import find  # which imports this module
-
-    find()
-    reasons = []
+    reasons = {}
     for name in ENGINES[1:]:
         try:
             return engine_named(name)
         except EngineUnavailable as error:
-            reasons.append(f"{name}: {error}")
-    raise EngineUnavailable("no GPU engine can run here. " + "; ".join(reasons))
+            reasons[name] = str(error)
+    if len(set(reasons.values())) == 1:  # there is no GPU
+        raise EngineUnavailable(reasons[name])
+    raise EngineUnavailable(
+        "no GPU engine can run here. " + "; ".join(f"{name}: {why}" for name, why in reasons.items())
+    )
