@@ -70,6 +70,14 @@ inline void require_aligned(const void* pointer, std::size_t bytes) {
   std::abort();
 }
 
+// Accesses without an intrinsic say with these two that they are global.
+template <typename T>
+inline bool __isGlobal(const T* pointer) {
+  require_aligned(pointer, sizeof(T));
+  return true;
+}
+#define __builtin_assume(condition) static_cast<void>(condition)
+
 template <typename T>
 inline T __ldcs(const T* from) {
   require_aligned(from, sizeof(T));
