@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include "global.cuh"
+
 namespace gpu_adam {
 
 constexpr int kVectorBytes = 16;
@@ -38,18 +40,16 @@ struct Streamed {
   }
 };
 
-// The caches are told nothing. Not __ldca and __stwb, which keep an order among the accesses of a block that nobody here asks for.
+// The caches are told nothing.
 struct Ordinary {
   template <typename T>
   __device__ static __forceinline__ T load(const T* from) {
-    __builtin_assume(__isGlobal(from));
-    return *from;
+    return load_global(from);
   }
 
   template <typename T>
   __device__ static __forceinline__ void store(T* to, T value) {
-    __builtin_assume(__isGlobal(to));
-    *to = value;
+    store_global(to, value);
   }
 };
 

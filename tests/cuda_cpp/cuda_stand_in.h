@@ -70,14 +70,6 @@ inline void require_aligned(const void* pointer, std::size_t bytes) {
   std::abort();
 }
 
-// Accesses without an intrinsic say with these two that they are global.
-template <typename T>
-inline bool __isGlobal(const T* pointer) {
-  require_aligned(pointer, sizeof(T));
-  return true;
-}
-#define __builtin_assume(condition) static_cast<void>(condition)
-
 template <typename T>
 inline T __ldcs(const T* from) {
   require_aligned(from, sizeof(T));
@@ -101,6 +93,24 @@ inline void __stcs(T* to, T value) {
   require_aligned(to, sizeof(T));
   std::memcpy(to, &value, sizeof value);
 }
+
+// In place of global.cuh, whose functions are inline assembly.
+
+#define GPU_ADAM_GLOBAL_CUH
+
+namespace gpu_adam {
+
+template <typename T>
+inline T load_global(const T* from) {
+  return __ldcs(from);
+}
+
+template <typename T>
+inline void store_global(T* to, T value) {
+  __stcs(to, value);
+}
+
+}  // namespace gpu_adam
 
 // ---- float16, in place of half.cuh, whose two functions are inline assembly.
 
