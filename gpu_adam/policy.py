@@ -80,8 +80,8 @@ class Policy:
     """
 
     # For all of them: Little's law asks for 16 KiB of loads in flight on each of H100's multiprocessors and for 38 on B200's. 128 threads
-    # are the same in that and double the last chunk's time; 512 leave no room for more blocks. A persistent grid takes a flat kernel 4 to
-    # 22 registers to keep what a block of its own reads once. Nothing that is streamed is read again before the next step.
+    # are the same in that, and 512 leave room for fewer of them. A persistent grid takes a flat kernel 6 to 22 registers to keep what a
+    # block of its own reads once. Nothing that is streamed is read again before the next step.
 
     # 96 KiB in flight on sm_90, 80 on sm_100. Two vectors take more registers than they bring in flight.
     float32: Geometry = Geometry()

@@ -13,7 +13,7 @@ constexpr int kFlatThreads = (sizeof(P) == 8) == (sizeof(G) == 8) ? 768
                                                                   : 512;
 
 // One block updates kThreads * kVectors vectors at a time; the grid covers [0, size) at once, or where it is persistent, by turns. That is
-// chosen at compile time: to keep the pointers and the coefficients over the turns takes a flat kernel 4 to 22 registers.
+// chosen at compile time: to keep the pointers and the coefficients over the turns takes a flat kernel 6 to 22 registers.
 //
 // Args:
 //   param ... average: the streams; those that the kind does not have are null. Any alignment is right, 16 bytes is fast.
