@@ -28,7 +28,7 @@ class Case:
         name: What ``--cases`` goes by.
         kind: ``"single"`` for one tensor, ``"list"`` for many.
         shapes: Their shapes.
-        format: ``"float32"``, or ``"bfloat16"`` with float32 master weights.
+        format: ``"float32"`` or ``"float64"``, or ``"bfloat16"`` with float32 master weights.
         variant: What a step does: ``"plain"`` is the optimizer alone; ``"clip"`` clips the norm; ``"average"`` keeps an exponential average
             of the parameters; ``"scale"`` divides the gradients by a loss scale and skips steps that are not finite; ``"rows"`` has
             gradients of some rows only.
@@ -58,7 +58,8 @@ class Case:
     def ideal_bytes(self) -> int:
         """Bytes that a step has to move."""
         fewer = RULES["adam"].states - RULES[self.optimizer].states
-        return (BYTES[self.variant] - 8 * fewer) * self.updated
+        wide = 2 if self.format == "float64" else 1
+        return wide * (BYTES[self.variant] - 8 * fewer) * self.updated
 
 
 def gpt2_124m() -> Iterator[Shape]:

@@ -48,7 +48,7 @@ class Start:
         # One block, repeated: 64 Mi random numbers would take longer than most contenders.
         rng = np.random.default_rng(2014)
         block = rng.standard_normal(min(case.elements, 1_000_003), np.float32)
-        dtype = BFLOAT16 if case.format == "bfloat16" else np.dtype(np.float32)
+        dtype = BFLOAT16 if case.format == "bfloat16" else np.dtype(case.format)
 
         def arrays(values: Array) -> list[Array]:
             flat = np.resize(values.astype(dtype), case.elements)

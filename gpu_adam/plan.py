@@ -8,7 +8,7 @@ tensors whose elements, or whose gradient's, do not lie one after the other; *ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .formats import FLOAT32, Format
 from .kernels.rules import MAX_STATES, Rule
 from .layout import MAX_DIMS, VECTOR_BYTES, Bucket, Device, Walk
+from .policy import Geometry, Policy
 from .prologue import Prologue
 
 Family = Literal["flat", "multi_tensor", "strided", "rows"]
@@ -80,46 +81,6 @@ class Specialization:
         """A name that is a legal identifier and says all of the above."""
         master, average = "_master" if self.master else "", "_average" if self.average else ""
         return f"{self.rule.symbol}_{self.family}_{self.param}_{self.grad}{master}{average}"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Launch geometry as data.
-
-    Attributes:
-        threads: Threads in a block.
-        vectors: Vectors that a thread loads before it computes with the first.
-        waves: Chunks that each multiprocessor should find. Some six run at once and all take as long, so that the last ones, for which some
-            multiprocessors have no counterpart, are a small part of the whole (`benchmarks/ledger`).
-        min_chunk: The fewest elements of a chunk, a power of two.
-        max_chunk: The most elements of a chunk, a power of two.
-    """
-
-    threads: int = 256
-    vectors: int = 1
-    waves: int = 64
-    min_chunk: int = 1024
-    max_chunk: int = 65_536
-
-    def chunk(self, elements: int, processors: int) -> int:
-        """Elements of a chunk for this much work: a power of two within the bounds, enough chunks to fill every processor.
-
-        >>> Policy().chunk(1_000_000, 132)
-        1024
-        >>> Policy().chunk(1 << 30, 132)
-        65536
-        """
-        wanted = -(-elements // (processors * self.waves))
-        power = 1 << max(wanted - 1, 0).bit_length()
-        # Rounding up may leave processors without work where rounding down does not.
-        if -(-elements // power) < processors:
-            power //= 2
-        return min(max(power, self.min_chunk), self.max_chunk)
-
-
-GPU_POLICY = Policy()
-CPU_POLICY = Policy(threads=1, vectors=1 << 18, waves=4, min_chunk=4096, max_chunk=1 << 20)
-"""A CPU thread streams long stretches best: short ones cost calls, and only the balance between threads bounds them above."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +162,8 @@ class Launch:
         specialization: Which kernel.
         device: Where.
         grid: Blocks.
-        block: Threads a block.
-        chunk: Elements that a block handles.
+        geometry: Their threads, and what each of these does.
+        chunk: Elements that a block handles, or where the grid is persistent, those of one of its turns.
         elements: Elements that are updated.
         tasks: What is updated, in the table's order; one task for the flat family and for rows.
         table: The multi-tensor families' table; ``None`` for the others.
@@ -211,11 +172,16 @@ class Launch:
     specialization: Specialization
     device: Device
     grid: int
-    block: int
+    geometry: Geometry
     chunk: int
     elements: int
     tasks: tuple[Task, ...] = field(repr=False)
     table: Table | None = field(repr=False, compare=False)
+
+    @property
+    def block(self) -> int:
+        """Threads a block."""
+        return self.geometry.threads
 
     @property
     def bytes_read(self) -> int:
@@ -282,43 +248,50 @@ def schedule(tasks: Sequence[Task], device: Device, processors: int, policy: Pol
         tasks: What is to be updated; empty tasks are left out.
         device: Where.
         processors: The device's multiprocessors (or CPU threads).
-        policy: The launch geometry.
+        policy: The launch geometries.
     """
     tasks = [task for task in tasks if task.size]
     kinds: dict[Specialization, list[Task]] = {}
     launches = []
     for task in tasks:
         if task.width:
-            launches.append(_rows_launch(task, device))
+            launches.append(_rows_launch(task, device, policy))
         elif task.flat:
-            launches.append(_flat_launch(task, device, policy))
+            launches.append(_flat_launch(task, device, processors, policy))
         else:
             kinds.setdefault(task.specialization, []).append(task)
     work = sum(task.size for members in kinds.values() for task in members)
     chunk = policy.chunk(work, processors)
-    launches.extend(_multi_tensor_launch(kind, members, device, policy, chunk) for kind, members in kinds.items())
+    launches.extend(
+        _multi_tensor_launch(kind, members, device, processors, policy.geometry(kind.param), chunk)
+        for kind, members in kinds.items()
+    )
     return tuple(launches)
 
 
-def _flat_launch(task: Task, device: Device, policy: Policy) -> Launch:
+def _flat_launch(task: Task, device: Device, processors: int, policy: Policy) -> Launch:
     kind = task.specialization
-    chunk = policy.threads * policy.vectors * kind.lanes
-    return Launch(kind, device, -(-task.size // chunk), policy.threads, chunk, task.size, (task,), None)
+    geometry = policy.geometry(kind.param)
+    chunk = geometry.threads * geometry.vectors * kind.lanes
+    grid = geometry.grid(-(-task.size // chunk), processors)
+    return Launch(kind, device, grid, geometry, chunk, task.size, (task,), None)
 
 
-def _rows_launch(task: Task, device: Device) -> Launch:
+def _rows_launch(task: Task, device: Device, policy: Policy) -> Launch:
     # A block for each row, of as many threads as serve its vectors, within the limits of a warp and of a policy's block.
-    vectors = -(-task.width // task.specialization.lanes)
+    kind = task.specialization
+    vectors = -(-task.width // kind.lanes)
     threads = min(max(32, 1 << (vectors - 1).bit_length()), 256)
+    geometry = replace(policy.geometry(kind.param), threads=threads, blocks=0)
     rows = task.size // task.width
-    return Launch(task.specialization, device, rows, threads, task.width, task.size, (task,), None)
+    return Launch(kind, device, rows, geometry, task.width, task.size, (task,), None)
 
 
 def _multi_tensor_launch(
-    kind: Specialization, tasks: Sequence[Task], device: Device, policy: Policy, chunk: int
+    kind: Specialization, tasks: Sequence[Task], device: Device, processors: int, geometry: Geometry, chunk: int
 ) -> Launch:
     # Where a block handles more in one go than a chunk has, part of its threads would have nothing to do.
-    chunk = max(chunk, policy.threads * kind.lanes)
+    chunk = max(chunk, geometry.threads * kind.lanes)
     sizes = np.array([task.size for task in tasks], np.int64)
     strided = kind.family == "strided"
     phases = np.array([0 if strided else task.phase for task in tasks], np.int64)
@@ -339,7 +312,8 @@ def _multi_tensor_launch(
         words[0] = dims
         for k, numbers in enumerate((task.walk.shape, task.walk.param, task.walk.grad)):
             words[1 + k * MAX_DIMS : 1 + k * MAX_DIMS + dims] = numbers
-    return Launch(kind, device, table.chunks, policy.threads, chunk, int(sizes.sum()), tuple(tasks), table)
+    grid = geometry.grid(table.chunks, processors)
+    return Launch(kind, device, grid, geometry, chunk, int(sizes.sum()), tuple(tasks), table)
 
 
 def stream_sizes(kind: Specialization) -> tuple[int, ...]:

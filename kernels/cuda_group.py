@@ -12,6 +12,12 @@ from .rules import average, decay
 
 if TYPE_CHECKING:
     from gpu_adam.plan import Specialization
+    from gpu_adam.policy import Hint
+
+
+def is_streamed(hint: Hint) -> tuple[bool, bool]:
+    """Whether the caches are told that an update's streams are to leave them first, and whether the parameter is when it is stored."""
+    return hint != "plain", hint == "streaming"
 
 
 def make_coefficients(kind: Specialization, target: Target) -> Any:
@@ -41,19 +47,21 @@ def make_average(target: Target) -> Any:
     return inlined(average(target.fma))
 
 
-def make_group(kind: Specialization, vectors: int, target: Target) -> Any:
+def make_group(kind: Specialization, vectors: int, hint: Hint, target: Target) -> Any:
     """A thread's vectors at ``at``, ``at + step``, …, cut to ``[begin, end)``, all loads before the first use.
 
     ``(p, g, s0, s1, s2, w, e, at, step, begin, end, c)`` with the streams' base addresses.
     """
     before, rule, after = make_before(target), make_rule(kind, target), make_average(target)
     param, grad, working, lanes = kind.param, kind.grad, kind.working, kind.lanes
-    load_param, load_grad, load_state = (target.load(format, working) for format in (param, grad, working))
+    streamed, param_streamed = is_streamed(hint)
+    load_param, load_grad, load_state = (target.load(format, working, streamed) for format in (param, grad, working))
     load_params, load_grads, load_states = (
-        target.load_vector(format, working, lanes) for format in (param, grad, working)
+        target.load_vector(format, working, lanes, streamed) for format in (param, grad, working)
     )
-    store_param, store_state = (target.store(format, working) for format in (param, working))
-    store_params, store_states = (target.store_vector(format, working, lanes) for format in (param, working))
+    store_param, store_state = target.store(param, working, param_streamed), target.store(working, working, streamed)
+    store_params = target.store_vector(param, working, lanes, param_streamed)
+    store_states = target.store_vector(working, working, lanes, streamed)
     param_bytes, grad_bytes, working_bytes = param.itemsize, grad.itemsize, working.itemsize
     states, master, averages = kind.states, kind.master, kind.average
     count, dtype = vectors * lanes, working.dtype.type

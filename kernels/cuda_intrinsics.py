@@ -15,14 +15,12 @@ from numba.cuda.extending import intrinsic
 
 from gpu_adam.layout import VECTOR_BYTES
 
+from .cuda_access import DOUBLE, FLOAT, HALF, I16, I32, I64, pointer, read, write
+
 if TYPE_CHECKING:
     from gpu_adam.formats import Format
 
-_GLOBAL = 1
-"""The address space of device memory: ``ld.global`` in place of a load that first finds out where it points."""
-_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_HALF, _FLOAT, _DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
-_STORAGE = {"float64": _DOUBLE, "float32": _FLOAT, "float16": _I16, "bfloat16": _I16}
+_STORAGE = {"float64": DOUBLE, "float32": FLOAT, "float16": I16, "bfloat16": I16}
 
 
 @intrinsic
@@ -43,7 +41,7 @@ def mul(typingctx, a, b):
     NVVM and the assembler, as Numba calls them, contract a multiplication with the addition that follows it, but not this one.
     """
     single = a == b == types.float32
-    result, real, name = (types.float32, _FLOAT, "f") if single else (types.float64, _DOUBLE, "d")
+    result, real, name = (types.float32, FLOAT, "f") if single else (types.float64, DOUBLE, "d")
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(real, [real, real])
@@ -57,7 +55,7 @@ def load_word(typingctx, address):
     """The int64 at an address."""
 
     def codegen(context, builder, signature, args):
-        return builder.load(_pointer(builder, args[0], _I64), align=8)
+        return builder.load(pointer(builder, args[0], I64), align=8)
 
     return types.int64(types.int64), codegen
 
@@ -67,7 +65,7 @@ def store_word(typingctx, address, word):
     """Write an int64 to an address."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[1], _pointer(builder, args[0], _I64), align=8)
+        builder.store(args[1], pointer(builder, args[0], I64), align=8)
         return context.get_dummy_value()
 
     return types.none(types.int64, types.int64), codegen
@@ -79,7 +77,7 @@ def load_fresh(typingctx, address):
 
     def codegen(context, builder, signature, args):
         # In PTX itself: LLVM has such loads for integers only, and NVVM not all of them.
-        kind = ir.FunctionType(_DOUBLE, [_I64])
+        kind = ir.FunctionType(DOUBLE, [I64])
         return builder.asm(kind, "ld.relaxed.gpu.global.f64 $0, [$1];", "=d,l", args, side_effect=True)
 
     return types.float64(types.int64), codegen
@@ -90,19 +88,22 @@ def count_in(typingctx, address):
     """Add 1 to the int64 at an address, one block after the other; what it was before. It orders nothing else."""
 
     def codegen(context, builder, signature, args):
-        return builder.atomic_rmw("add", _pointer(builder, args[0], _I64), _I64(1), "monotonic")
+        return builder.atomic_rmw("add", pointer(builder, args[0], I64), I64(1), "monotonic")
 
     return types.int64(types.int64), codegen
 
 
-def load(format: Format, working: Format) -> Callable[..., Any]:
-    """An intrinsic ``(address) -> number``: one element, widened exactly, or rounded once if the working format is narrower."""
+def load(format: Format, working: Format, streamed: bool = False) -> Callable[..., Any]:
+    """An intrinsic ``(address) -> number``: one element, widened exactly, or rounded once if the working format is narrower.
+
+    If it is ``streamed``, the caches are told that it is to leave them first.
+    """
     result = getattr(types, working.name)
 
     @intrinsic
     def load_element(typingctx, address):
         def codegen(context, builder, signature, args):
-            element = builder.load(_pointer(builder, args[0], _STORAGE[format.name]), align=format.itemsize)
+            (element,) = read(builder, args[0], 0, _STORAGE[format.name], 1, streamed)
             return _to_working(builder, element, format, working)
 
         return result(types.int64), codegen
@@ -110,15 +111,14 @@ def load(format: Format, working: Format) -> Callable[..., Any]:
     return load_element
 
 
-def store(format: Format, working: Format) -> Callable[..., Any]:
-    """An intrinsic ``(address, number)``: one element, rounded once to its format."""
+def store(format: Format, working: Format, streamed: bool = False) -> Callable[..., Any]:
+    """An intrinsic ``(address, number)``: one element, rounded once to its format; ``streamed`` as for `load`."""
     number = getattr(types, working.name)
 
     @intrinsic
     def store_element(typingctx, address, value):
         def codegen(context, builder, signature, args):
-            element = _from_working(builder, args[1], format)
-            builder.store(element, _pointer(builder, args[0], element.type), align=format.itemsize)
+            write(builder, args[0], 0, [_from_working(builder, args[1], format)], streamed)
             return context.get_dummy_value()
 
         return types.none(types.int64, number), codegen
@@ -126,7 +126,7 @@ def store(format: Format, working: Format) -> Callable[..., Any]:
     return store_element
 
 
-def load_vector(format: Format, working: Format, lanes: int) -> Callable[..., Any]:
+def load_vector(format: Format, working: Format, lanes: int, streamed: bool = False) -> Callable[..., Any]:
     """An intrinsic ``(address, values, first)``: ``lanes`` elements into ``values[first:]``, widened or rounded as by `load`.
 
     In accesses of 16 bytes where the address allows it, else one by one. ``values`` is a local array, which lives in registers as long
@@ -140,19 +140,17 @@ def load_vector(format: Format, working: Format, lanes: int) -> Callable[..., An
             slot = _slots(context, builder, signature, args)
             with builder.if_else(_is_aligned(builder, args[0])) as (aligned, unaligned):
                 with aligned:
-                    pointer = _pointer(builder, args[0], ir.VectorType(word, words))
                     for access in range(lanes // (words * per_word)):
-                        vector = builder.load(builder.gep(pointer, [_I64(access)]), align=VECTOR_BYTES)
-                        for k in range(words):
-                            packed = builder.extract_element(vector, _I32(k))
+                        vector = read(builder, args[0], access * VECTOR_BYTES, word, words, streamed)
+                        for k, packed in enumerate(vector):
                             for part in range(per_word):
                                 element = _part(builder, packed, part) if per_word == 2 else packed
                                 lane = (access * words + k) * per_word + part
                                 builder.store(_to_working(builder, element, format, working), slot(lane))
                 with unaligned:
-                    pointer = _pointer(builder, args[0], _STORAGE[format.name])
                     for lane in range(lanes):
-                        element = builder.load(builder.gep(pointer, [_I64(lane)]), align=format.itemsize)
+                        place = lane * format.itemsize
+                        (element,) = read(builder, args[0], place, _STORAGE[format.name], 1, streamed)
                         builder.store(_to_working(builder, element, format, working), slot(lane))
             return context.get_dummy_value()
 
@@ -161,10 +159,9 @@ def load_vector(format: Format, working: Format, lanes: int) -> Callable[..., An
     return load_elements
 
 
-def store_vector(format: Format, working: Format, lanes: int) -> Callable[..., Any]:
+def store_vector(format: Format, working: Format, lanes: int, streamed: bool = False) -> Callable[..., Any]:
     """An intrinsic ``(address, values, first)``: the way back of `load_vector`, each number rounded once to its format."""
-    word, per_word, words = _access(format)
-    vector_type = ir.VectorType(word, words)
+    _, per_word, words = _access(format)
 
     @intrinsic
     def store_elements(typingctx, address, values, first):
@@ -173,17 +170,12 @@ def store_vector(format: Format, working: Format, lanes: int) -> Callable[..., A
             elements = [_from_working(builder, builder.load(slot(lane)), format) for lane in range(lanes)]
             with builder.if_else(_is_aligned(builder, args[0])) as (aligned, unaligned):
                 with aligned:
-                    pointer = _pointer(builder, args[0], vector_type)
                     packed = [_joined(builder, *pair) for pair in _batched(elements, 2)] if per_word == 2 else elements
                     for access, parts in enumerate(_batched(packed, words)):
-                        vector = ir.Constant(vector_type, ir.Undefined)
-                        for k, part in enumerate(parts):
-                            vector = builder.insert_element(vector, part, _I32(k))
-                        builder.store(vector, builder.gep(pointer, [_I64(access)]), align=VECTOR_BYTES)
+                        write(builder, args[0], access * VECTOR_BYTES, parts, streamed)
                 with unaligned:
-                    pointer = _pointer(builder, args[0], _STORAGE[format.name])
                     for lane, element in enumerate(elements):
-                        builder.store(element, builder.gep(pointer, [_I64(lane)]), align=format.itemsize)
+                        write(builder, args[0], lane * format.itemsize, [element], streamed)
             return context.get_dummy_value()
 
         return types.none(types.int64, values, types.int64), codegen
@@ -197,9 +189,9 @@ def load_packed(typingctx, address, words, first):
 
     def codegen(context, builder, signature, args):
         slot = _slots(context, builder, signature, args)
-        vector = builder.load(_pointer(builder, args[0], ir.VectorType(_I32, 4)), align=VECTOR_BYTES)
+        vector = builder.load(pointer(builder, args[0], ir.VectorType(I32, 4)), align=VECTOR_BYTES)
         for k in range(4):
-            builder.store(builder.extract_element(vector, _I32(k)), slot(k))
+            builder.store(builder.extract_element(vector, I32(k)), slot(k))
         return context.get_dummy_value()
 
     return types.none(types.int64, words, types.int64), codegen
@@ -214,18 +206,18 @@ def element(format: Format, working: Format) -> Callable[..., Any]:
         def codegen(context, builder, signature, args):
             data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
             # Numbers known once the loops are unrolled, so that nothing of this is left but the words themselves.
-            byte = builder.mul(args[2], _I64(format.itemsize))
-            place = builder.add(args[1], builder.lshr(byte, _I64(2)))
+            byte = builder.mul(args[2], I64(format.itemsize))
+            place = builder.add(args[1], builder.lshr(byte, I64(2)))
             packed = builder.load(builder.gep(data, [place]))
             if format.itemsize == 2:
-                shift = builder.shl(builder.trunc(builder.and_(byte, _I64(2)), _I32), _I32(3))
-                packed = builder.trunc(builder.lshr(packed, shift), _I16)
+                shift = builder.shl(builder.trunc(builder.and_(byte, I64(2)), I32), I32(3))
+                packed = builder.trunc(builder.lshr(packed, shift), I16)
             elif format.itemsize == 4:
-                packed = builder.bitcast(packed, _FLOAT)
+                packed = builder.bitcast(packed, FLOAT)
             else:
-                upper = builder.load(builder.gep(data, [builder.add(place, _I64(1))]))
-                upper = builder.shl(builder.zext(upper, _I64), _I64(32))
-                packed = builder.bitcast(builder.or_(builder.zext(packed, _I64), upper), _DOUBLE)
+                upper = builder.load(builder.gep(data, [builder.add(place, I64(1))]))
+                upper = builder.shl(builder.zext(upper, I64), I64(32))
+                packed = builder.bitcast(builder.or_(builder.zext(packed, I64), upper), DOUBLE)
             return _to_working(builder, packed, format, working)
 
         return result(words, types.int64, types.int64), codegen
@@ -237,53 +229,49 @@ def _batched(items: list[Any], size: int) -> list[list[Any]]:
     return [items[k : k + size] for k in range(0, len(items), size)]
 
 
-def _pointer(builder: Any, address: Any, element: Any) -> Any:
-    return builder.inttoptr(address, ir.PointerType(element, _GLOBAL))
-
-
 def _is_aligned(builder: Any, address: Any) -> Any:
-    return builder.icmp_unsigned("==", builder.and_(address, _I64(VECTOR_BYTES - 1)), _I64(0))
+    return builder.icmp_unsigned("==", builder.and_(address, I64(VECTOR_BYTES - 1)), I64(0))
 
 
 def _access(format: Format) -> tuple[Any, int, int]:
     """Of one 16-byte access: the type of a word, elements in a word, and words."""
     if format.itemsize == 2:
         # Pairs in 32-bit words: back ends split a vector of eight 16-bit elements into narrower accesses.
-        return _I32, 2, 4
+        return I32, 2, 4
     return _STORAGE[format.name], 1, VECTOR_BYTES // format.itemsize
 
 
 def _slots(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[int], Any]:
     """Pointers to the elements of the local array ``args[1]``, counted from ``args[2]``."""
     data = context.make_array(signature.args[1])(context, builder, value=args[1]).data
-    return lambda lane: builder.gep(data, [builder.add(args[2], _I64(lane))])
+    return lambda lane: builder.gep(data, [builder.add(args[2], I64(lane))])
 
 
 def _part(builder: Any, packed: Any, part: int) -> Any:
-    return builder.trunc(builder.lshr(packed, _I32(16)) if part else packed, _I16)
+    return builder.trunc(builder.lshr(packed, I32(16)) if part else packed, I16)
 
 
 def _joined(builder: Any, low: Any, high: Any) -> Any:
-    return builder.or_(builder.zext(low, _I32), builder.shl(builder.zext(high, _I32), _I32(16)))
+    return builder.or_(builder.zext(low, I32), builder.shl(builder.zext(high, I32), I32(16)))
 
 
 def _to_working(builder: Any, element: Any, format: Format, working: Format) -> Any:
     if format.name == "bfloat16":
         # They are the upper half of a float32.
-        element = builder.bitcast(builder.shl(builder.zext(element, _I32), _I32(16)), _FLOAT)
+        element = builder.bitcast(builder.shl(builder.zext(element, I32), I32(16)), FLOAT)
     elif format.name == "float16":
-        element = builder.fpext(builder.bitcast(element, _HALF), _FLOAT)
+        element = builder.fpext(builder.bitcast(element, HALF), FLOAT)
     target = _STORAGE[working.name]
     if element.type == target:
         return element
-    return builder.fpext(element, target) if target is _DOUBLE else builder.fptrunc(element, target)
+    return builder.fpext(element, target) if target is DOUBLE else builder.fptrunc(element, target)
 
 
 def _from_working(builder: Any, value: Any, format: Format) -> Any:
     if format.name == "bfloat16":
         return _to_bfloat16(builder, value)
     if format.name == "float16":
-        return builder.bitcast(builder.fptrunc(value, _HALF), _I16)
+        return builder.bitcast(builder.fptrunc(value, HALF), I16)
     target = _STORAGE[format.name]
     return value if value.type == target else builder.fptrunc(value, target)
 
@@ -295,9 +283,9 @@ def _to_bfloat16(builder: Any, value: Any) -> Any:
     largest number into infinity. A NaN could be carried into infinity or zero, so it is cut and made quiet instead. Integers and not
     the conversion instruction, which begins with sm_80.
     """
-    bits = builder.bitcast(value, _I32)
-    kept = builder.lshr(bits, _I32(16))
-    odd = builder.and_(kept, _I32(1))
-    rounded = builder.lshr(builder.add(bits, builder.add(odd, _I32(0x7FFF))), _I32(16))
+    bits = builder.bitcast(value, I32)
+    kept = builder.lshr(bits, I32(16))
+    odd = builder.and_(kept, I32(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, I32(0x7FFF))), I32(16))
     is_nan = builder.fcmp_unordered("uno", value, value)
-    return builder.trunc(builder.select(is_nan, builder.or_(kept, _I32(0x40)), rounded), _I16)
+    return builder.trunc(builder.select(is_nan, builder.or_(kept, I32(0x40)), rounded), I16)

@@ -17,15 +17,16 @@ from .row import ROW_WORDS, SKIP
 if TYPE_CHECKING:
     from gpu_adam.formats import Format
     from gpu_adam.plan import Specialization
+    from gpu_adam.policy import Hint
 
 
-def make_rows(kind: Specialization, vectors: int, target: Target) -> Callable[..., None]:
+def make_rows(kind: Specialization, vectors: int, hint: Hint, target: Target) -> Callable[..., None]:
     """``(param, grad, state0, state1, state2, master, average, width, count, indices, row)``: a block updates a row of the parameter.
 
     The gradient has ``count`` rows of ``width`` elements, one after the other. Row ``q`` of it belongs to the parameter's row
     ``indices[q]``; where that is negative, to none. All are addresses but ``width`` and ``count``.
     """
-    group, coefficients = make_group(kind, vectors, target), make_coefficients(kind, target)
+    group, coefficients = make_group(kind, vectors, hint, target), make_coefficients(kind, target)
     load_word, lanes, dtype = target.load_word, kind.lanes, kind.working.dtype.type
     param_bytes, grad_bytes, working_bytes = kind.param.itemsize, kind.grad.itemsize, kind.working.itemsize
 

@@ -26,8 +26,9 @@ class Target:
         load_word, store_word: ``(address) -> int64`` and ``(address, int64)``.
         load_fresh: ``(address) -> float64``, as other blocks have left it.
         count_in: ``(address) -> int64``: one more in the word that all blocks count in; what it was before.
-        load, store: From ``(format, working)`` to ``(address) -> number`` and ``(address, number)``.
-        load_vector, store_vector: From ``(format, working, lanes)`` to ``(address, values, first)``.
+        load, store: From ``(format, working)`` to ``(address) -> number`` and ``(address, number)``. A third argument says whether what is
+            accessed is to leave the caches first.
+        load_vector, store_vector: From ``(format, working, lanes)`` to ``(address, values, first)``; with a fourth argument of that kind.
         load_packed: ``(address, words, first)``: 16 bytes into four int32.
         element: From ``(format, working)`` to ``(words, first, k) -> number``: the k-th of the elements in these 16 bytes.
     """
@@ -39,10 +40,10 @@ class Target:
     store_word: Callable[..., Any]
     load_fresh: Callable[..., Any]
     count_in: Callable[..., Any]
-    load: Callable[[Format, Format], Callable[..., Any]]
-    store: Callable[[Format, Format], Callable[..., Any]]
-    load_vector: Callable[[Format, Format, int], Callable[..., Any]]
-    store_vector: Callable[[Format, Format, int], Callable[..., Any]]
+    load: Callable[..., Callable[..., Any]]
+    store: Callable[..., Callable[..., Any]]
+    load_vector: Callable[..., Callable[..., Any]]
+    store_vector: Callable[..., Callable[..., Any]]
     load_packed: Callable[..., Any]
     element: Callable[[Format, Format], Callable[..., Any]]
 

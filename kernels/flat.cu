@@ -12,13 +12,14 @@ constexpr int kFlatThreads = (sizeof(P) == 8) == (sizeof(G) == 8) ? 768
                              : sizeof(G) == 2                     ? 256
                                                                   : 512;
 
-// One block updates kThreads * kVectors vectors; the grid covers [0, size).
+// One block updates kThreads * kVectors vectors at a time; the grid covers [0, size) at once, or where it is persistent, by turns. That is
+// chosen at compile time: to keep the pointers and the coefficients over the turns takes a flat kernel 6 to 22 registers.
 //
 // Args:
 //   param ... average: the streams; those that the kind does not have are null. Any alignment is right, 16 bytes is fast.
 //   size: elements.
 //   row: the stretch's row of coefficients.
-template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads>
+template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint, bool kPersistent>
 __global__ void __launch_bounds__(kThreads, (kFlatThreads<P, G> > kThreads ? kFlatThreads<P, G> / kThreads : 1))
     flat(P* param, const G* grad, Working<P>* state0, Working<P>* state1, Working<P>* state2, float* master, Working<P>* average,
          long long size, const Working<P>* row) {
@@ -26,8 +27,11 @@ __global__ void __launch_bounds__(kThreads, (kFlatThreads<P, G> > kThreads ? kFl
   const Row<Working<P>> coefficients(row);
   if (coefficients.skips()) return;
   const Tensor<K> tensor = {param, grad, {state0, state1, state2}, master, average};
-  const long long at = static_cast<long long>(blockIdx.x) * (kThreads * kVectors * K::kLanes);
-  update_vectors<K, kVectors, kThreads>(tensor, at, Window{0, size}, coefficients);
+  constexpr long long kStep = kThreads * kVectors * K::kLanes;
+  long long at = blockIdx.x * kStep;
+  do {
+    update_vectors<K, kVectors, kThreads, Hint>(tensor, at, Window{0, size}, coefficients);
+  } while (kPersistent && (at += gridDim.x * kStep) < size);
 }
 
 }  // namespace gpu_adam

@@ -1,4 +1,5 @@
-// Multi-tensor apply: any number of tensors in one launch, one block for each chunk of a table that stays on the device.
+// Multi-tensor apply: any number of tensors in one launch, by the chunks of a table that stays on the device: a block for each,
+// or where the grid is persistent, fewer blocks that take one after the other.
 
 #include "update.cuh"
 #include "walk.cuh"
@@ -9,7 +10,7 @@ namespace gpu_adam {
 // segments, C chunk starts and, for strided tensors, S walks.
 enum TableRow { kParam, kGrad, kState, kMasterRow = kState + kMaxStates, kAverageRow, kBegin, kEnd, kCoefficients, kTableRows };
 
-// A block's share of the table: its tensor, and which of its elements the block updates.
+// One chunk of the table: its tensor, and which of its elements are updated.
 template <typename K>
 struct Chunk {
   Tensor<K> tensor;
@@ -19,11 +20,11 @@ struct Chunk {
   const long long* walk;
 
   __device__ __forceinline__ Chunk(const long long* table, long long segments, long long chunks, long long chunk,
-                                   const typename K::W* coefficients) {
+                                   const typename K::W* coefficients, long long number) {
     const long long* const chunk_segments = table + kTableRows * segments;
     const long long* const chunk_starts = chunk_segments + chunks;
-    const long long segment = chunk_segments[blockIdx.x];
-    start = chunk_starts[blockIdx.x];
+    const long long segment = chunk_segments[number];
+    start = chunk_starts[number];
     const long long* const column = table + segment;
 
     tensor.param = reinterpret_cast<typename K::Param*>(column[kParam * segments]);
@@ -44,19 +45,22 @@ struct Chunk {
 // Tensors whose elements, and whose gradient's, lie one after the other.
 //
 // Args:
-//   table, segments, chunks: the table and its sizes; the grid has `chunks` blocks.
+//   table, segments, chunks: the table and its sizes; a grid that is not persistent has `chunks` blocks.
 //   chunk: elements of a chunk, a multiple of every vector.
 //   coefficients: all rows; the table says which one a tensor takes.
-template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads>
+template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint, bool kPersistent>
 __global__ void __launch_bounds__(kThreads)
     multi_tensor(const long long* table, long long segments, long long chunks, long long chunk, const Working<P>* coefficients) {
   using K = Kind<Rule, P, G, kMaster, kAverage>;
-  const Chunk<K> share(table, segments, chunks, chunk, coefficients);
-  const Row<Working<P>> row(share.row);
-  if (row.skips()) return;
   constexpr int kStep = kVectors * kThreads * K::kLanes;
-  for (long long at = share.start; at < share.window.last; at += kStep)
-    update_vectors<K, kVectors, kThreads>(share.tensor, at, share.window, row);
+  long long number = blockIdx.x;
+  do {
+    const Chunk<K> share(table, segments, chunks, chunk, coefficients, number);
+    const Row<Working<P>> row(share.row);
+    if (row.skips()) continue;
+    for (long long at = share.start; at < share.window.last; at += kStep)
+      update_vectors<K, kVectors, kThreads, Hint>(share.tensor, at, share.window, row);
+  } while (kPersistent && (number += gridDim.x) < chunks);
 }
 
 // Blocks that a multiprocessor must have registers for: left to itself NVRTC 13.5 aims at four on sm_120, and spills.
@@ -65,47 +69,51 @@ constexpr int kStridedBlocks = sizeof(P) == 8 ? 2 : 3;
 
 // Tensors with strides of their own. The states and the master copy lie in the walk's order; parameter and gradient are reached
 // through their strides, element by element, kElements of them in flight.
-template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads>
+template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint, bool kPersistent>
 __global__ void __launch_bounds__(kThreads, (kStridedBlocks<P>))
     strided(const long long* table, long long segments, long long chunks, long long chunk, const Working<P>* coefficients) {
   using K = Kind<Rule, P, G, kMaster, kAverage>;
   using W = Working<P>;
+  using Streams = typename Hint::Streams;
   constexpr int kElements = 4 * kVectors;
-  const Chunk<K> share(table, segments, chunks, chunk, coefficients);
-  const Tensor<K>& tensor = share.tensor;
-  const Row<W> row(share.row);
-  if (row.skips()) return;
-  const Walk<2> walk(share.walk, share.window.last);
-  for (long long at = share.window.first + threadIdx.x; at < share.window.last; at += kElements * kThreads) {
-    Places<2> place[kElements];
-    Element<W> e[kElements];
+  long long number = blockIdx.x;
+  do {
+    const Chunk<K> share(table, segments, chunks, chunk, coefficients, number);
+    const Tensor<K>& tensor = share.tensor;
+    const Row<W> row(share.row);
+    if (row.skips()) continue;
+    const Walk<2> walk(share.walk, share.window.last);
+    for (long long at = share.window.first + threadIdx.x; at < share.window.last; at += kElements * kThreads) {
+      Places<2> place[kElements];
+      Element<W> e[kElements];
 #pragma unroll
-    for (int k = 0; k < kElements; ++k) {
-      const long long i = at + k * kThreads;
-      if (i >= share.window.last) continue;
-      place[k] = walk.at(i);
-      if constexpr (K::kMaster) {
-        e[k].param = get(tensor.master + i);
-      } else {
-        e[k].param = widen<W>(get(tensor.param + place[k].of[0]));
+      for (int k = 0; k < kElements; ++k) {
+        const long long i = at + k * kThreads;
+        if (i >= share.window.last) continue;
+        place[k] = walk.at(i);
+        if constexpr (K::kMaster) {
+          e[k].param = get<Streams>(tensor.master + i);
+        } else {
+          e[k].param = widen<W>(get<Streams>(tensor.param + place[k].of[0]));
+        }
+        e[k].grad = widen<W>(get<Streams>(tensor.grad + place[k].of[1]));
+#pragma unroll
+        for (int s = 0; s < K::kStates; ++s) e[k].state[s] = get<Streams>(tensor.state[s] + i);
+        if constexpr (K::kAverage) e[k].average = get<Streams>(tensor.average + i);
       }
-      e[k].grad = widen<W>(get(tensor.grad + place[k].of[1]));
 #pragma unroll
-      for (int s = 0; s < K::kStates; ++s) e[k].state[s] = get(tensor.state[s] + i);
-      if constexpr (K::kAverage) e[k].average = get(tensor.average + i);
+      for (int k = 0; k < kElements; ++k) {
+        const long long i = at + k * kThreads;
+        if (i >= share.window.last) continue;
+        update<K>(e[k], row);
+        put<typename Hint::Param>(tensor.param + place[k].of[0], narrow<P>(e[k].param));
+        if constexpr (K::kMaster) put<Streams>(tensor.master + i, e[k].param);
+#pragma unroll
+        for (int s = 0; s < K::kStates; ++s) put<Streams>(tensor.state[s] + i, e[k].state[s]);
+        if constexpr (K::kAverage) put<Streams>(tensor.average + i, e[k].average);
+      }
     }
-#pragma unroll
-    for (int k = 0; k < kElements; ++k) {
-      const long long i = at + k * kThreads;
-      if (i >= share.window.last) continue;
-      update<K>(e[k], row);
-      put(tensor.param + place[k].of[0], narrow<P>(e[k].param));
-      if constexpr (K::kMaster) put(tensor.master + i, e[k].param);
-#pragma unroll
-      for (int s = 0; s < K::kStates; ++s) put(tensor.state[s] + i, e[k].state[s]);
-      if constexpr (K::kAverage) put(tensor.average + i, e[k].average);
-    }
-  }
+  } while (kPersistent && (number += gridDim.x) < chunks);
 }
 
 }  // namespace gpu_adam

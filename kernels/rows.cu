@@ -16,7 +16,7 @@ constexpr int kRowsThreads = 768;
 //   count: rows of the gradient; the grid has as many blocks.
 //   indices: for each of them its number; a negative one is left alone.
 //   row: the row of coefficients.
-template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads>
+template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint>
 __global__ void __launch_bounds__(kThreads, kRowsThreads / kThreads)
     rows(P* param, const G* grad, Working<P>* state0, Working<P>* state1, Working<P>* state2, float* master, Working<P>* average,
          long long width, long long count, const long long* indices, const Working<P>* row) {
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads, kRowsThreads / kThreads)
 
   const Window window = {phase, phase + width};
   constexpr int kStep = kVectors * kThreads * K::kLanes;
-  for (long long at = 0; at < window.last; at += kStep) update_vectors<K, kVectors, kThreads>(tensor, at, window, coefficients);
+  for (long long at = 0; at < window.last; at += kStep) update_vectors<K, kVectors, kThreads, Hint>(tensor, at, window, coefficients);
 }
 
 // The end of the run of equal numbers that begins at `first`: by steps that double, since most runs are short, then by halving.

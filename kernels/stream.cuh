@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include "global.cuh"
+
 namespace gpu_adam {
 
 constexpr int kVectorBytes = 16;
@@ -22,14 +24,32 @@ struct WordOf<8> {
   using type = unsigned long long;
 };
 
-// How memory is read. The intrinsics say that it is global, which the compiler cannot know of a pointer that came out of a table: it would
-// use generic accesses, which look the kind of memory up each time. They also say what the caches should do.
+// How memory is read and written. All of these say that it is global, which the compiler cannot know of a pointer that came out of a table:
+// it would use generic accesses, which look the kind of memory up each time. They also say what the caches should do.
 
 // An update touches each byte once, so its streams leave the cache first, and the network's activations stay.
 struct Streamed {
   template <typename T>
   __device__ static __forceinline__ T load(const T* from) {
     return __ldcs(from);
+  }
+
+  template <typename T>
+  __device__ static __forceinline__ void store(T* to, T value) {
+    __stcs(to, value);
+  }
+};
+
+// The caches are told nothing.
+struct Ordinary {
+  template <typename T>
+  __device__ static __forceinline__ T load(const T* from) {
+    return load_global(from);
+  }
+
+  template <typename T>
+  __device__ static __forceinline__ void store(T* to, T value) {
+    store_global(to, value);
   }
 };
 
@@ -39,6 +59,21 @@ struct Kept {
   __device__ static __forceinline__ T load(const T* from) {
     return __ldg(from);
   }
+};
+
+// What an update tells the caches, by the names of gpu_adam.policy.Hint: how it accesses its streams, and how it stores the parameter. The
+// next forward pass reads that one and nothing else, so where it fits the cache it may be worth keeping.
+struct Streaming {
+  using Streams = Streamed;
+  using Param = Streamed;
+};
+struct KeepParam {
+  using Streams = Streamed;
+  using Param = Ordinary;
+};
+struct Plain {
+  using Streams = Ordinary;
+  using Param = Ordinary;
 };
 
 // One element out of, and into, global memory.
@@ -51,11 +86,11 @@ __device__ __forceinline__ T get(const T* from) {
   return value;
 }
 
-template <typename T>
+template <typename Access = Streamed, typename T>
 __device__ __forceinline__ void put(T* to, T value) {
   typename WordOf<sizeof(T)>::type word;
   memcpy(&word, &value, sizeof value);
-  __stcs(reinterpret_cast<typename WordOf<sizeof(T)>::type*>(to), word);
+  Access::store(reinterpret_cast<typename WordOf<sizeof(T)>::type*>(to), word);
 }
 
 // The elements that one thread handles together, of one stream.
@@ -105,18 +140,18 @@ struct Stream {
   }
 
   // Writes the vector at i; lanes outside the window are left alone.
-  template <int kLanes>
+  template <typename Access = Streamed, int kLanes>
   __device__ __forceinline__ void store(long long i, const Window& window, const Lanes<T, kLanes>& from) const {
     if (aligned && window.covers(i, kLanes)) {
       constexpr int kWords = Lanes<T, kLanes>::kWords;
       uint4 words[kWords];
       memcpy(words, from.lane, sizeof words);
 #pragma unroll
-      for (int k = 0; k < kWords; ++k) __stcs(reinterpret_cast<uint4*>(base + i) + k, words[k]);
+      for (int k = 0; k < kWords; ++k) Access::store(reinterpret_cast<uint4*>(base + i) + k, words[k]);
     } else {
 #pragma unroll
       for (int k = 0; k < kLanes; ++k)
-        if (window.has(i + k)) put(base + i + k, from.lane[k]);
+        if (window.has(i + k)) put<Access>(base + i + k, from.lane[k]);
     }
   }
 };

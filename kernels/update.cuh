@@ -63,10 +63,11 @@ __device__ __forceinline__ void update(Element<typename K::W>& e, const Row<type
 
 // Updates this thread's vectors of [at, at + kVectors * kThreads * kLanes), as far as they lie in the window. Neighbouring threads
 // take neighbouring vectors. All loads are issued before the first is waited for: that, and not arithmetic, sets the speed.
-template <typename K, int kVectors, int kThreads>
+template <typename K, int kVectors, int kThreads, typename Hint>
 __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long long at, const Window& window,
                                                const Row<typename K::W>& coefficients) {
   using W = typename K::W;
+  using Streams = typename Hint::Streams;
   constexpr int kLanes = K::kLanes;
   const Stream<typename K::Source> sources(tensor.source());
   const Stream<const typename K::Grad> grads(tensor.grad);
@@ -79,11 +80,11 @@ __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long lon
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     const long long i = at + v * kThreads * kLanes;
-    sources.load(i, window, source[v]);
-    grads.load(i, window, grad[v]);
+    sources.template load<Streams>(i, window, source[v]);
+    grads.template load<Streams>(i, window, grad[v]);
 #pragma unroll
-    for (int s = 0; s < K::kStates; ++s) Stream<W>(tensor.state[s]).load(i, window, state[v][s]);
-    if constexpr (K::kAverage) Stream<W>(tensor.average).load(i, window, average[v]);
+    for (int s = 0; s < K::kStates; ++s) Stream<W>(tensor.state[s]).template load<Streams>(i, window, state[v][s]);
+    if constexpr (K::kAverage) Stream<W>(tensor.average).template load<Streams>(i, window, average[v]);
   }
 
 #pragma unroll
@@ -105,11 +106,11 @@ __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long lon
       for (int s = 0; s < K::kStates; ++s) state[v][s].lane[k] = e.state[s];
       if constexpr (K::kAverage) average[v].lane[k] = e.average;
     }
-    Stream<typename K::Param>(tensor.param).store(i, window, param);
-    if constexpr (K::kMaster) sources.store(i, window, source[v]);
+    Stream<typename K::Param>(tensor.param).template store<typename Hint::Param>(i, window, param);
+    if constexpr (K::kMaster) sources.template store<Streams>(i, window, source[v]);
 #pragma unroll
-    for (int s = 0; s < K::kStates; ++s) Stream<W>(tensor.state[s]).store(i, window, state[v][s]);
-    if constexpr (K::kAverage) Stream<W>(tensor.average).store(i, window, average[v]);
+    for (int s = 0; s < K::kStates; ++s) Stream<W>(tensor.state[s]).template store<Streams>(i, window, state[v][s]);
+    if constexpr (K::kAverage) Stream<W>(tensor.average).template store<Streams>(i, window, average[v]);
   }
 }
 

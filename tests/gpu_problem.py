@@ -32,7 +32,8 @@ from gpu_adam.hyperparameters import Averaging
 from gpu_adam.kernels.prologue import NORMS, WORD
 from gpu_adam.kernels.row import ROW_WORDS
 from gpu_adam.layout import Device, Walk
-from gpu_adam.plan import GPU_POLICY, Task, schedule
+from gpu_adam.plan import Task, schedule
+from gpu_adam.policy import GPU_POLICY
 from gpu_adam.prologue import Gradient, MeasureTable, Prologue, leaves_of
 from gpu_adam.scaling import Scaling
 from gpu_adam.settings import Cohort, Limits, Settings
@@ -116,7 +117,7 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> build.Library:
     folder: Path = (cache_dir() or tmp_path_factory.getbasetemp()) / "tests"
     kinds = {task.specialization for task in [*tasks_of([(0, 0)] * len(FORMATS)), row_task(0, 0, 0)]}
     updates = [replace(kind, family="flat") for kind in kinds if kind.family == "multi_tensor"] + list(kinds)
-    kernels = [update_kernel(launch, GPU_POLICY) for kind in updates for launch in _launches_of(kind)]
+    kernels = [update_kernel(launch) for kind in updates for launch in _launches_of(kind)]
     others = [PrologueKernel(RULE), *(coalesce_kernel(values, FLOAT32, WIDTH) for values in (BFLOAT16, FLOAT32))]
     return build.Library(build.build([*kernels, *others], build.FAST, folder))
 

@@ -14,7 +14,7 @@ import pytest
 from cuda_cpp import build, cases
 from cuda_cpp.cases import Case, Tensor, assert_same, device_of, finish, run
 from cuda_cpp.host_gpu import HostEngine
-from cuda_cpp.instances import OTHER_GEOMETRY, SPECIALIZATIONS
+from cuda_cpp.instances import OTHER_GEOMETRIES, SPECIALIZATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shipped import ADAM, AMSGRAD
@@ -23,7 +23,8 @@ from gpu_adam.engines import Engine
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32
 from gpu_adam.kernels import adam
 from gpu_adam.layout import Device
-from gpu_adam.plan import ROLES, Policy, Specialization
+from gpu_adam.plan import ROLES, Launch, Specialization
+from gpu_adam.policy import Geometry, Policy
 
 pytest_plugins = ("cuda_cpp.fixtures",)
 pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.missing))
@@ -94,18 +95,24 @@ def test_generated_tensors(case: Case, cuda: HostEngine, cpu: Engine) -> None:
     compare(case, cuda, cpu)
 
 
-@pytest.mark.parametrize("kernel", OTHER_GEOMETRY, ids=build.symbol)
+@pytest.mark.parametrize(("kind", "geometry"), OTHER_GEOMETRIES, ids=lambda value: getattr(value, "name", repr(value)))
 def test_another_geometry_returns_the_same_bits(
-    kernel: build.UpdateKernel, library: build.Library, cpu: Engine
+    kind: Specialization, geometry: Geometry, cuda: HostEngine, cpu: Engine
 ) -> None:
-    cuda = HostEngine(library)
-    cuda.policy = Policy(threads=kernel.threads, vectors=kernel.vectors)
     rng = np.random.default_rng(0)
-    if kernel.specialization.family == "strided":
-        tensors = tuple(Tensor(7 * n, walk=cases.strided(rng, (n, 7))) for n in (300, 2, 9))
+    if kind.family == "strided":
+        tensors = tuple(Tensor(7 * n, walk=cases.strided(rng, (n, 7))) for n in (300, 2, 9, 150))
     else:
         tensors = tuple(Tensor(n, (n % 8,) * len(ROLES)) for n in (5000, 8192, 1, 3000))
-    compare(Case(kernel.specialization, tensors, seed=3, policy=cuda.policy), cuda, cpu)
+    case = Case(kind, tensors, seed=3, policy=Policy.uniform(geometry, min_chunk=256, max_chunk=512))
+    if geometry.persistent:
+        # Some blocks have several turns, over tensors with other coefficients.
+        assert any(launch.grid < chunks_of(launch) for launch in case.launches(case.memory()))
+    compare(case, cuda, cpu)
+
+
+def chunks_of(launch: Launch) -> int:
+    return -(-launch.elements // launch.chunk) if launch.table is None else launch.table.chunks
 
 
 def test_a_walk_of_eight_dimensions(cuda: HostEngine, cpu: Engine) -> None:

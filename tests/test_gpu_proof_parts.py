@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +40,8 @@ from benchmarks.start import LIMIT, Contender
 from gpu_adam import GpuAdam
 from gpu_adam.engines import cupy as cupy_engine
 from gpu_adam.engines import engine_named
-from gpu_adam.plan import GPU_POLICY
+from gpu_adam.formats import FORMATS, Format
+from gpu_adam.policy import GPU_POLICY, HINTS
 
 host, host_kernels = gpu_problem.host, gpu_problem.host_kernels
 
@@ -357,12 +359,22 @@ def test_a_step_waits_for_nothing_and_allocates_nothing(
 # ---- The sweep -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_geometries_begin_with_the_usual_one_and_are_legal() -> None:
-    for family in ("flat", "multi_tensor"):
-        found = list(sweep.policies(family, GPU_POLICY))
-        assert found[0] == GPU_POLICY
-        assert len(set(found)) == len(found) > 8
-        assert all(one.threads <= 512 and one.max_chunk & (one.max_chunk - 1) == 0 for one in found)
+@pytest.mark.parametrize("family", ["flat", "multi_tensor"])
+@pytest.mark.parametrize("param", FORMATS, ids=str)
+def test_policies_begin_with_the_usual_one_and_change_every_part_of_it(family: str, param: Format) -> None:
+    found = list(sweep.policies(family, param, GPU_POLICY))
+    assert found[0] == GPU_POLICY
+    assert len(set(found)) == len(found)
+    told = [sweep.told(family, param, policy) for policy in found]
+    assert len({tuple(one.items()) for one in told}) == len(found)
+    for name, usual in told[0].items():
+        assert {one[name] for one in told} > {usual}
+    assert {one["hint"] for one in told} == set(HINTS)
+
+
+def test_every_format_is_swept_in_both_families() -> None:
+    found = [(family, case.format) for family, case in sweep.cases(dry_run=False)]
+    assert sorted(found) == sorted(product(("flat", "multi_tensor"), ("float32", "bfloat16", "float64")))
 
 
 def test_the_best_geometry_must_be_clearly_faster_and_right() -> None:

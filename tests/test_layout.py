@@ -30,7 +30,8 @@ from gpu_adam.layout import (
     visiting_order,
     walk,
 )
-from gpu_adam.plan import CPU_POLICY, GPU_POLICY, Launch, Plan, Policy, Specialization, Task, schedule
+from gpu_adam.plan import Launch, Plan, Specialization, Task, schedule
+from gpu_adam.policy import CPU_POLICY, GPU_POLICY, Policy
 
 GPU = Device("cuda", 0)
 H100 = 132  # multiprocessors

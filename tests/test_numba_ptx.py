@@ -17,6 +17,7 @@ from shipped import ADAM, AMSGRAD, RULES, formats_of
 
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.plan import Family, Specialization
+from gpu_adam.policy import HINTS
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
@@ -167,8 +168,11 @@ def check_memory(ptx: Ptx, kind: Specialization, vectors: int) -> None:
     written = vectors * sum(kind.lanes * format.itemsize // 16 for format in formats)
     if kind.family == "strided":
         read = written = 0
-    assert ptx.count(r"ld\.global" + whole) == read
-    assert ptx.count(r"st\.global" + whole) == written
+    # All of them tell the caches that they will not be wanted again.
+    assert ptx.count(r"ld\.global\.cs" + whole) == read
+    assert ptx.count(r"st\.global\.cs" + whole) == written
+    assert not ptx.count(r"(?:ld|st)\.global" + whole)
+    assert not ptx.spelled(r"st\.global(?!\.cs).*")
     # Nothing in local memory, and no load that has to find out first which memory it is.
     assert ".local" not in ptx.text
     assert ptx.spelled(r"(?:ld|st)\..*") == ptx.spelled(r"(?:ld\.(?:global|param)|st\.global)\..*")
@@ -184,7 +188,70 @@ def test_several_vectors_are_in_flight(family: Family, formats: tuple[Format, Fo
     check_memory(ptx, kind, vectors=2)
     if kind.working is FLOAT32:
         first_use = ptx.text.index("fma.rn.f32")
-        assert not re.search(r"ld\.global\.v4", ptx.text[first_use:])
+        assert not re.search(r"ld\.global\.cs\.v4", ptx.text[first_use:])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Specialization("flat", ADAM, FLOAT32, FLOAT32, False),
+        Specialization("multi_tensor", ADAM, BFLOAT16, BFLOAT16, True),
+        Specialization("strided", ADAM, FLOAT32, FLOAT32, False),
+        Specialization("rows", ADAM, FLOAT64, FLOAT64, False),
+    ],
+    ids=by_name,
+)
+def test_the_caches_are_told_what_the_hint_says(kind: Specialization) -> None:
+    found = {hint: compiled(UpdateKernel(kind, THREADS, 1, hint)) for hint in HINTS}
+    streaming, keep_param, plain = (found[hint] for hint in ("streaming", "keep_param", "plain"))
+    assert not plain.spelled(r".*\.cs\..*")
+    loads, stores = r"ld\.global\.cs\..*", r"st\.global\.cs\..*"
+    assert keep_param.count(loads) == streaming.count(loads) > 0
+    assert streaming.count(stores) == streaming.count(r"st\.global\..*")
+    # The parameter is stored in words of 16 bytes or in single elements.
+    whole = 0 if kind.family == "strided" else kind.lanes * kind.param.itemsize // 16
+    single = 1 if kind.family == "strided" else 2 * kind.lanes
+    assert keep_param.count(r"st\.global(?!\.cs).*") == whole + single
+    assert {ptx.count(r"fma\..*") for ptx in (streaming, keep_param)} == {streaming.count(r"fma\..*")}
+
+
+@pytest.mark.parametrize("streamed", ["load", "store"])
+@pytest.mark.parametrize("format", [FLOAT32, FLOAT64], ids=str)
+def test_words_keep_their_order_in_inline_ptx(format: Format, streamed: str) -> None:
+    """The one thing of a streamed access that is not the same LLVM as another's, which `test_numba_intrinsics.py` runs on the CPU.
+
+    A vector that is loaded in the one way and stored in the other goes through the same registers, in the same order.
+    """
+    from numba import cuda
+
+    from gpu_adam.kernels import cuda_intrinsics as on
+
+    lanes, dtype = 16 // format.itemsize, format.dtype.type
+    load = on.load_vector(format, format, lanes, streamed == "load")
+    store = on.store_vector(format, format, lanes, streamed == "store")
+
+    def copy(source, to):  # type: ignore[no-untyped-def]
+        values = cuda.local.array(lanes, dtype)
+        load(source, values, 0)
+        store(to, values, 0)
+
+    text, _ = cuda.compile(copy, "void(int64, int64)", device=False, abi="numba", cc=HOPPER)
+    kind = rf"v{lanes}\.f{8 * format.itemsize}"
+    (loaded,), (stored,) = (
+        re.findall(rf"{name}\.global(?:\.cs)?\.{kind}\s.*\{{(.*?)\}}", text) for name in ("ld", "st")
+    )
+    assert ("ld.global.cs" in text, "st.global.cs" in text) == (streamed == "load", streamed == "store")
+    assert loaded.replace(" ", "").split(",") == stored.replace(" ", "").split(",")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_persistent_grid_changes_nothing_of_the_arithmetic(family: Family) -> None:
+    kind = Specialization(family, ADAM, FLOAT32, FLOAT32, False)
+    ptx = compiled(UpdateKernel(kind, THREADS, 1, persistent=True))
+    check_arithmetic(ptx, kind, elements=kind.lanes)
+    check_memory(ptx, kind, vectors=1)
+    assert "%nctaid.x" in ptx.text
+    assert "%nctaid.x" not in compiled(UpdateKernel(kind, THREADS, 1)).text
 
 
 def test_the_kernels_compile_the_rule_that_all_engines_share() -> None:
@@ -231,6 +298,6 @@ def test_machine_code(kind: Specialization, tmp_path: Path) -> None:
     _, ptx = nvvm.compile_ptx(UpdateKernel(kind, THREADS, 1), HOPPER)
     sass = disassembled(ptx, tmp_path)
     if kind.family != "strided":
-        assert "LDG.E.128" in sass
-        assert "STG.E.128" in sass
+        assert "LDG.E.EF.128" in sass
+        assert "STG.E.EF.128" in sass
     assert not spills(sass)

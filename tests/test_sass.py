@@ -19,7 +19,8 @@ from shipped import ADAM, AMSGRAD
 from gpu_adam.engines import EngineUnavailable, nvrtc
 from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.plan import GPU_POLICY, Specialization
+from gpu_adam.plan import Specialization
+from gpu_adam.policy import GPU_POLICY, HINTS, Geometry, Hint
 from gpu_adam.prologue import PROLOGUE_THREADS
 
 
@@ -96,7 +97,7 @@ class Sass:
 @cache
 def disassemble(kernel: Kernel, architecture: int, folder: Path) -> Sass:
     _, binary = nvrtc.build(nvrtc.files_of(kernel), [nvrtc.expression_of(kernel)], f"sm_{architecture}")
-    file = folder / f"{kernel.name}-{architecture}.cubin"
+    file = folder / f"{kernel.name}-{hash(kernel):x}-{architecture}.cubin"
     file.write_bytes(binary)
     code = run(tool("nvdisasm"), file)
     usage = run(tool("cuobjdump"), "-res-usage", file)
@@ -115,10 +116,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sass")
 
 
-def instance(family: str, param: Format, grad: Format, states: int, average: bool = False) -> UpdateKernel:
+def instance(
+    family: str, param: Format, grad: Format, states: int, average: bool = False, geometry: Geometry | None = None
+) -> UpdateKernel:
     rule = {2: ADAM, 3: AMSGRAD}[states]
     kind = Specialization(family, rule, param, grad, param.itemsize == 2, average)  # type: ignore[arg-type]
-    return UpdateKernel(kind, GPU_POLICY.threads, GPU_POLICY.vectors)
+    chosen = geometry or GPU_POLICY.geometry(param)
+    return UpdateKernel(kind, chosen.threads, chosen.vectors, chosen.hint, chosen.persistent)
 
 
 def count(operations: Counter[str], pattern: str) -> int:
@@ -155,6 +159,44 @@ def test_machine_code(key: tuple[str, Format, Format, int, bool], architecture: 
     # Enough threads fit for the memory to be kept busy.
     blocks = REGISTER_FILE // (kernel.threads * -(-sass.registers // 8) * 8)
     assert blocks * kernel.threads * kernel.vectors * kind.lanes * kind.bytes_read >= IN_FLIGHT
+
+
+@pytest.mark.parametrize("hint", HINTS)
+@pytest.mark.parametrize(
+    ("family", "param"),
+    [("flat", FLOAT32), ("multi_tensor", BFLOAT16), ("strided", FLOAT32), ("rows", FLOAT32)],
+    ids=str,
+)
+def test_the_caches_are_told_what_the_hint_says(family: str, param: Format, hint: Hint, folder: Path) -> None:
+    kernel = instance(family, param, param, 2, geometry=Geometry(hint=hint))
+    kind, operations = kernel.specialization, disassemble(kernel, ARCHITECTURES[0], folder).operations
+    assert (count(operations, r"LDG\.E\.EF.*") > 0) == (hint != "plain")
+    assert (count(operations, r"STG\.E\.EF.*") > 0) == (hint != "plain")
+    # Neither generic accesses nor such as keep an order.
+    assert not count(operations, r"(LD|ST)\..*|.*STRONG.*")
+    # All stores are of streams, while table and coefficients are loaded too.
+    if family == "strided":
+        ordinary = count(operations, r"STG\.E(?!\.EF).*")
+        assert (ordinary > 0) == (hint != "streaming")
+        return
+    words = param.itemsize * kind.lanes // 16
+    written = kind.bytes_written * kind.lanes // 16
+    ordinary = {"streaming": 0, "keep_param": words, "plain": written}[hint]
+    assert count(operations, r"STG\.E\.128.*") == ordinary
+    assert count(operations, r"STG\.E\.EF\.128.*") == written - ordinary
+    read = kind.bytes_read * kind.lanes // 16
+    assert count(operations, r"LDG\.E\.EF\.128.*") == (0 if hint == "plain" else read)
+    assert count(operations, r"LDG\.E\.128.*") == (read if hint == "plain" else 0)
+
+
+@pytest.mark.parametrize("family", ["flat", "multi_tensor"])
+def test_a_persistent_kernel_is_fast_too(family: str, folder: Path) -> None:
+    kernel = instance(family, FLOAT32, FLOAT32, 2, geometry=Geometry(blocks=4))
+    kind, sass = kernel.specialization, disassemble(kernel, ARCHITECTURES[0], folder)
+    assert count(sass.operations, r"LDG\.E\.EF\.128.*") == kind.bytes_read * kind.lanes // 16
+    assert count(sass.operations, r"STG\.E\.EF\.128.*") == kind.bytes_written * kind.lanes // 16
+    assert sass.stack == 0
+    assert sass.registers <= 64
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda n: f"sm_{n}")

@@ -238,21 +238,29 @@ def _training(found: dict[str, Any]) -> list[str]:
 
 
 def _sweep(found: dict[str, Any]) -> Iterator[str]:
+    named = []
+    for table in found["tables"]:
+        usual, best = table["rows"][:1], table.get("best")
+        if best:
+            what = "the usual" if best == usual[0] else _policy(best, usual[0])
+            named.append(
+                (table["family"], table["format"], what, f"{best['to_limit']:.4g}", f"{usual[0]['to_limit']:.4g}")
+            )
+    yield from _table(("family", "format", "best", "x copy", "the usual, x copy"), named)
     for table in found["tables"]:
         yield from ("", f"### {table['family']}, {table['case']}", "")
         rows = []
         for row in table["rows"]:
-            policy = ", ".join(f"{name} {value}" for name, value in row["policy"].items())
             bits = {True: "the same bits", False: "**other bits**"}.get(row.get("same_bits"), row.get("left_out", ""))
             share = row.get("to_limit")
-            rows.append((policy, _time(row.get("seconds")), "-" if share is None else f"{share:.4g}", bits))
-        yield from _table(("geometry", "device", "x copy", ""), rows)
-        if table.get("best"):
-            named = ", ".join(f"{name} {value}" for name, value in table["best"]["policy"].items())
-            yield from (
-                "",
-                f"Best: {named}." if table["best"] is not table["rows"][0] else f"Best: the usual, {named}.",
-            )
+            rows.append((_policy(row), _time(row.get("seconds")), "-" if share is None else f"{share:.4g}", bits))
+        yield from _table(("policy", "device", "x copy", ""), rows)
+
+
+def _policy(row: dict[str, Any], usual: dict[str, Any] | None = None) -> str:
+    """A policy, or what of it differs from the usual one."""
+    than = usual["policy"] if usual else {}
+    return ", ".join(f"{name} {value}" for name, value in row["policy"].items() if than.get(name) != value)
 
 
 _SECTIONS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Other launch geometries than the policy's: which is the fastest for each family and format, by device time against a copy."""
+"""Other policies than the usual: which is the fastest for each family and format, by device time against a copy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from gpu_adam.arrays import to_host
 from gpu_adam.engines import engine_named
 from gpu_adam.engines.gpu_kernels import update_kernel
-from gpu_adam.plan import Policy
+from gpu_adam.formats import Format, format_named
+from gpu_adam.policy import HINTS, Policy
 
 from ..cases import Case, gpt2_124m
 from ..plain import bound
@@ -25,37 +26,56 @@ from .record import Report
 from .timing import Timed, by_turns
 
 SECONDS = 0.25
-"""For the rounds of one geometry."""
+"""For the rounds of one policy."""
 
 ROUNDS = 9
 STEPS = 3
-"""Of which the bits are compared with the usual geometry's."""
+"""Of which the bits are compared with the usual policy's."""
 
 MIN_GAIN = 0.02
-"""What a geometry must be faster by to be named instead of the usual one; less is noise."""
+"""What a policy must be faster by to be named instead of the usual one; less is noise."""
 
 COMPILERS = 8
 
 
-def policies(family: str, usual: Policy) -> Iterator[Policy]:
-    """The geometries to try, the usual first, by what is most likely to matter."""
-    found = [usual]
-    for threads in (128, 256, 512):
-        for vectors in (1, 2, 4) if family == "flat" else (1, 2):
-            found.append(replace(usual, threads=threads, vectors=vectors))
+def policies(family: str, param: Format, usual: Policy) -> Iterator[Policy]:
+    """The policies to try for a format, the usual first, then with one thing changed, by what is most likely to matter.
+
+    A persistent grid of four blocks is about what a multiprocessor holds at once, one of eight balances better.
+    """
+    geometry = usual.geometry(param)
+
+    def changed(**what: Any) -> Policy:
+        return replace(usual, **{param.name: replace(geometry, **what)})
+
+    found = [usual, changed(vectors=2), changed(blocks=4), changed(blocks=8)]
+    found += [changed(hint=hint) for hint in HINTS]
+    found += [changed(threads=512), changed(threads=128)]
     if family == "multi_tensor":
         found += [replace(usual, max_chunk=usual.max_chunk * k // 4) for k in (1, 2, 8)]
-        found += [replace(usual, waves=waves) for waves in (4, 16, 32)]
+        found += [replace(usual, waves=waves) for waves in (16, 32, 128)]
+    found += [changed(threads=threads, vectors=vectors) for vectors in (2, 4) for threads in (128, 256, 512)]
     yield from dict.fromkeys(found)
 
 
+def told(family: str, param: Format, policy: Policy) -> dict[str, Any]:
+    """What of a policy matters to a family and a format, for JSON."""
+    chunks = {name: getattr(policy, name) for name in ("waves", "max_chunk")} if family == "multi_tensor" else {}
+    return {**asdict(policy.geometry(param)), **chunks}
+
+
 def cases(dry_run: bool) -> list[tuple[str, Case]]:
-    """Families, and the case that each is measured on."""
+    """Families, and the case that each is measured on: about 1 GB a step where it is one tensor.
+
+    The kernels of float16 are bfloat16's but for two conversions.
+    """
     if dry_run:
-        return [("flat", single(12)), ("multi_tensor", single(12, "bfloat16"))]
+        return [("flat", single(12)), ("multi_tensor", single(12, "bfloat16")), ("flat", single(12, "float64"))]
     gpt2 = Case("gpt2-124m", "list", tuple(gpt2_124m()))
-    half = replace(gpt2, name="gpt2-124m-bfloat16", format="bfloat16")
-    return [("flat", single(26)), ("multi_tensor", gpt2), ("flat", single(26, "bfloat16")), ("multi_tensor", half)]
+    half, double = (replace(gpt2, name=f"{gpt2.name}-{name}", format=name) for name in ("bfloat16", "float64"))
+    single_cases = (single(25), single(25, "bfloat16"), single(24, "float64"))
+    pairs = zip(single_cases, (gpt2, half, double), strict=True)
+    return [found for flat, tensors in pairs for found in (("flat", flat), ("multi_tensor", tensors))]
 
 
 def run(report: Report, arguments: dict[str, Any]) -> None:
@@ -69,7 +89,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
     report.result |= {"engine": engine.name, "tables": tables}
     for number, (family, case) in enumerate(pending):
         end = report.seconds_left * (1 - 1 / (len(pending) - number))
-        chosen = list(policies(family, usual))[: 3 if report.dry_run else None]
+        chosen = list(policies(family, format_named(case.format), usual))[: 3 if report.dry_run else None]
         table: dict[str, Any] = {"family": family, "case": case.name, "format": case.format, "rows": []}
         tables.append(table)
         try:
@@ -101,7 +121,7 @@ def _sweep(
     _compile(engine, made(chosen[0]), chosen)
     expected = None
     for policy in chosen:
-        row: dict[str, Any] = {"policy": asdict(policy)}
+        row: dict[str, Any] = {"policy": told(family, format_named(case.format), policy)}
         table["rows"].append(row)
         if seconds_left() < 1.0:
             row["left_out"] = "the time was over"
@@ -136,18 +156,15 @@ def _compile(engine: Any, optimizer: Any, chosen: list[Policy]) -> None:
 
     (launch,) = optimizer.plan.launches
     capability = engine._cuda.capability(launch.device.index)
-    lanes = launch.specialization.lanes
-    launches = [
-        replace(launch, block=policy.threads, chunk=policy.threads * policy.vectors * lanes) for policy in chosen
-    ]
-    kernels = {update_kernel(one, policy) for one, policy in zip(launches, chosen, strict=True)}
+    param = launch.specialization.param
+    kernels = {update_kernel(replace(launch, geometry=policy.geometry(param))) for policy in chosen}
     with ThreadPoolExecutor(COMPILERS) as pool:
         for done in [pool.submit(nvrtc.compile_kernel, kernel, capability) for kernel in kernels]:
             done.exception()
 
 
 def best(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The geometry with the least time over the copy's, among those with the right bits; the usual where no other is clearly faster."""
+    """The policy with the least time over the copy's, among those with the right bits; the usual where no other is clearly faster."""
     timed = [row for row in rows if row.get("same_bits") and row.get("to_limit")]
     if not timed:
         return None

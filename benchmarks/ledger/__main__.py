@@ -10,9 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gpu_adam.plan import Family, Policy
+from gpu_adam.plan import Family
+from gpu_adam.policy import Geometry
 
-from .entries import Subject, adams, entry, policies, subjects
+from .entries import Subject, adams, entry, geometries, subjects
 from .machines import ARCHITECTURES
 from .page import DATA, PAGE, measurements, page
 
@@ -21,7 +22,7 @@ COMPARED = (80, 90, 100)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__.partition(":")[2])
-    parser.add_argument("--variants", action="store_true", help="compare block sizes and vectors of a thread")
+    parser.add_argument("--variants", action="store_true", help="compare threads, vectors, hints and a persistent grid")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     arguments = parser.parse_args()
     if arguments.variants:
@@ -49,27 +50,30 @@ def variants(jobs: int) -> None:
     """Print what becomes of Adam's kernels at other launch geometries."""
     families: tuple[Family, ...] = ("flat", "multi_tensor")
     wanted = [
-        (subject, architecture, policy)
+        (subject, architecture, geometry)
         for architecture in COMPARED
         for family in families
-        for policy in policies()
-        for subject in adams(family, policy)
+        for geometry in geometries()
+        for subject in adams(family, geometry)
     ]
     rows = list(_mapped(_variant, wanted, jobs))
     rows.sort(key=lambda row: (row["kernel"], row["architecture"]))
-    head = f"{'kernel':44} {'sm':>4} {'threads':>7} {'vectors':>7} {'registers':>9} {'stack':>5} {'blocks':>6} {'occupancy':>9} "
-    print(head + f"{'in flight':>9} {'x wanted':>8} {'share':>6} {'of copy':>7}  binds, then")
+    head = f"{'kernel':44} {'sm':>4} {'threads':>7} {'vectors':>7} {'hint':10} {'grid':10} {'registers':>9} {'stack':>5} {'a turn':>6} "
+    head += f"{'beside':>6} {'blocks':>6} {'in flight':>9} {'x wanted':>8} {'share':>6} {'of copy':>7}  binds, then"
+    print(head)
     for row in rows:
         name, one = next(iter(row["predictions"].items()))
         print(
-            f"{row['kernel']:44} {row['architecture']:4} {row['threads']:7} {row['vectors']:7} {row['registers']:9} {row['stack']:5} "
-            f"{row['blocks']:6} {row['occupancy']:9.0%} {row['in_flight'] / 1024:5.0f} KiB {one['in_flight_to_wanted']:8} "
+            f"{row['kernel']:44} {row['architecture']:4} {row['threads']:7} {row['vectors']:7} {row['hint']:10} {row['grid']:10} "
+            f"{row['registers']:9} {row['stack']:5} {sum(row['turn'].values()):6} {sum(row['setup'].values()):6} "
+            f"{row['blocks']:6} {row['in_flight'] / 1024:5.0f} KiB {one['in_flight_to_wanted']:8} "
             f"{one['share']:6.0%} {one['of_copy']:7.0%}  {one['binds']}, {one['next'][0]} {one['next'][1]:.0%} on {name}"
         )
 
 
-def _variant(subject: Subject, architecture: int, policy: Policy) -> dict[str, Any]:
-    return {**entry(subject, architecture), "vectors": policy.vectors}
+def _variant(subject: Subject, architecture: int, geometry: Geometry) -> dict[str, Any]:
+    grid = "persistent" if geometry.persistent else "one-shot"
+    return {**entry(subject, architecture), "vectors": geometry.vectors, "hint": geometry.hint, "grid": grid}
 
 
 def _mapped(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,8 @@ from gpu_adam.engines.gpu_kernels import Kernel, PrologueKernel, UpdateKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.kernels.prologue import LEAF
 from gpu_adam.kernels.rules import Rule
-from gpu_adam.plan import GPU_POLICY, Family, Policy, Specialization
+from gpu_adam.plan import Family, Specialization
+from gpu_adam.policy import GPU_POLICY, HINTS, Geometry
 from gpu_adam.prologue import LEAF_THREADS, PROLOGUE_THREADS
 
 from .machines import ARCHITECTURES, MACHINES, Machine
@@ -69,14 +70,17 @@ class Subject:
         return f"measure_{self.measured}" if self.measured else self.kernel.name
 
 
-def _update(family: Family, rule: Rule, param: Format, average: bool = False, policy: Policy = GPU_POLICY) -> Subject:
+def _update(
+    family: Family, rule: Rule, param: Format, average: bool = False, geometry: Geometry | None = None
+) -> Subject:
     kind = Specialization(family, rule, param, param, param.itemsize == 2, average)
-    return Subject(UpdateKernel(kind, policy.threads, policy.vectors))
+    chosen = geometry or GPU_POLICY.geometry(param)
+    return Subject(UpdateKernel(kind, chosen.threads, chosen.vectors, chosen.hint, chosen.persistent))
 
 
-def adams(family: Family, policy: Policy = GPU_POLICY) -> list[Subject]:
-    """Adam in each format; those of 16 bits with master weights."""
-    return [_update(family, ADAM, param, policy=policy) for param in (FLOAT32, BFLOAT16, FLOAT16, FLOAT64)]
+def adams(family: Family, geometry: Geometry | None = None) -> list[Subject]:
+    """Adam in each format, by default at the policy's geometry; those of 16 bits with master weights."""
+    return [_update(family, ADAM, param, geometry=geometry) for param in (FLOAT32, BFLOAT16, FLOAT16, FLOAT64)]
 
 
 def subjects() -> Iterator[Subject]:
@@ -103,6 +107,8 @@ def compiled(kernel: Kernel, architecture: int) -> Code:
 
 
 WIDE, NARROW = r"(LDG|STG)\.E\.EF\.128.*", r"(LDG|STG)\.E\.EF(?!\.128).*"
+HINTED_WIDE, HINTED_NARROW = (pattern.replace(r"\.EF", r"(\.EF)?", 1) for pattern in (WIDE, NARROW))
+"""With another hint than the streaming one. The narrow ones are then those of table and coefficients too, the same on every path."""
 MEASURED_WIDE, MEASURED_NARROW = r"LDG\.E\.128\.CONSTANT.*", r"LDG\.E\.(U16\.|64\.)?CONSTANT.*"
 
 
@@ -112,11 +118,14 @@ def fast_path(subject: Subject, graph: Graph) -> tuple[list[Step], int | None]:
         return _measuring(subject.measured, graph)
     if subject.family == "strided":
         # Element by element: the streaming hint tells the data from the table.
-        path = graph.fast_path(r"(LDG|STG)\.E\.EF.*", "none", looping=True)
+        wide = r"(LDG|STG)\.E\.EF.*"
+        path = graph.fast_path(wide, "none", looping=True)
     else:
-        path = graph.fast_path(WIDE, NARROW)
-    data = [step for step in path if ".EF" in step.instruction.opcode and step.works]
-    return path, data[0].loops[0] if data and data[0].loops else None
+        hinted = subject.kernel.hint != "streaming"  # type: ignore[union-attr]
+        wide, narrow = (HINTED_WIDE, HINTED_NARROW) if hinted else (WIDE, NARROW)
+        path = graph.fast_path(wide, narrow)
+    data = [step for step in path if re.fullmatch(wide, step.instruction.opcode) and step.works]
+    return path, data[0].loops[-1] if data and data[0].loops else None
 
 
 def _measuring(format: Format, graph: Graph) -> tuple[list[Step], int | None]:
@@ -146,6 +155,8 @@ def work_of(subject: Subject, code: Code, path: list[Step], loop: int | None) ->
         strided = kind.family == "strided"
         elements = 4 * kernel.vectors if strided else kind.lanes * kernel.vectors
         stretch = {"flat": elements * kernel.threads, "rows": WIDTH}.get(kind.family, CHUNK)
+        if kernel.persistent:
+            stretch = CHUNK
         threads, read, written = kernel.threads, kind.bytes_read, kind.bytes_written
         turns = stretch / (elements * threads)
     else:
@@ -233,8 +244,10 @@ def predicted(work: Work, machine: Machine) -> dict[str, Any]:
     }
 
 
-def policies() -> list[Policy]:
-    """The geometries that are compared."""
-    return [
-        replace(GPU_POLICY, threads=threads, vectors=vectors) for threads in (128, 256, 512) for vectors in (1, 2, 4)
-    ]
+def geometries() -> list[Geometry]:
+    """Those that are compared: threads and vectors, then hints and a persistent grid around the usual ones.
+
+    How many blocks such a grid has changes nothing of the code.
+    """
+    cut = [Geometry(threads, vectors) for threads in (128, 256, 512) for vectors in (1, 2, 4)]
+    return [*cut, *(Geometry(hint=hint) for hint in HINTS[1:]), Geometry(blocks=4)]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..formats import Format
 from ..layout import Device
-from ..plan import Launch, Policy
+from ..plan import Launch
+from ..policy import Policy
 from ..prologue import Prologue
 
 ENGINES = ("cpu", "cupy", "numba")

@@ -16,7 +16,8 @@ from ..formats import FLOAT32, FLOAT64, Format
 from ..kernels.row import ROW_WORDS
 from ..kernels.rules import Rule
 from ..layout import Device
-from ..plan import CPU_POLICY, Launch, Policy, Specialization
+from ..plan import Launch, Specialization
+from ..policy import CPU_POLICY, Policy
 from ..prologue import Prologue
 from . import Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums
 from .threads import ThreadPool, thread_count

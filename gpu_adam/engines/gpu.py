@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..layout import Device
-from ..plan import GPU_POLICY, ROLES, Launch, Policy
+from ..plan import ROLES, Launch
+from ..policy import GPU_POLICY, Policy
 from ..prologue import Prologue
 from . import Memory, RowSums
 from .gpu_binding import Binding, Call
@@ -109,7 +110,7 @@ class GpuEngine(Generic[SomeBinding]):
         with cuda.on(device.index):
             # Another program may still be running on some stream, over the same state.
             cuda.wait()
-            functions = [self._function(update_kernel(launch, self.policy), device.index) for launch in launches]
+            functions = [self._function(update_kernel(launch), device.index) for launch in launches]
             staging = Staging(cuda, staging_bytes(launches, prologue))
             begin = None
             if prologue is not None:

@@ -12,7 +12,8 @@ from ..formats import Format
 from ..kernels.row import ROW_WORDS
 from ..kernels.rules import Rule
 from ..layout import VECTOR_BYTES
-from ..plan import Launch, Policy, Specialization
+from ..plan import Launch, Specialization
+from ..policy import Hint
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,15 @@ class UpdateKernel:
         specialization: What it is compiled for.
         threads: Threads in a block, at most.
         vectors: Vectors that a thread loads before it computes with the first.
+        hint: What the caches are told.
+        persistent: Whether its blocks go on with another chunk; not for rows.
     """
 
     specialization: Specialization
     threads: int
     vectors: int
+    hint: Hint = "streaming"
+    persistent: bool = False
 
     @property
     def rule(self) -> Rule | None:
@@ -80,12 +85,10 @@ class CoalesceKernel:
 Kernel = UpdateKernel | PrologueKernel | CoalesceKernel
 
 
-def update_kernel(launch: Launch, policy: Policy) -> UpdateKernel:
+def update_kernel(launch: Launch) -> UpdateKernel:
     """The kernel of a launch."""
-    kind = launch.specialization
-    # The flat family's grid already says how many vectors a thread has.
-    vectors = launch.chunk // (launch.block * kind.lanes) if kind.family == "flat" else policy.vectors
-    return UpdateKernel(kind, launch.block, vectors)
+    geometry = launch.geometry
+    return UpdateKernel(launch.specialization, geometry.threads, geometry.vectors, geometry.hint, geometry.persistent)
 
 
 def coalesce_kernel(values: Format, working: Format, width: int) -> CoalesceKernel:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import cache as disk
+from ..policy import Hint
 from . import CompileError, EngineUnavailable
 from .driver import remedy
 from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
@@ -27,6 +28,11 @@ SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "mul
 """The file that holds each family's kernel."""
 
 _C_TYPES = {"float64": "double", "float32": "float", "float16": "gpu_adam::float16", "bfloat16": "gpu_adam::bfloat16"}
+_HINTS: dict[Hint, str] = {
+    "streaming": "gpu_adam::Streaming",
+    "keep_param": "gpu_adam::KeepParam",
+    "plain": "gpu_adam::Plain",
+}
 
 
 def files_of(kernel: Kernel) -> list[str]:
@@ -48,15 +54,15 @@ def expression_of(kernel: Kernel) -> str:
     >>> from gpu_adam.kernels.adam import ADAM, AMSGRAD
     >>> kind = Specialization("flat", ADAM, BFLOAT16, FLOAT32, True)
     >>> expression_of(UpdateKernel(kind, 256, 1))
-    'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 1, 256>'
+    'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 1, 256, gpu_adam::Streaming, false>'
     >>> expression_of(PrologueKernel(AMSGRAD))
     'gpu_adam::prologue<gpu_adam::Adam<true>>'
     >>> expression_of(CoalesceKernel(FLOAT16, FLOAT32, 128))
     'gpu_adam::coalesce<gpu_adam::float16, float, 128>'
     """
     match kernel:
-        case UpdateKernel(s, threads, vectors):
-            arguments = (
+        case UpdateKernel(s, threads, vectors, hint, persistent):
+            arguments = [
                 f"gpu_adam::{s.rule.cuda}",
                 _C_TYPES[s.param.name],
                 _C_TYPES[s.grad.name],
@@ -64,7 +70,10 @@ def expression_of(kernel: Kernel) -> str:
                 "true" if s.average else "false",
                 str(vectors),
                 str(threads),
-            )
+                _HINTS[hint],
+            ]
+            if s.family != "rows":  # a block for each row, always
+                arguments.append("true" if persistent else "false")
             return f"gpu_adam::{s.family}<{', '.join(arguments)}>"
         case PrologueKernel(rule):
             return f"gpu_adam::prologue<gpu_adam::{rule.cuda}>"

@@ -31,10 +31,10 @@ def _function_of(kernel: Kernel) -> Callable[..., None]:
     """A kernel's Python function, all of whose arguments are 64-bit integers: addresses and counts."""
     # Not imported above: Numba takes its time.
     match kernel:
-        case UpdateKernel(specialization, _, vectors):
+        case UpdateKernel(specialization, _, vectors, hint, persistent):
             from ..kernels.cuda import make_kernel
 
-            return make_kernel(specialization, vectors)
+            return make_kernel(specialization, vectors, hint, persistent)
         case PrologueKernel(rule):
             from ..kernels.cuda_prologue import make_prologue
 
@@ -65,8 +65,8 @@ def compile_kernel(kernel: Kernel, capability: Capability) -> tuple[str, bytes]:
     Raises:
         CompileError: If Numba or the linker refuses it.
     """
-    vectors = kernel.vectors if isinstance(kernel, UpdateKernel) else 1
-    geometry = map(str, (*_bounds_of(kernel), vectors))
+    more = (kernel.vectors, kernel.hint, kernel.persistent) if isinstance(kernel, UpdateKernel) else ()
+    geometry = map(str, (*_bounds_of(kernel), *more))
     if kernel.rule is not None and not kernel.rule.is_shipped:
         # Its text may use anything, so no key would be sure to change with it.
         text, ptx = compile_ptx(kernel, capability)

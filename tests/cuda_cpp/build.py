@@ -46,7 +46,8 @@ missing = None if shutil.which("g++") else "g++ was not found"
 def symbol(kernel: Kernel) -> str:
     """The name of the C function that launches a kernel."""
     if isinstance(kernel, UpdateKernel):
-        return f"{kernel.name}_{kernel.threads}x{kernel.vectors}"
+        grid = "_persistent" if kernel.persistent else ""
+        return f"{kernel.name}_{kernel.threads}x{kernel.vectors}_{kernel.hint}{grid}"
     return f"{kernel.name}_{kernel.threads}" if isinstance(kernel, CoalesceKernel) else kernel.name
 
 

@@ -14,7 +14,8 @@ from gpu_adam.engines import Engine
 from gpu_adam.formats import FLOAT32, FLOAT64, Format
 from gpu_adam.kernels import adam, row
 from gpu_adam.layout import Device, Walk, walk
-from gpu_adam.plan import GPU_POLICY, ROLES, Launch, Policy, Specialization, Task, schedule
+from gpu_adam.plan import ROLES, Launch, Specialization, Task, schedule
+from gpu_adam.policy import GPU_POLICY, Policy
 
 GUARD = 64
 """Bytes before and after a stream that no kernel may change."""

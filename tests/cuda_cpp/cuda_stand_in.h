@@ -94,6 +94,24 @@ inline void __stcs(T* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 
+// In place of global.cuh, whose functions are inline assembly.
+
+#define GPU_ADAM_GLOBAL_CUH
+
+namespace gpu_adam {
+
+template <typename T>
+inline T load_global(const T* from) {
+  return __ldcs(from);
+}
+
+template <typename T>
+inline void store_global(T* to, T value) {
+  __stcs(to, value);
+}
+
+}  // namespace gpu_adam
+
 // ---- float16, in place of half.cuh, whose two functions are inline assembly.
 
 #define GPU_ADAM_HALF_CUH

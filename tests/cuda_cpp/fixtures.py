@@ -10,7 +10,7 @@ from gpu_adam.engines import Engine, engine_named
 
 from . import build
 from .host_gpu import HostEngine
-from .instances import OTHER_GEOMETRY, SHIPPED
+from .instances import OTHERS, SHIPPED
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def library(folder: Path) -> build.Library:
-    return build.Library(build.build(SHIPPED + OTHER_GEOMETRY, build.FAST, folder))
+    return build.Library(build.build(SHIPPED + OTHERS, build.FAST, folder))
 
 
 @pytest.fixture(scope="session")

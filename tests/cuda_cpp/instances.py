@@ -8,7 +8,8 @@ from shipped import ADAM, AMSGRAD, OPTIMIZERS, RULES, formats_of
 
 from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
-from gpu_adam.plan import GPU_POLICY, Specialization
+from gpu_adam.plan import Specialization
+from gpu_adam.policy import GPU_POLICY, Geometry
 
 FAMILIES = ("flat", "multi_tensor", "strided")
 ROW_THREADS = (32, 64, 128, 256)
@@ -41,8 +42,10 @@ COALESCES = tuple(
 
 def instances(kind: Specialization) -> tuple[UpdateKernel, ...]:
     """A specialization at the geometries that the GPU engines use."""
-    blocks = ROW_THREADS if kind.family == "rows" else (GPU_POLICY.threads,)
-    return tuple(UpdateKernel(kind, threads, GPU_POLICY.vectors) for threads in blocks)
+    geometry = GPU_POLICY.geometry(kind.param)
+    if kind.family == "rows":
+        return tuple(UpdateKernel(kind, threads, geometry.vectors, geometry.hint) for threads in ROW_THREADS)
+    return (UpdateKernel(kind, geometry.threads, geometry.vectors, geometry.hint, geometry.persistent),)
 
 
 SHIPPED: tuple[Kernel, ...] = (
@@ -51,9 +54,20 @@ SHIPPED: tuple[Kernel, ...] = (
     *COALESCES,
 )
 
-OTHER_GEOMETRY = tuple(
-    UpdateKernel(Specialization(family, AMSGRAD, param, param, param is not FLOAT32), 64, 3)  # type: ignore[arg-type]
+OTHER_GEOMETRIES = tuple(
+    (Specialization(family, AMSGRAD, param, param, param.itemsize == 2), geometry)  # type: ignore[arg-type]
     for family in FAMILIES
-    for param in (FLOAT32, FLOAT16, BFLOAT16)
+    for param, geometry in (
+        (FLOAT32, Geometry(64, 3)),
+        (FLOAT16, Geometry(64, 3, "keep_param")),
+        (BFLOAT16, Geometry(64, 3, "plain", blocks=1)),
+        (FLOAT32, Geometry(32, 1, "keep_param", blocks=2)),
+        (FLOAT64, Geometry(32, 2, "plain")),
+    )
 )
-"""At another, so that nothing rests on the policy's numbers: several vectors a thread, and not a power of two of them."""
+"""At others, so that nothing rests on the policy's: several vectors, and not a power of two of them, every hint, persistent grids."""
+
+OTHERS = tuple(
+    UpdateKernel(kind, geometry.threads, geometry.vectors, geometry.hint, geometry.persistent)
+    for kind, geometry in OTHER_GEOMETRIES
+)

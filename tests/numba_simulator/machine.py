@@ -107,10 +107,10 @@ class Machine:
         self._store_word(address, before + 1)
         return int(before)
 
-    def load(self, format: Format, working: Format) -> Callable[[int], Any]:
+    def load(self, format: Format, working: Format, streamed: bool = False) -> Callable[[int], Any]:
         return lambda address: working.dtype.type(self._at(address, format.dtype)[0])
 
-    def store(self, format: Format, working: Format) -> Callable[[int, Any], None]:
+    def store(self, format: Format, working: Format, streamed: bool = False) -> Callable[[int, Any], None]:
         def store(address: int, value: Any) -> None:
             # What is computed in float64 may be a Python literal.
             assert working is FLOAT64 or value.dtype == working.dtype
@@ -118,14 +118,18 @@ class Machine:
 
         return store
 
-    def _load_vector(self, format: Format, working: Format, lanes: int) -> Callable[[int, Any, int], None]:
+    def _load_vector(
+        self, format: Format, working: Format, lanes: int, streamed: bool = False
+    ) -> Callable[[int, Any, int], None]:
         def load_vector(address: int, values: Any, first: int) -> None:
             for lane in range(lanes):
                 values[first + lane] = self.load(format, working)(address + lane * format.itemsize)
 
         return load_vector
 
-    def _store_vector(self, format: Format, working: Format, lanes: int) -> Callable[[int, Any, int], None]:
+    def _store_vector(
+        self, format: Format, working: Format, lanes: int, streamed: bool = False
+    ) -> Callable[[int, Any, int], None]:
         def store_vector(address: int, values: Any, first: int) -> None:
             for lane in range(lanes):
                 self.store(format, working)(address + lane * format.itemsize, values[first + lane])
@@ -152,8 +156,8 @@ class Simulator:
         """Make a kernel that goes by this symbol."""
         target = self._machine.target
         match kernel:
-            case UpdateKernel(specialization, _, vectors):
-                function = make_kernel(specialization, vectors, target)
+            case UpdateKernel(specialization, _, vectors, hint, persistent):
+                function = make_kernel(specialization, vectors, hint, persistent, target)
             case PrologueKernel(rule):
                 function = make_prologue(rule, target)
             case CoalesceKernel(values, working, _):

@@ -11,7 +11,7 @@ import pytest
 from gpu_adam.engines import RowSums
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.kernels.row import SKIP
-from gpu_adam.plan import Policy
+from gpu_adam.policy import Geometry, Policy
 from numba_simulator.tensors import GPU, Kind, Stretch, Tensor, coefficients, contiguous, run
 
 KINDS = [
@@ -27,12 +27,11 @@ INDICES = [4, -1, 0, 7, -1]
 @pytest.mark.parametrize("vectors", [1, 2])
 def simulated_rows_of_every_width(engine: Any, numbers: Iterator[int], kind: Kind, vectors: int) -> None:
     """Wide rows take several rounds of a block; where the width is no multiple of the vector, every row is aligned in its own way."""
-    engine.policy = Policy(vectors=vectors)
     tensors = [
         Tensor(engine, kind, contiguous(8 * width), seed=next(numbers), row=k % 3, width=width, indices=INDICES)
         for k, width in enumerate((1, 3, 8, 21, 131, 301))
     ]
-    _, launches = run(engine, tensors, rows=3)
+    _, launches = run(engine, tensors, Policy.uniform(Geometry(vectors=vectors)), rows=3)
     assert {launch.specialization.family for launch in launches} == {"rows"}
 
 

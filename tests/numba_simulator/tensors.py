@@ -14,12 +14,13 @@ from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.kernels.row import DECOUPLED, L2, ROW_WORDS, SCALE, SKIP
 from gpu_adam.kernels.rules import MAX_STATES, average, decay
 from gpu_adam.layout import VECTOR_BYTES, Device, Walk, walk
-from gpu_adam.plan import Policy, Task, schedule
+from gpu_adam.plan import Task, schedule
+from gpu_adam.policy import Geometry, Policy
 from numba_simulator.machine import Bounds, SimulatedEngine, fma
 
 GPU = Device("cuda", 0)
 # Few threads, since each one is a thread of the host's; chunks that several blocks and several rounds of a block share.
-SMALL = Policy(threads=8, vectors=1, waves=1, min_chunk=128, max_chunk=128)
+SMALL = Policy.uniform(Geometry(threads=8), waves=1, min_chunk=128, max_chunk=128)
 GUARD = 64
 """Bytes around every array that must stay as they are."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from gpu_adam.engines import EngineUnavailable
 from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64
 from gpu_adam.kernels.row import SKIP
 from gpu_adam.layout import Walk
-from gpu_adam.plan import Policy
-from numba_simulator.tensors import GPU, KINDS, Kind, Stretch, Tensor, coefficients, contiguous, run
+from gpu_adam.policy import Geometry, Policy
+from numba_simulator.tensors import GPU, KINDS, SMALL, Kind, Stretch, Tensor, coefficients, contiguous, run
 
 SIZES = [0, 0, 1, 2, 3, 4, 5, 0, 31, 127, 128, 129, 255, 256, 257, 0]
 
@@ -49,18 +50,30 @@ def simulated_multi_tensor_all_alignments(engine: Any, numbers: Iterator[int], p
 
 
 @pytest.mark.parametrize("vectors", [2, 3])
-def simulated_multi_tensor_several_vectors_a_thread(engine: Any, numbers: Iterator[int], vectors: int) -> None:
-    engine.policy = Policy(threads=8, vectors=vectors, waves=1, min_chunk=128, max_chunk=128)
-    tensors = [Tensor(engine, Kind(), contiguous(n), seed=next(numbers), param_off=n % 4) for n in (5, 97, 130, 300)]
-    run(engine, tensors, engine.policy)
+@pytest.mark.parametrize("blocks", [0, 1])
+def simulated_multi_tensor_several_vectors_a_thread(
+    engine: Any, numbers: Iterator[int], vectors: int, blocks: int
+) -> None:
+    """With a persistent grid too, of fewer blocks than there are chunks."""
+    policy = replace(SMALL, float32=Geometry(threads=8, vectors=vectors, blocks=blocks))
+    tensors = [
+        Tensor(engine, Kind(), contiguous(n), seed=next(numbers), param_off=n % 4, row=k)
+        for k, n in enumerate((5, 97, 130, 300))
+    ]
+    _, (launch,) = run(engine, tensors, policy, rows=4)
+    assert (launch.grid < launch.table.chunks) == bool(blocks)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("vectors", [1, 2])
-def simulated_flat_sizes(engine: Any, numbers: Iterator[int], kind: Kind, vectors: int) -> None:
-    policy = Policy(threads=8, vectors=vectors)
-    for k, size in enumerate((1, 2, 3, 4, 5, 31, 64, 129)):
-        run(engine, [Tensor(engine, kind, contiguous(size), seed=next(numbers), flat=True, row=k % 3)], policy, rows=3)
+@pytest.mark.parametrize(("vectors", "blocks"), [(1, 0), (2, 0), (1, 1)])
+def simulated_flat_sizes(engine: Any, numbers: Iterator[int], kind: Kind, vectors: int, blocks: int) -> None:
+    policy = Policy.uniform(Geometry(threads=8, vectors=vectors, blocks=blocks))
+    grids = set()
+    for k, size in enumerate((1, 2, 3, 4, 5, 31, 64, 129, 577)):
+        tensor = Tensor(engine, kind, contiguous(size), seed=next(numbers), flat=True, row=k % 3)
+        _, (launch,) = run(engine, [tensor], policy, rows=3)
+        grids.add((launch.grid, -(-size // launch.chunk)))
+    assert any(grid < chunks for grid, chunks in grids) == bool(blocks)
 
 
 @pytest.mark.parametrize("off", [1, 2, 3])
@@ -84,13 +97,16 @@ WALKS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def simulated_strided_walks(engine: Any, numbers: Iterator[int], kind: Kind) -> None:
+@pytest.mark.parametrize("blocks", [0, 1])
+def simulated_strided_walks(engine: Any, numbers: Iterator[int], kind: Kind, blocks: int) -> None:
     tensors = [
         Tensor(engine, kind, journey, seed=next(numbers), param_off=k % 4, grad_off=k % 3, row=k % 4)
         for k, journey in enumerate(WALKS)
     ]
-    _, launches = run(engine, tensors, rows=4)
-    assert "strided" in {launch.specialization.family for launch in launches}
+    policy = Policy.uniform(Geometry(threads=8, blocks=blocks), waves=1, min_chunk=128, max_chunk=128)
+    _, launches = run(engine, tensors, policy, rows=4)
+    strided = [launch for launch in launches if launch.specialization.family == "strided"]
+    assert any(launch.grid < launch.table.chunks for launch in strided) == bool(blocks)
 
 
 def simulated_program_of_skipped_and_other_rows(engine: Any, numbers: Iterator[int]) -> None:
