@@ -7,8 +7,8 @@ Numba's own launch takes them apart again each time. Its compiler is in `nvvm.py
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -23,7 +23,7 @@ from . import EngineUnavailable, driver
 from .gpu import GpuEngine
 from .gpu_binding import Call
 from .gpu_kernels import Kernel
-from .nvvm import compile_kernel, package_version
+from .nvvm import compile_kernel, numba_cuda, package_version
 from .staging import Event
 
 
@@ -208,11 +208,8 @@ def _require_packages() -> None:
     if find_spec("numba_cuda") is None:
         raise EngineUnavailable(f"numba-cuda is not installed: {driver.remedy()}")
     try:
-        # The third is imported by the first kernel's compilation.
-        for name in ("numba.cuda", "cuda.bindings.driver"):
-            import_module(name)
-        with _row_stack_lent():
-            import_module("numba.cuda.np.arrayobj")
+        numba_cuda()
+        import_module("cuda.bindings.driver")
         # Older releases have it in `cuda.core.experimental`.
         _ = import_module("cuda.core").Linker
     except ImportError as error:
@@ -224,23 +221,6 @@ def _require_packages() -> None:
             f"numba-cuda {package_version('numba-cuda')}, Numba {package_version('numba')}, NumPy {np.__version__} and cuda-core "
             f"{package_version('cuda-core')} do not fit together ({error}): {driver.remedy()} chooses versions that do"
         ) from error
-
-
-@contextmanager
-def _row_stack_lent() -> Iterator[None]:
-    """For a while ``np.row_stack``, which NumPy 2.5 removed and numba-cuda 0.30 still names where it teaches its compiler NumPy.
-
-    It was another name of ``np.vstack``, and is taken back, so that no other code comes to rely on it.
-    """
-    name = "row_stack"
-    if name in vars(np):
-        yield
-        return
-    setattr(np, name, np.vstack)
-    try:
-        yield
-    finally:
-        delattr(np, name)
 
 
 def _require_compiler(found: driver.Driver) -> None:

@@ -7,11 +7,16 @@ since it knows a kernel by what its closure contains, and device functions there
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from typing import Any
+
+import numpy as np
 
 from .. import cache as disk
 from ..prologue import PROLOGUE_THREADS
@@ -89,8 +94,7 @@ def compile_ptx(kernel: Kernel, capability: Capability) -> tuple[str, str]:
     Raises:
         CompileError: If Numba refuses it.
     """
-    from numba import cuda
-
+    cuda = numba_cuda()
     function = _function_of(kernel)
     signature = f"void({', '.join(['int64'] * len(inspect.signature(function).parameters))})"
     bounds = _bounds_of(kernel)
@@ -100,6 +104,30 @@ def compile_ptx(kernel: Kernel, capability: Capability) -> tuple[str, str]:
         raise CompileError(f"Numba could not compile {kernel.name} for {_architecture(capability)}: {error}") from error
     # The only entry of its module; its name is mangled with all that Numba knows of it.
     return ptx.split(".entry ")[1].split("(")[0].strip(), ptx
+
+
+def numba_cuda() -> Any:
+    """``numba.cuda``, with the part of it that the first compilation imports."""
+    with _row_stack_lent():
+        import_module("numba.cuda.np.arrayobj")
+    return import_module("numba.cuda")
+
+
+@contextmanager
+def _row_stack_lent() -> Iterator[None]:
+    """For a while ``np.row_stack``, which NumPy 2.5 removed and numba-cuda 0.30 still names where it teaches its compiler NumPy.
+
+    It was another name of ``np.vstack``, and is taken back, so that no other code comes to rely on it.
+    """
+    name = "row_stack"
+    if name in vars(np):
+        yield
+        return
+    setattr(np, name, np.vstack)
+    try:
+        yield
+    finally:
+        delattr(np, name)
 
 
 def link(ptx: str, capability: Capability) -> bytes:
