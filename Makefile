@@ -16,7 +16,7 @@ SOURCES := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test lint format bench ledger paper gpu-proof docs doctor clean distclean
+.PHONY: help train test test-lowest lint format dist release-notes bench ledger paper gpu-proof docs doctor clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -91,6 +91,9 @@ $(STAMPS)/lint: $(SOURCES) | $(PY)
 $(STAMPS)/docs: $(SOURCES) | $(PY)
 	$(call install,docs)
 
+$(STAMPS)/dist: $(SOURCES) | $(PY)
+	$(call install,dist)
+
 # ---- The targets ------------------------------------------------------------------------------------------------------------------
 
 train: $(STAMPS)/train-cuda$(family)  ## train a small network on handwritten digits, on the GPU if there is one
@@ -100,6 +103,18 @@ train: $(STAMPS)/train-cuda$(family)  ## train a small network on handwritten di
 test: $(STAMPS)/test-cuda$(test_family)  ## run every test; those that need a GPU are skipped where there is none
 	@command -v g++ >/dev/null || echo "g++ was not found: the tests that run the CUDA C++ on the CPU are skipped"
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10 $(ARGS)
+
+# In an environment of its own, made anew. uv, for pip cannot choose the lowest versions. The oldest Python has the lowest of them:
+# PYTHON=python3.10. The files that between them reach every kernel, engine and library; those that take long are left to `test`.
+LOWEST := build/lowest
+COVERING := $(addprefix tests/test_,$(addsuffix .py,arithmetic rows rules checkpoint interface cpu_kernels cpu_cache dlpack data train \
+  numba_ptx numba_ptx_prologue numba_intrinsics numba_simulator nvvm nvrtc gpu_program cuda_cpp))
+test-lowest: | $(PY)  ## run the covering tests with the lowest versions that pyproject.toml allows
+	$(PY) -m pip install --disable-pip-version-check --quiet uv==0.13.9
+	$(BIN)/uv venv --no-config --quiet --clear --python $(PYTHON) $(LOWEST)
+	$(BIN)/uv pip install --no-config --python $(LOWEST)/bin/python --resolution lowest-direct -r pyproject.toml \
+	  --extra proof --extra cuda$(if $(filter 12,$(CUDA)),12,13)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow" $(COVERING) $(ARGS)
 
 bench: $(STAMPS)/bench-cuda$(family)  ## measure the engines against PyTorch, NumPy and a plain copy
 	$(PY) -m benchmarks $(ARGS)
@@ -142,6 +157,22 @@ format: $(STAMPS)/lint  ## rewrite the files as lint wants them
 	$(BIN)/ruff check --fix --exit-zero $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(CPP_CODE)
+
+# From the commit and not from this folder, so that nothing comes in by accident, and at the commit's time, so that the bytes are the same
+# whenever and wherever it is done (with the same Python: its zlib compresses).
+dist: $(STAMPS)/dist  ## build the last commit's source distribution and wheel into dist/, reproducibly, and check them
+	@rm -rf dist build/dist && mkdir -p build/dist
+	git archive HEAD | tar -x -C build/dist
+	umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(PY) -m build --no-isolation --outdir $(CURDIR)/dist build/dist
+	$(PY) -m twine check --strict dist/*
+	@cd dist && sha256sum *
+
+# With TAG=v1.2.3 it must be this version's tag.
+version = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gpu_adam/__init__.py)
+release-notes:  ## print what CHANGELOG.md says of this version
+	@[ "$(or $(TAG),v$(version))" = "v$(version)" ] || { echo "the tag is $(TAG), and gpu_adam.__version__ is $(version)" >&2; exit 1; }
+	@awk -v heading='## [$(version)]' 'index($$0, "## ") == 1 { found = index($$0, heading) == 1; next } found' CHANGELOG.md | grep . \
+	  || { echo "CHANGELOG.md has no section [$(version)]" >&2; exit 1; }
 
 clean:  ## remove builds and caches; the environment stays
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
