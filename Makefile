@@ -16,7 +16,7 @@ SOURCES := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-lowest lint format dist release-notes bench ledger paper gpu-proof docs doctor clean distclean
+.PHONY: help train test test-lowest lint format dist notes bench ledger paper gpu-proof docs doctor clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -169,9 +169,9 @@ dist: $(STAMPS)/dist  ## build the last commit's source distribution and wheel i
 
 # With TAG=v1.2.3 it must be this version's tag.
 version = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gpu_adam/__init__.py)
-release-notes:  ## print what CHANGELOG.md says of this version
+notes:  ## print what CHANGELOG.md says of this version
 	@[ "$(or $(TAG),v$(version))" = "v$(version)" ] || { echo "the tag is $(TAG), and gpu_adam.__version__ is $(version)" >&2; exit 1; }
-	@awk -v heading='## [$(version)]' 'index($$0, "## ") == 1 { found = index($$0, heading) == 1; next } found' CHANGELOG.md | grep . \
+	@awk -v heading='## [$(version)]' '/^## / { on = index($$0, heading) == 1; found += on; next } on; END { exit !found }' CHANGELOG.md \
 	  || { echo "CHANGELOG.md has no section [$(version)]" >&2; exit 1; }
 
 clean:  ## remove builds and caches; the environment stays

@@ -1,51 +1,78 @@
-"""The package: what the wheel holds, and that it imports from a wheel, from a bare checkout, and without its heavy dependencies."""
+"""The package: what the distributions hold, to the byte, and that it runs from a wheel, from a bare checkout, and without heavy imports."""
 
 from __future__ import annotations
 
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+from reference import Options, Reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What makes up the package and its metadata. Copied, so that a build leaves nothing in the checkout and finds nothing left there.
-BUILT_FROM = ("gpu_adam", "kernels", "pyproject.toml", "setup.py", "README.md", "LICENSE")
-# What must stay out of the wheel, though it lies beside it.
-LEFT_OUT = ("tests", "benchmarks")
+# What no build is made from: what lies in a checkout beside it.
+LEFT_OUT = shutil.ignore_patterns(
+    ".git",
+    ".venv",
+    "build",
+    "dist",
+    "runs",
+    "*.egg-info",
+    ".*_cache",
+    ".hypothesis",
+    "__pycache__",
+    "*.py[cod]",
+    "*.nb[ic]",
+)
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "pyproject.toml").exists() or not (ROOT / "kernels").is_dir(), reason="needs a checkout"
 )
 
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, f'build_{sys.argv[1]}')(sys.argv[2])"
+EPOCH = 1_750_000_000
+
+
+def built(what: str, source: Path, folder: Path) -> Path:
+    """A distribution, built as pip and ``build`` do it but for the isolation, which would need a network."""
+    run([sys.executable, "-c", BUILD, what, str(folder)], cwd=source, SOURCE_DATE_EPOCH=str(EPOCH))
+    (distribution,) = folder.iterdir()
+    return distribution
+
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout, without what was built in it."""
-    copy = tmp_path_factory.mktemp("checkout")
-    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", "*.nbi", "*.nbc")
-    for name in (*BUILT_FROM, *LEFT_OUT):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=ignore)
-        elif (ROOT / name).exists() or name in BUILT_FROM:
-            shutil.copy(ROOT / name, copy / name)
-    return copy
+    """A copy of the checkout, so that a build leaves nothing in it and finds nothing left there."""
+    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("checkout") / "here", ignore=LEFT_OUT))
 
 
 @pytest.fixture(scope="module")
-def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built as `pip install` builds it but for the isolation, which would need a network."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(checkout))
-    (built,) = folder.glob("*.whl")
-    return built
+def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("sdist", checkout, tmp_path_factory.mktemp("sdist"))
+
+
+def unpacked(sdist: Path, folder: Path) -> Path:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / sdist.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """From the source distribution, as it is released."""
+    return built("wheel", unpacked(sdist, tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -54,34 +81,37 @@ def contents(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
+DEPENDENCIES = {"llvmlite", "ml_dtypes", "numba", "numpy"}
+
+
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the installed wheel and nothing else."""
-    folder = tmp_path_factory.mktemp("installed")
-    pip("install", "--no-deps", "--no-index", "--no-compile", "--target", str(folder), str(wheel))
-    return folder
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that holds this one's copies of what the package depends on, and no package."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=sys.platform != "win32")
+    place = {"base": str(folder), "platbase": str(folder)}
+    for scheme in ("purelib", "platlib"):
+        for found in Path(sysconfig.get_path(scheme)).iterdir():
+            link = Path(sysconfig.get_path(scheme, vars=place)) / found.name
+            if re.split("[-.]", found.name)[0] in DEPENDENCIES and not link.exists():
+                link.symlink_to(found, target_is_directory=found.is_dir())
+    return Path(sysconfig.get_path("scripts", vars=place)) / "python"
 
 
-def pip(*arguments: str) -> None:
-    run([sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments])
+@pytest.fixture(scope="module")
+def installed(bare: Path, wheel: Path) -> Path:
+    """The wheel's folder in this environment. pip looks whether all that the wheel needs is there."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(bare)]
+    run([*pip, "install", "--no-index", "--no-compile", str(wheel)])
+    return Path(run([str(bare), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
 
 
-def run(command: Iterable[str], cwd: Path | None = None, path: Path | None = None) -> str:
+def run(command: Iterable[str], cwd: Path | None = None, **environment: str) -> str:
     """What a command prints; where it fails, all that it said."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if path is not None:
-        environment["PYTHONPATH"] = str(path)
-    done = subprocess.run([*command], cwd=cwd, env=environment, capture_output=True, text=True)
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SOURCE_DATE_EPOCH")}
+    done = subprocess.run([*command], cwd=cwd, env=inherited | environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.args}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-def python(program: str, path: Path, cwd: Path) -> str:
-    """What a program prints in a new interpreter that finds `path` before all else, an editable install included."""
-    hide = (
-        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', '')]\n"
-    )
-    return run([sys.executable, "-c", hide + program], cwd=cwd, path=path)
 
 
 def shipped(folder: str, *suffixes: str) -> set[str]:
@@ -150,6 +180,54 @@ def test_nobody_gets_a_torch_that_was_not_chosen(wheel: Path) -> None:
     assert all(need.startswith("torch==") or 'extra == "torch"' in need for need in torches)
 
 
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)|\bsrc=\"([^\"]+)\"", text)
+
+
+def test_no_link_leads_nowhere_from_pypis_page() -> None:
+    """It shows README without the files beside it."""
+    targets = [one or other for one, other in links((ROOT / "README.md").read_text(encoding="utf-8"))]
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+
+
+def listed(sdist: Path) -> list[tarfile.TarInfo]:
+    with tarfile.open(sdist) as archive:
+        return archive.getmembers()
+
+
+def test_the_source_distribution_is_the_repository(sdist: Path) -> None:
+    """With what setuptools adds: all that the tests and the benchmarks need, and nothing else."""
+    git = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git repository, whose list is compared")
+    files = {member.name.partition("/")[2] for member in listed(sdist) if not member.isdir()}
+    added = {name for name in files if name.startswith("gpu_adam.egg-info/")} | {"PKG-INFO", "setup.cfg"}
+    assert files - added == {name for name in run(git).splitlines() if (ROOT / name).exists()}
+
+
+def test_two_builds_have_the_same_bytes(checkout: Path, sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    """In another folder, of files of another time that only their owner can read."""
+    source = shutil.copytree(checkout, tmp_path / "elsewhere")
+    for path in source.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+        os.utime(path, (1.6e9, 1.6e9))
+    again = built("sdist", source, tmp_path / "sdist")
+    assert again.read_bytes() == sdist.read_bytes()
+    assert {(entry.mtime, entry.uid, entry.gid, entry.uname) for entry in listed(again)} == {(EPOCH, 0, 0, "")}
+    (tmp_path / "source").mkdir()
+    assert built("wheel", unpacked(again, tmp_path / "source"), tmp_path / "wheel").read_bytes() == wheel.read_bytes()
+
+
+def test_the_changelog_has_a_section_for_this_version_and_what_comes() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    released = [re.fullmatch(r"\[(\d+)\.(\d+)\.(\d+)\](?: - \d{4}-\d\d-\d\d)?", heading) for heading in headings[1:]]
+    assert all(released), headings
+    versions = [tuple(map(int, heading.groups())) for heading in released if heading]
+    assert versions == sorted({*versions}, reverse=True)
+    assert versions[0] == tuple(map(int, version().split(".")))
+
+
 FIND_KERNELS = """
 import json
 from importlib.resources import files
@@ -163,13 +241,18 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize(("where", "kernels"), [("installed", "gpu_adam/kernels"), ("checkout", "kernels")])
-def test_the_kernels_are_found(where: str, kernels: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Outside the checkout from an installed wheel, and from a bare checkout that was never installed."""
-    path: Path = request.getfixturevalue(where)
-    found = json.loads(python(FIND_KERNELS, path=path, cwd=tmp_path))
-    assert Path(found["package"]) == path / "gpu_adam/__init__.py"
-    assert Path(found["kernels"]) == path / kernels / "__init__.py"
+@pytest.fixture(params=["checkout", "installed"])
+def home(request: pytest.FixtureRequest) -> tuple[Path, Mapping[str, str]]:
+    """Where the package is to be found, and the environment variables that it takes: a checkout that was never installed, or the wheel."""
+    folder: Path = request.getfixturevalue(request.param)
+    return folder, {"PYTHONPATH": str(folder)} if request.param == "checkout" else {}
+
+
+def test_the_kernels_are_found(home: tuple[Path, Mapping[str, str]], bare: Path, tmp_path: Path) -> None:
+    folder, environment = home
+    found = json.loads(run([str(bare), "-c", FIND_KERNELS], cwd=tmp_path, **environment))
+    assert Path(found["package"]) == folder / "gpu_adam/__init__.py"
+    assert Path(found["kernels"]) == folder / ("kernels" if environment else "gpu_adam/kernels") / "__init__.py"
     assert found["version"] == version()
     assert found["sources"] == sorted(Path(name).name for name in shipped("kernels", ".cu", ".cuh"))
 
@@ -177,18 +260,19 @@ def test_the_kernels_are_found(where: str, kernels: str, request: pytest.Fixture
 STEP = """
 import numpy as np
 from gpu_adam import GpuAdam
-p = np.ones(1000, np.float32)
-GpuAdam([p], lr=0.25, engine="cpu").step([np.ones(1000, np.float32)])
-print(p[0], p[-1])
+p = np.linspace(-1, 1, 1001, dtype=np.float32)
+opt = GpuAdam([p], lr=0.25, weight_decay=0.125)
+for _ in range(2):
+    opt.step([np.cos(np.arange(1001)).astype(np.float32)])
+print(p.tobytes().hex())
 """
 
 
-@pytest.mark.parametrize("where", ["installed", "checkout"])
-def test_it_steps(where: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    first, last = python(STEP, path=request.getfixturevalue(where), cwd=tmp_path).split()
-    # The first step of Adam is lr in the direction of the gradient's sign.
-    assert first == last
-    assert float(first) == pytest.approx(0.75, abs=1e-6)
+def test_it_steps_with_the_promised_bits(home: tuple[Path, Mapping[str, str]], bare: Path, tmp_path: Path) -> None:
+    reference = Reference(np.linspace(-1, 1, 1001, dtype=np.float32))
+    for _ in range(2):
+        reference.step(np.cos(np.arange(1001)).astype(np.float32), Options(lr=0.25, weight_decay=0.125))
+    assert run([str(bare), "-c", STEP], cwd=tmp_path, **home[1]).strip() == reference.p.tobytes().hex()
 
 
 @pytest.mark.parametrize("statement", ["import gpu_adam", "from gpu_adam import GpuAdam"])
@@ -196,10 +280,18 @@ def test_importing_brings_in_nothing_heavy(statement: str, tmp_path: Path) -> No
     """Not even Numba, which alone takes longer than an import may."""
     heavy = ["cupy", "llvmlite", "matplotlib", "numba", "scipy", "sklearn", "torch", "tqdm"]
     program = f"{statement}\nimport sys\nprint(*(name for name in {heavy} if name in sys.modules))"
-    assert python(program, path=ROOT, cwd=tmp_path).split() == []
+    assert run([sys.executable, "-c", program], cwd=tmp_path, PYTHONPATH=str(ROOT)).split() == []
 
 
-def test_the_program_runs_as_a_module(installed: Path, tmp_path: Path) -> None:
-    said = run([sys.executable, "-m", "gpu_adam", "--help"], cwd=tmp_path, path=installed)
+def test_the_program_is_installed(installed: Path, bare: Path, tmp_path: Path) -> None:
+    program = str(bare.parent / "gpu-adam")
+    assert run([program, "--version"], cwd=tmp_path) == f"gpu_adam {version()}\n"
+    found = run([program, "doctor"], cwd=tmp_path)
+    assert f"gpu_adam {version()}" in found
+    assert "engine 'cpu' works" in found
+
+
+def test_the_program_runs_as_a_module(installed: Path, bare: Path, tmp_path: Path) -> None:
+    said = run([str(bare), "-m", "gpu_adam", "--help"], cwd=tmp_path)
     assert "doctor" in said
     assert "train" in said
