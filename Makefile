@@ -142,7 +142,7 @@ CPP_CODE = $(shell find kernels tests benchmarks -name '*.cu' -o -name '*.cuh' -
 # mypy sees the package as it is installed, the kernels inside it.
 TYPES := build/types
 
-lint: $(STAMPS)/lint  ## check format, style and types
+lint: $(STAMPS)/lint  ## check format, style and types, and the workflows
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/gpu_adam
 	@ln -s $(CURDIR)/gpu_adam/* $(CURDIR)/kernels $(TYPES)/gpu_adam/
 	@failed=; \
@@ -150,6 +150,9 @@ lint: $(STAMPS)/lint  ## check format, style and types
 	check $(BIN)/ruff format --check $(PYTHON_CODE); \
 	check $(BIN)/ruff check $(PYTHON_CODE); \
 	check $(BIN)/clang-format --dry-run -Werror $(CPP_CODE); \
+	check $(BIN)/yamllint --strict -c .github/yamllint.yml .github; \
+	check $(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml; \
+	check $(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github/workflows; \
 	cd $(TYPES) && check $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p gpu_adam; \
 	[ -z "$$failed" ] || { echo "lint failed:$$failed" >&2; exit 1; }
 
@@ -170,7 +173,7 @@ dist: $(STAMPS)/dist  ## build the last commit's source distribution and wheel i
 # With TAG=v1.2.3 it must be this version's tag.
 version = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gpu_adam/__init__.py)
 notes:  ## print what CHANGELOG.md says of this version
-	@[ "$(or $(TAG),v$(version))" = "v$(version)" ] || { echo "the tag is $(TAG), and gpu_adam.__version__ is $(version)" >&2; exit 1; }
+	@[ "$${TAG:-v$(version)}" = "v$(version)" ] || { echo "the tag is $$TAG, and gpu_adam.__version__ is $(version)" >&2; exit 1; }
 	@awk -v heading='## [$(version)]' '/^## / { on = index($$0, heading) == 1; found += on; next } on; END { exit !found }' CHANGELOG.md \
 	  || { echo "CHANGELOG.md has no section [$(version)]" >&2; exit 1; }
 
