@@ -1,12 +1,14 @@
-"""Finds the packages, and packs the source distribution; all else is in pyproject.toml.
+"""Finds the packages, packs the source distribution, and makes README fit for PyPI; all else is in pyproject.toml.
 
 ``kernels/`` lies at the top level of the checkout and ships inside the package, as ``gpu_adam.kernels``.
 """
 
 import gzip
 import os
+import re
 import tarfile
 import time
+from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.sdist import sdist
@@ -38,7 +40,12 @@ class ReproducibleSdist(sdist):
         return path
 
 
+README = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+
 setup(
+    # PyPI shows it without the files beside it: their names remain of links to them.
+    long_description=re.sub(r"\[([^]]+)\]\((?!https:|#)[^)]+\)", r"`\1`", README),
+    long_description_content_type="text/markdown",
     cmdclass={"sdist": ReproducibleSdist},
     packages=find_packages(include=["gpu_adam", "gpu_adam.*"])
     + [f"gpu_adam.{name}" for name in find_packages(include=["kernels", "kernels.*"])],
