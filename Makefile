@@ -16,7 +16,7 @@ SOURCES := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-lowest lint format dist notes bench ledger paper gpu-proof docs doctor clean distclean
+.PHONY: help train test test-lowest lint format dist notes bench ledger paper gpu-proof docs doctor lock image-check clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -107,10 +107,11 @@ test: $(STAMPS)/test-cuda$(test_family)  ## run every test; those that need a GP
 # In an environment of its own, made anew. uv, for pip cannot choose the lowest versions. The oldest Python has the lowest of them:
 # PYTHON=python3.10. The files that between them reach every kernel, engine and library; those that take long are left to `test`.
 LOWEST := build/lowest
+UV := uv==0.13.9
 COVERING := $(addprefix tests/test_,$(addsuffix .py,arithmetic rows rules checkpoint interface cpu_kernels cpu_cache dlpack data train \
   numba_ptx numba_ptx_prologue numba_intrinsics numba_simulator nvvm nvrtc gpu_program cuda_cpp))
 test-lowest: | $(PY)  ## run the covering tests with the lowest versions that pyproject.toml allows
-	$(PY) -m pip install --disable-pip-version-check --quiet uv==0.13.9
+	$(PY) -m pip install --disable-pip-version-check --quiet $(UV)
 	$(BIN)/uv venv --no-config --quiet --clear --python $(PYTHON) $(LOWEST)
 	$(BIN)/uv pip install --no-config --python $(LOWEST)/bin/python --resolution lowest-direct -r pyproject.toml \
 	  --extra proof --extra cuda$(if $(filter 12,$(CUDA)),12,13)
@@ -136,6 +137,20 @@ doctor: $(STAMPS)/train-cuda$(family)  ## say which engines can run here, and wh
 docs: $(STAMPS)/docs  ## build the documentation into build/docs
 	PATH="$(BIN):$$PATH" $(PY) -m sphinx -W --keep-going --quiet docs build/docs $(ARGS)
 	@echo "build/docs/index.html"
+
+# One resolution for Linux on x86-64 and aarch64 and for every Python from 3.11. What is pinned stays as it is unless ARGS=--upgrade.
+lock = $(BIN)/uv pip compile $(1) --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+  --custom-compile-command "make lock" --output-file docker/requirements-$(2).lock $(ARGS)
+
+lock: | $(PY)  ## pin what the container images install: docker/*.lock
+	@$(PY) -m pip install --disable-pip-version-check --quiet $(UV)
+	$(call lock,pyproject.toml --extra proof,cpu)
+	$(call lock,pyproject.toml --extra train-cuda12,cuda12)
+	$(call lock,pyproject.toml --extra train-cuda13,cuda13)
+	sed -n 's/^requires = \["\(.*\)"\].*/\1/p' pyproject.toml | $(call lock,-,build)
+
+image-check:  ## build the container images without a Docker engine and run them; Debian or Ubuntu, as root
+	$(PYTHON) docker/check.py $(ARGS)
 
 PYTHON_CODE := gpu_adam kernels tests benchmarks docs setup.py
 CPP_CODE = $(shell find kernels tests benchmarks -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp')

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from gpu_adam.engines.threads import thread_count
@@ -53,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--repeats: at least 1")
     if options.device == "cuda" and not set(engines_at_hand()) - {"cpu"}:
         parser.error("--device cuda: no GPU engine can run here; gpu-adam doctor says why")
+    try:  # now, and not after minutes of measuring
+        options.out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=options.out).close()
+    except OSError as error:
+        parser.error(f"--out: cannot write there ({error})")
     repeats = options.repeats or (2 if options.quick else 25)
     results = run(cases, options.device, repeats, options.budget, quick=options.quick)
     for path in report.save(results, options.out, f"{options.device}-quick" if options.quick else options.device):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -29,12 +30,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train", help="train a small network on handwritten digits", description="Train a small network with GpuAdam."
     )
     add_arguments(train)
+    commands.add_parser("bench", help="measure the engines, in a clone or in a container", add_help=False)
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "doctor":
+    if rest and args.command == "train":
         train.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if args.command == "doctor":
             return int(import_module("gpu_adam.doctor").main(rest))
+        if args.command == "bench":
+            return _bench(rest)
         return int(import_module("gpu_adam.train.command").main(args))
     except KeyboardInterrupt:
         return 130  # the shell's number for a program that was interrupted
+
+
+def _bench(argv: Sequence[str]) -> int:
+    """``python -m benchmarks``, which is no part of the wheel."""
+    try:
+        benchmarks = import_module("benchmarks.__main__")
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", "benchmarks.__main__"):
+            raise
+        print(
+            "gpu-adam bench: the benchmarks are not in the wheel: take a clone, and there `make bench`, or a container image",
+            file=sys.stderr,
+        )
+        return 1
+    return int(benchmarks.main(argv))
