@@ -1,0 +1,255 @@
+"""``make image-check``: builds the container images without a Docker engine, runs them, and says what that cannot show.
+
+buildah builds, in chroot isolation, over a base that debootstrap makes, in a storage of its own that is removed at the end. A command runs
+as Docker would run it: with the image's entry point, user, environment and cache volume. What this machine's pip and apt are told of
+indexes, mirrors, proxies and certificates goes to the builds as secrets, so that nothing of it is in an image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from buildah import Buildah, Container, Failed
+from machine import debootstrap, secrets
+
+ROOT = Path(__file__).resolve().parent.parent
+UID = "10001"
+TESTS = (
+    "arithmetic", "bias", "cache", "checkpoint", "clipping", "interface", "layout", "oracle", "rules", "scaling", "train",
+)  # fmt: skip
+"""The quick tests: a minute, without a compiler or a GPU."""
+
+TRAIN = ("train", "--epochs", "3", "--out", "/tmp/loss.png")
+STEP = "import numpy as np; from gpu_adam import GpuAdam; GpuAdam([np.ones(1000, 'f')]).step([np.ones(1000, 'f')])"
+# What a first step on a GPU waits for: machine code of both languages. Neither needs a driver.
+COMPILE = """
+from gpu_adam.engines import nvrtc, nvvm
+from gpu_adam.engines.gpu_kernels import PrologueKernel
+from gpu_adam.kernels.adam import ADAM
+kernel = PrologueKernel(ADAM)
+print(len(nvrtc.compile_kernel(kernel, 90).binary), "bytes from NVRTC,", len(nvvm.compile_kernel(kernel, (9, 0))[1]), "from NVVM")
+"""
+UNCHECKED = """Not checked, because it is not to be had here:
+  - the NVIDIA runtime (`docker run --gpus all`, the device reservation of compose.yaml), and anything on a GPU;
+  - the default base images and BuildKit; the base was {base};
+  - that Docker itself runs the health check, fills a named volume from /cache and sends the stop signal: the command, the folder and the
+    signal were tried by hand."""
+
+
+def check_config(config: dict[str, Any], version: str) -> None:
+    """What the image tells Docker."""
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
+    for name in ("title", "description", "licenses", "version", "revision", "source"):
+        print(f"  label {name:12} {labels[name]}")
+    expect("the version's label", labels["version"], version)
+    expect("the user", config["User"], f"{UID}:{UID}")
+    expect("the entry point", (config["Entrypoint"], config["Cmd"]), (["gpu-adam"], ["doctor"]))
+    expect("the volume", list(config["Volumes"]), ["/cache"])
+    expect("the stop signal", config["StopSignal"], "SIGINT")
+
+
+def check_files(root: Path) -> None:
+    """What must not be in the image."""
+    names = [path for path in root.rglob("*") if path.name in ("nvcc", "gcc", "apt.conf", "pip.conf", "ca.pem")]
+    expect("compilers and secrets in the image", [f"/{path.relative_to(root)}" for path in names], [])
+    for folder in ("tmp", "var/lib/apt/lists", "var/cache/apt", "var/log/apt", "root/.cache", "run/secrets"):
+        found = [*(root / folder).iterdir()] if (root / folder).is_dir() else []
+        expect(f"what was left in /{folder}", found, [])
+
+
+def check_stop(root: Path, config: dict[str, Any]) -> None:
+    """As the first process of its own PID namespace, training ends at the stop signal at once."""
+    inside = [
+        "chroot",
+        f"--userspec={UID}:{UID}",
+        str(root),
+        "/usr/bin/env",
+        "-i",
+        *config["Env"],
+        *config["Entrypoint"],
+    ]
+    script = 'mount --bind /dev "$1/dev" && shift && exec "$@"'
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh", str(root), *inside]
+    command += ["train", "--epochs", "1000000", "--out", "/tmp/loss.png"]
+    # A shell in whose background this runs has the signal ignored.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heed)
+    try:
+        stderr: Any = process.stderr
+        os.read(stderr.fileno(), 1)  # the progress bar: training has begun
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+        sent = time.perf_counter()
+        os.kill(int(child), signal.Signals[config["StopSignal"]])
+        process.communicate(timeout=20)
+        print(
+            f"  stopped by {config['StopSignal']} within {time.perf_counter() - sent:.1f} s, with status {process.returncode}"
+        )
+    finally:
+        process.kill()
+
+
+def expect(what: str, found: object, wanted: object) -> None:
+    """A line for what is as wanted, and an error for what is not."""
+    if found != wanted:
+        raise Failed(f"{what}: {found!r} and not {wanted!r}")
+    print(f"  ok: {what}: {found!r}")
+
+
+def measure(new: Callable[[], Container], repeats: int, *command: str) -> tuple[float, float]:
+    """Median seconds of a command, with an empty cache volume and with the volume of an earlier run."""
+    cold: list[float] = []
+    warm: list[float] = []
+    for _ in range(repeats):
+        container = new()
+        for seconds in (cold, warm):
+            start = time.perf_counter()
+            container.run(*command)
+            seconds.append(time.perf_counter() - start)
+        container.remove()
+    return median(cold), median(warm)
+
+
+def check(buildah: Buildah, target: str, image: str, version: str, repeats: int) -> None:
+    """Everything about one image."""
+    config: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", image))["Docker"]["config"]
+    check_config(config, version)
+    container = Container(buildah, image)
+    expect("the user's number inside", container.run("id", "-u").strip(), UID)
+    expect(
+        "what is mounted at /cache",
+        "/cache" in container.run("cut", "-d ", "-f5", "/proc/self/mountinfo").split(),
+        True,
+    )
+    with container.mounted() as root:
+        check_files(root)
+    print("\n  gpu-adam doctor", flush=True)
+    container.start(*config["Cmd"])
+    print(f"\n  gpu-adam {' '.join(TRAIN)}", flush=True)
+    container.start(*TRAIN)
+    print("\n  gpu-adam bench --quick", flush=True)
+    container.start("bench", "--quick", "--cases", "--out", "/tmp/bench")
+    if target == "cpu":
+        print("\n  the quick tests", flush=True)
+        files = [f"/opt/gpu_adam/tests/test_{name}.py" for name in TESTS]
+        container.run("pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files, show=True)
+    else:
+        print("\n  ok:", container.run("python", "-c", COMPILE).strip())
+    container.run(*config["Healthcheck"]["Test"][1:])
+    print("  ok: the health check's command")
+    caches = container.run("find", "/cache", "-type", "f").split()
+    expect("kernels were kept in the cache volume", any(name.startswith("/cache/gpu_adam/") for name in caches), True)
+    container.remove()
+    container = Container(buildah, image)
+    with container.mounted() as root:
+        check_stop(root, config)
+    container.remove()
+
+    sizes = [*buildah.layers(image)]
+    print(f"\n  {sum(size for size, _ in sizes) / 1e6:.0f} MB, not compressed, in {len(sizes)} layers:")
+    for size, origin in sizes:
+        print(f"  {size / 1e6:8.1f} MB  {' '.join(origin.split())[:110]}")
+    commands = {
+        "nothing (true)": ["true"],
+        "a step on the CPU": ["python", "-c", STEP],
+        "doctor": ["gpu-adam", "doctor"],
+    }
+    if target == "cuda":
+        commands["a kernel by NVRTC and NVVM"] = ["python", "-c", COMPILE]
+    print(f"\n  seconds from start to end, medians of {repeats}: cold, with the cache volume")
+    for what, command in commands.items():
+        print(
+            "  {:28}{:6.2f}{:6.2f}".format(what, *measure(lambda: Container(buildah, image), repeats, *command)),
+            flush=True,
+        )
+
+
+def build(buildah: Buildah, folder: Path, target: str, arguments: dict[str, str]) -> str:
+    """Build a target of the Dockerfile; the image's name."""
+    image = f"localhost/gpu_adam:{target}"
+    print(f"\n{image}: building", flush=True)
+    start = time.perf_counter()
+    command = ["build", "--layers", "--isolation", "chroot", "--format", "docker", "--file", "docker/Dockerfile"]
+    command += ["--target", target, "--tag", image, "--timestamp", arguments["SOURCE_DATE_EPOCH"]]
+    command += [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    command += [part for name, path in secrets(folder) for part in ("--secret", f"id={name},src={path}")]
+    buildah(*command, ".")
+    print(f"  built in {time.perf_counter() - start:.0f} s")
+    return image
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, check, report.
+
+    Returns:
+        0 if all that was checked is as it should be, else 1.
+    """
+    parser = argparse.ArgumentParser(
+        "make image-check", description="Build the container images and run them, without a Docker engine."
+    )
+    parser.add_argument(
+        "--targets", nargs="+", choices=("cpu", "cuda"), default=("cpu", "cuda"), help="by default both"
+    )
+    parser.add_argument("--cuda", choices=("12", "13"), default="12", help="the CUDA generation (%(default)s)")
+    parser.add_argument(
+        "--base", metavar="IMAGE", help="build over this image, which is pulled, and not over one by debootstrap"
+    )
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs for each time (%(default)s)")
+    options = parser.parse_args(argv)
+    missing = [name for name in ("buildah", "debootstrap") if shutil.which(name) is None]
+    if missing:
+        parser.error(f"needs {' and '.join(missing)}: apt-get install {' '.join(missing)}")
+    if os.geteuid():
+        parser.error("debootstrap and the chroot isolation need root")
+    version = re.findall(
+        r'^__version__ = "(.*)"', (ROOT / "gpu_adam/__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+    )[0]
+    commit = subprocess.run(
+        ["git", "log", "-1", "--format=%H %ct"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    revision, date = commit.stdout.split()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it cleans up
+    folder = Path(tempfile.mkdtemp(prefix="image-check-"))
+    try:
+        buildah = Buildah(folder)
+        base = options.base or "localhost/base"
+        if options.base is None:
+            print("the base, by debootstrap", flush=True)
+            archive, release = debootstrap(folder)
+            buildah.add_base(archive, base)
+        arguments = {
+            "CPU_BASE": base,
+            "CUDA_BASE": base,
+            "CUDA": options.cuda,
+            "VERSION": version,
+            "REVISION": revision,
+        }
+        arguments["SOURCE_DATE_EPOCH"] = date
+        for target in options.targets:
+            check(buildah, target, build(buildah, folder, target, arguments), version, options.repeats)
+    except Failed as failure:
+        print(f"\nFAILED: {failure}", file=sys.stderr)
+        return 1
+    finally:
+        buildah("rm", "--all", ok=False)
+        # Not into what is mounted, whatever that is.
+        subprocess.run(["rm", "-rf", "--one-file-system", folder], check=True)
+    print("\n" + UNCHECKED.format(base=options.base or f"debootstrap's {release}, which has no Python"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
