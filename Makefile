@@ -139,7 +139,7 @@ docs: $(STAMPS)/docs  ## build the documentation into build/docs
 	@echo "build/docs/index.html"
 
 # One resolution for Linux on x86-64 and aarch64 and for every Python from 3.11. What is pinned stays as it is unless ARGS=--upgrade.
-lock = $(BIN)/uv pip compile $(1) --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+lock = $(BIN)/uv pip compile --no-config $(1) --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
   --custom-compile-command "make lock" --output-file docker/requirements-$(2).lock $(ARGS)
 
 lock: | $(PY)  ## pin what the container images install: docker/*.lock
@@ -152,7 +152,7 @@ lock: | $(PY)  ## pin what the container images install: docker/*.lock
 image-check:  ## build the container images without a Docker engine and run them; Debian or Ubuntu, as root
 	$(PYTHON) docker/check.py $(ARGS)
 
-PYTHON_CODE := gpu_adam kernels tests benchmarks docs setup.py
+PYTHON_CODE := gpu_adam kernels tests benchmarks docker docs setup.py
 CPP_CODE = $(shell find kernels tests benchmarks -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp')
 # mypy sees the package as it is installed, the kernels inside it.
 TYPES := build/types
@@ -168,6 +168,9 @@ lint: $(STAMPS)/lint  ## check format, style and types, and the workflows
 	check $(BIN)/yamllint --strict -c .github/yamllint.yml .github; \
 	check $(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml; \
 	check $(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github/workflows; \
+	check $(BIN)/hadolint docker/Dockerfile; \
+	check $(BIN)/shellcheck docker/build.sh; \
+	check $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml; \
 	cd $(TYPES) && check $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p gpu_adam; \
 	[ -z "$$failed" ] || { echo "lint failed:$$failed" >&2; exit 1; }
 
