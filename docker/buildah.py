@@ -73,7 +73,7 @@ class Container:
         """A command in the image, in place of the entry point."""
         return self._buildah("run", "--isolation", "chroot", self._name, "--", *command, show=show)
 
-    def start(self, *arguments: str, show: bool = True) -> str:
+    def start(self, *arguments: str, show: bool = False) -> str:
         """The entry point with arguments, as ``docker run IMAGE ARGUMENTS``."""
         return self.run(*self._entry, *arguments, show=show)
 

@@ -74,15 +74,7 @@ def check_files(root: Path) -> None:
 
 def check_stop(root: Path, config: dict[str, Any]) -> None:
     """As the first process of its own PID namespace, training ends at the stop signal at once."""
-    inside = [
-        "chroot",
-        f"--userspec={UID}:{UID}",
-        str(root),
-        "/usr/bin/env",
-        "-i",
-        *config["Env"],
-        *config["Entrypoint"],
-    ]
+    inside = ["chroot", f"--userspec={UID}:{UID}", str(root), "env", "-i", *config["Env"], *config["Entrypoint"]]
     script = 'mount --bind /dev "$1/dev" && shift && exec "$@"'
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh", str(root), *inside]
     command += ["train", "--epochs", "1000000", "--out", "/tmp/loss.png"]
@@ -96,9 +88,8 @@ def check_stop(root: Path, config: dict[str, Any]) -> None:
         sent = time.perf_counter()
         os.kill(int(child), signal.Signals[config["StopSignal"]])
         process.communicate(timeout=20)
-        print(
-            f"  stopped by {config['StopSignal']} within {time.perf_counter() - sent:.1f} s, with status {process.returncode}"
-        )
+        print(f"  stopped by {config['StopSignal']} within {time.perf_counter() - sent:.1f} s")
+        expect("the exit status then", process.returncode, 130)
     finally:
         process.kill()
 
@@ -124,25 +115,24 @@ def measure(new: Callable[[], Container], repeats: int, *command: str) -> tuple[
     return median(cold), median(warm)
 
 
-def check(buildah: Buildah, target: str, image: str, version: str, repeats: int) -> None:
-    """Everything about one image."""
+def check(buildah: Buildah, target: str, image: str, version: str) -> None:
+    """What the image holds, and what it does."""
     config: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", image))["Docker"]["config"]
     check_config(config, version)
     container = Container(buildah, image)
     expect("the user's number inside", container.run("id", "-u").strip(), UID)
-    expect(
-        "what is mounted at /cache",
-        "/cache" in container.run("cut", "-d ", "-f5", "/proc/self/mountinfo").split(),
-        True,
-    )
+    mounts = container.run("cut", "-d ", "-f5", "/proc/self/mountinfo").split()
+    expect("there is a volume at /cache", "/cache" in mounts, True)
     with container.mounted() as root:
         check_files(root)
     print("\n  gpu-adam doctor")
-    container.start(*config["Cmd"])
+    container.start(*config["Cmd"], show=True)
     print(f"\n  gpu-adam {' '.join(TRAIN)}")
-    container.start(*TRAIN)
+    said = container.start(*TRAIN)
+    print(said)
+    expect("it says why it trains on the CPU", "On the CPU: " in said, True)
     print("\n  gpu-adam bench --quick")
-    container.start("bench", "--quick", "--cases", "--budget", "0", "--out", "/tmp/bench")
+    container.start("bench", "--quick", "--cases", "--budget", "0", "--out", "/tmp/bench", show=True)
     if target == "cpu":
         print("\n  the quick tests")
         files = [f"/opt/gpu_adam/tests/test_{name}.py" for name in TESTS]
@@ -152,13 +142,16 @@ def check(buildah: Buildah, target: str, image: str, version: str, repeats: int)
     container.run(*config["Healthcheck"]["Test"][1:])
     print("  ok: the health check's command")
     caches = container.run("find", "/cache", "-type", "f").split()
-    expect("kernels were kept in the cache volume", any(name.startswith("/cache/gpu_adam/") for name in caches), True)
+    expect("kernels were kept in the volume", any(name.startswith("/cache/gpu_adam/") for name in caches), True)
     container.remove()
     container = Container(buildah, image)
     with container.mounted() as root:
         check_stop(root, config)
     container.remove()
 
+
+def report(buildah: Buildah, target: str, image: str, repeats: int) -> None:
+    """Its size, and the times from start to end."""
     sizes = [*buildah.layers(image)]
     print(f"\n  {sum(size for size, _ in sizes) / 1e6:.0f} MB, not compressed, in {len(sizes)} layers:")
     for size, origin in sizes:
@@ -172,10 +165,8 @@ def check(buildah: Buildah, target: str, image: str, version: str, repeats: int)
         commands["a kernel by NVRTC and NVVM"] = ["python", "-c", COMPILE]
     print(f"\n  seconds from start to end, medians of {repeats}: cold, with the cache volume")
     for what, command in commands.items():
-        print(
-            "  {:28}{:6.2f}{:6.2f}".format(what, *measure(lambda: Container(buildah, image), repeats, *command)),
-            flush=True,
-        )
+        cold, warm = measure(lambda: Container(buildah, image), repeats, *command)
+        print(f"  {what:28}{cold:6.2f}{warm:6.2f}")
 
 
 def build(buildah: Buildah, folder: Path, target: str, arguments: dict[str, str]) -> str:
@@ -198,16 +189,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if all that was checked is as it should be, else 1.
     """
-    parser = argparse.ArgumentParser(
-        "make image-check", description="Build the container images and run them, without a Docker engine."
-    )
-    parser.add_argument(
-        "--targets", nargs="+", choices=("cpu", "cuda"), default=("cpu", "cuda"), help="by default both"
-    )
+    parser = argparse.ArgumentParser("make image-check", description="Build the container images and run them.")
+    parser.add_argument("--targets", nargs="+", choices=("cpu", "cuda"), default=("cpu", "cuda"), help="(both)")
     parser.add_argument("--cuda", choices=("12", "13"), default="12", help="the CUDA generation (%(default)s)")
-    parser.add_argument(
-        "--base", metavar="IMAGE", help="build over this image, which is pulled, and not over one by debootstrap"
-    )
+    parser.add_argument("--base", metavar="IMAGE", help="pull this base (one is made by debootstrap)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs for each time (%(default)s)")
     options = parser.parse_args(argv)
     missing = [name for name in ("buildah", "debootstrap") if shutil.which(name) is None]
@@ -215,13 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"needs {' and '.join(missing)}: apt-get install {' '.join(missing)}")
     if os.geteuid():
         parser.error("debootstrap and the chroot isolation need root")
-    version = re.findall(
-        r'^__version__ = "(.*)"', (ROOT / "gpu_adam/__init__.py").read_text(encoding="utf-8"), re.MULTILINE
-    )[0]
-    commit = subprocess.run(
-        ["git", "log", "-1", "--format=%H %ct"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    revision, date = commit.stdout.split()
+    text = (ROOT / "gpu_adam/__init__.py").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^__version__ = "(.*)"', text, re.MULTILINE)
+    revision, date = subprocess.check_output(["git", "log", "-1", "--format=%H %ct"], cwd=ROOT, text=True).split()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in order with what the commands print
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it cleans up
     folder = Path(tempfile.mkdtemp(prefix="image-check-"))
@@ -232,16 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("the base, by debootstrap")
             archive, release = debootstrap(folder)
             buildah.add_base(archive, base)
-        arguments = {
-            "CPU_BASE": base,
-            "CUDA_BASE": base,
-            "CUDA": options.cuda,
-            "VERSION": version,
-            "REVISION": revision,
-        }
-        arguments["SOURCE_DATE_EPOCH"] = date
+        arguments = {"CPU_BASE": base, "CUDA_BASE": base, "CUDA": options.cuda}
+        arguments |= {"VERSION": version, "REVISION": revision, "SOURCE_DATE_EPOCH": date}
         for target in options.targets:
-            check(buildah, target, build(buildah, folder, target, arguments), version, options.repeats)
+            image = build(buildah, folder, target, arguments)
+            check(buildah, target, image, version)
+            report(buildah, target, image, options.repeats)
     except Failed as failure:
         print(f"\nFAILED: {failure}", file=sys.stderr)
         return 1
