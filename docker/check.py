@@ -155,7 +155,8 @@ def report(buildah: Buildah, target: str, image: str, repeats: int) -> None:
     sizes = [*buildah.layers(image)]
     print(f"\n  {sum(size for size, _ in sizes) / 1e6:.0f} MB, not compressed, in {len(sizes)} layers:")
     for size, origin in sizes:
-        print(f"  {size / 1e6:8.1f} MB  {' '.join(origin.split())[:110]}")
+        told = re.sub(r"^.*/bin/sh -c |#\(nop\) |--mount=\S+ | (dir|file):\w+ in", "", " ".join(origin.split()))
+        print(f"  {size / 1e6:8.1f} MB  {told}")
     commands = {
         "nothing (true)": ["true"],
         "a step on the CPU": ["python", "-c", STEP],
