@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout", "retries")
@@ -61,6 +62,8 @@ def secrets(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _pip_settings() -> Iterator[tuple[str, str]]:
+    if find_spec("pip") is None:
+        return
     # The environment comes first in pip's list, and goes before the files.
     for line in reversed(_output(sys.executable, "-m", "pip", "config", "list").splitlines()):
         name, _, value = line.partition("=")
