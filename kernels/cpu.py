@@ -6,23 +6,25 @@ calls the rule and stores; the strided family loops by itself.
 
 from __future__ import annotations
 
+import functools
 import math
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from gpu_adam.layout import MAX_DIMS
 from gpu_adam.plan import ROLES, WALK_WORDS
 
 from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, float_mode, fma, prefetch
-from .cpu_target import AHEAD, IEEE, STORAGE, jit, loader, storer
+from .cpu_target import AHEAD, IEEE, STORAGE, entry, jit, loader, storer
 from .row import ROW_WORDS, SKIP
 from .rules import average, decay
 
 if TYPE_CHECKING:
     from gpu_adam.plan import Specialization
+
+    from .rules import Rule
 
 _NROLES, _MAX_DIMS, _WALK_WORDS = len(ROLES), MAX_DIMS, WALK_WORDS
 
@@ -42,18 +44,26 @@ def make_kernel(kind: Specialization) -> Any:
     return make(kind, span)
 
 
+_before, _after = jit("all")(decay(fma, mul)), jit("all")(average(fma))
+
+
+@functools.cache
+def _make_rule(rule: Rule) -> Any:
+    """A rule's own update, which its kernels share."""
+    return jit(rule.symbol)(rule.make(fma, math.sqrt))
+
+
 def _make_element(kind: Specialization) -> Any:
     """One element's update, in place: ``(p, g, s0, s1, s2, w, e, i, j, k, c)`` with ``i, j, k`` its places in param, grad and state."""
-    before, after = jit(kind.name)(decay(fma, mul)), jit(kind.name)(average(fma))
-    rule = jit(kind.name)(kind.rule.make(fma, math.sqrt))
-    load_param, load_grad = (loader(kind.name, format, kind.working) for format in (kind.param, kind.grad))
+    rule = _make_rule(kind.rule)
+    load_param, load_grad = (loader(format, kind.working) for format in (kind.param, kind.grad))
     store_param = storer(kind.param)
     states, master, averages = kind.states, kind.master, kind.average
 
     @jit(kind.name)
     def element(p, g, s0, s1, s2, w, e, i, j, k, c):
         theta = w[k] if master else load_param(p[i])
-        theta, gradient = before(theta, load_grad(g[j]), c)
+        theta, gradient = _before(theta, load_grad(g[j]), c)
         # A state that the rule lacks is handed some number of the right type; the compiler drops it.
         x0 = s0[k] if states > 0 else gradient
         x1 = s1[k] if states > 1 else gradient
@@ -69,12 +79,12 @@ def _make_element(kind: Specialization) -> Any:
         if states > 2:
             s2[k] = x2
         if averages:
-            e[k] = after(e[k], theta, c)
+            e[k] = _after(e[k], theta, c)
 
     return element
 
 
-@numba.njit
+@jit("all")
 def _coefficients(row):
     """A row as a tuple: registers, which no store through a stream can be thought to change."""
     return (
@@ -113,7 +123,7 @@ def _make_span(kind: Specialization, element: Any) -> Any:
 
 
 def _make_flat(kind: Specialization, span: Any) -> Any:
-    @jit(kind.name, nogil=True)  # so that threads of any kind can run side by side
+    @entry(kind.name)
     def flat(p, g, s0, s1, s2, w, e, begin, end, row):
         if row[SKIP]:
             return
@@ -125,7 +135,7 @@ def _make_flat(kind: Specialization, span: Any) -> Any:
 
 
 def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
-    @jit(kind.name, nogil=True)  # so that threads of any kind can run side by side
+    @entry(kind.name)
     def multi_tensor(words, segments, chunks, chunk, first, last, rows):
         before = float_mode(IEEE)
         after_pointers = _NROLES * segments
@@ -167,7 +177,7 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
             p += p_step
             g += g_step
 
-    @jit(kind.name, nogil=True)  # so that threads of any kind can run side by side
+    @entry(kind.name)
     def strided(words, segments, chunks, chunk, first, last, rows):
         before = float_mode(IEEE)
         after_pointers = _NROLES * segments
@@ -216,7 +226,7 @@ def _make_rows(kind: Specialization, span: Any) -> Any:
         for line in range(0, nbytes, LINE):
             prefetch(stream + line)
 
-    @jit(kind.name, nogil=True)  # so that threads of any kind can run side by side
+    @entry(kind.name)
     def rows(p, g, s0, s1, s2, w, e, width, indices, first, last, row):
         if row[SKIP]:
             return

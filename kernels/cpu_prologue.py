@@ -15,7 +15,7 @@ from gpu_adam.prologue import MEASURE_WALK_WORDS, STRIDED
 
 from .cpu_intrinsics import array_at, float_mode, load_at, stack, store_at
 from .cpu_squares import sum_of_squares
-from .cpu_target import IEEE, STORAGE, jit, memory
+from .cpu_target import IEEE, STORAGE, entry, jit, memory
 from .prologue import COHORTS, LANES, LEAF, NORMS, RANGES, RANGES_AT, SUM_LANES, WORD, advance, decide
 from .row import RECORD_WORDS, ROW_WORDS
 from .rules import Rule, coefficients, power
@@ -43,7 +43,7 @@ def make_measure() -> Any:
     name = "measure"
     float64, float32, float16, bfloat16 = (_make_leaf(name, format) for format in FORMATS)
 
-    @jit(name, nogil=True)  # so that threads of any kind can run side by side
+    @entry(name)
     def measure(words, segments, leaves, partials, first, last):
         before = float_mode(IEEE)
         room = stack(_LEAF_BYTES)
@@ -123,46 +123,53 @@ def _make_leaf(name: str, format: Format) -> Any:
     return jit(name)(leaf)
 
 
+@jit("prologue")
+def _narrow(x, wide):
+    return x if wide else np.float64(np.float32(x))
+
+
+_power = jit("prologue")(power(mul))
+_decide = jit("prologue")(decide(memory()))
+
+
+@jit("prologue")
+def _sum_range(partials, slots, sources, begin, end):
+    sums = array_at(stack(_SUMS_BYTES), SUM_LANES, np.float64)
+    sums[:] = 0.0
+    for first in range(begin, end, SUM_LANES):
+        for lane in range(min(SUM_LANES, end - first)):
+            value = partials[first + lane]
+            for source in range(1, sources):
+                value += partials[source * slots + first + lane]
+            sums[lane] += value
+    count = SUM_LANES
+    while count > 1:
+        count //= 2
+        for k in range(count):
+            sums[k] = sums[2 * k] + sums[2 * k + 1]
+    return sums[0]
+
+
 def make_finish(rule: Rule) -> Any:
     """The kernel of the second and third stage with a rule's coefficients, not yet compiled.
 
     ``(partials, slots, sources, control, settings, counts, singles, doubles)``: addresses, and how many slots each of how many sources has.
     """
     name = f"{rule.symbol}_finish"
-    on = memory(name)
+    on = memory()
     load_word, store_number = on.load_word, on.store_number
-    decided = jit(name)(decide(on))
-    narrow = jit(name)(_narrow)
-    raised = jit(name)(power(mul))
-    fill = jit(name)(coefficients(mul, narrow, raised, jit(name)(rule.coefficients(mul, math.sqrt, narrow, raised))))
-    advanced = jit(name)(advance(on, fill))
+    own = jit(name)(rule.coefficients(mul, math.sqrt, _narrow, _power))
+    advanced = jit(name)(advance(on, jit(name)(coefficients(mul, _narrow, _power, own))))
 
-    @jit(name)
-    def sum_range(partials, slots, sources, begin, end):
-        sums = array_at(stack(_SUMS_BYTES), SUM_LANES, np.float64)
-        sums[:] = 0.0
-        for first in range(begin, end, SUM_LANES):
-            for lane in range(min(SUM_LANES, end - first)):
-                value = partials[first + lane]
-                for source in range(1, sources):
-                    value += partials[source * slots + first + lane]
-                sums[lane] += value
-        count = SUM_LANES
-        while count > 1:
-            count //= 2
-            for k in range(count):
-                sums[k] = sums[2 * k] + sums[2 * k + 1]
-        return sums[0]
-
-    @jit(name, nogil=True)
+    @entry(name)
     def finish(partials, slots, sources, control, settings, counts, singles, doubles):
         before = float_mode(IEEE)
         values = array_at(partials, slots * sources, np.float64)
         at = settings + load_word(settings + RANGES_AT * WORD) * WORD
         for r in range(load_word(settings + RANGES * WORD)):
             begin, end = load_word(at + 2 * r * WORD), load_word(at + (2 * r + 1) * WORD)
-            store_number(control + (NORMS + r) * WORD, sum_range(values, slots, sources, begin, end))
-        decided(control, settings)
+            store_number(control + (NORMS + r) * WORD, _sum_range(values, slots, sources, begin, end))
+        _decide(control, settings)
         h = array_at(stack(_RECORD_BYTES), RECORD_WORDS, np.float64)
         row = array_at(stack(_ROW_BYTES), ROW_WORDS, np.float64)
         for cohort in range(load_word(settings + COHORTS * WORD)):
@@ -170,7 +177,3 @@ def make_finish(rule: Rule) -> Any:
         float_mode(before)
 
     return finish
-
-
-def _narrow(x, wide):
-    return x if wide else np.float64(np.float32(x))

@@ -8,7 +8,7 @@ import numpy as np
 from numba import int64
 
 from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, float_mode, prefetch
-from .cpu_target import AHEAD, IEEE, STORAGE, jit, loader
+from .cpu_target import AHEAD, IEEE, STORAGE, entry, jit, loader
 
 if TYPE_CHECKING:
     from gpu_adam.formats import Format
@@ -24,7 +24,7 @@ def make_coalesce(values: Format, working: Format) -> Any:
     `gpu_adam.engines.Engine.coalesce`.
     """
     name = f"coalesce_{values}_{working}"
-    load = loader(name, values, working)
+    load = loader(values, working)
     stored, result, stored_bytes, result_bytes = (
         STORAGE[values.name],
         STORAGE[working.name],
@@ -42,7 +42,7 @@ def make_coalesce(values: Format, working: Format) -> Any:
         for k in range(total.size):
             total[k] += load(part[k])
 
-    @jit(name, nogil=True)
+    @entry(name)
     def coalesce(source, out, indices, width, count, capacity, order, ranked, limit, first, last):
         before = float_mode(IEEE)
         numbers = array_at(indices, capacity, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from operator import mul
@@ -32,12 +33,25 @@ AHEAD = 4
 STORAGE = {"float64": np.float64, "float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16}
 
 
-def jit(name: str, **options: Any) -> Callable[..., Any]:
-    """Numba's decorator for a function of the kernel called ``name``.
+def entry(name: str) -> Callable[..., Any]:
+    """Numba's decorator for the kernel called ``name`` itself, which Python calls, in threads of any kind side by side."""
+    return _named(name, nogil=True, no_cfunc_wrapper=True)
 
-    With NumPy's error model a division by zero gives what IEEE 754 says. Inlining is left to LLVM. The function is named after the
-    kernel, because Numba makes symbols out of names and a counter: kernels that two processes compiled and a third loads from
-    the disk would otherwise share symbols, and one of them run the other's code.
+
+def jit(name: str, **options: Any) -> Callable[..., Any]:
+    """Numba's decorator for a function of the kernel called ``name``, or of all kernels that share what is called so.
+
+    Nobody calls it from outside, so it has neither of the wrappers for that, which take a third of the compiler's time.
+    """
+    return _named(name, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+
+
+def _named(name: str, **options: Any) -> Callable[..., Any]:
+    """Numba's decorator.
+
+    With NumPy's error model a division by zero gives what IEEE 754 says. Inlining is left to LLVM. The function is named after what it
+    is part of, because Numba makes symbols out of names and a counter: kernels that two processes compiled and a third loads from
+    the disk would otherwise share symbols, and one of them run the other's code. Under one name there may only be one code.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -47,28 +61,29 @@ def jit(name: str, **options: Any) -> Callable[..., Any]:
     return decorate
 
 
-@numba.njit
+@jit("convert")
 def _to_float32(x):
     return np.float32(x)
 
 
-@numba.njit
+@jit("convert")
 def _to_float64(x):
     return np.float64(x)
 
 
-def loader(name: str, format: Format, working: Format) -> Callable[..., Any]:
-    """From a stored element to the working format, for the kernel called ``name``."""
+@functools.cache
+def loader(format: Format, working: Format) -> Callable[..., Any]:
+    """From a stored element to the working format."""
     convert = {"float32": _to_float32, "float64": _to_float64}[working.name]
     widen = {"float16": widen_float16, "bfloat16": widen_bfloat16}.get(format.name)
     if widen is None:
         return convert
 
+    @jit(f"{format}_to_{working}")
     def load(word):
         return convert(widen(word))
 
-    load.__name__ += f"_{format}"
-    return jit(name)(load)
+    return load
 
 
 def storer(format: Format) -> Callable[..., Any]:
@@ -77,34 +92,35 @@ def storer(format: Format) -> Callable[..., Any]:
     return rounders[format.name]
 
 
-def memory(name: str) -> SimpleNamespace:
-    """What the text of `gpu_adam.kernels.prologue` asks of its target, for the kernel called ``name``."""
+@functools.cache
+def memory() -> SimpleNamespace:
+    """What the text of `gpu_adam.kernels.prologue` asks of its target."""
 
-    @jit(name)
+    @jit("memory")
     def load_word(address):
         return load_at(address, np.int64)
 
-    @jit(name)
+    @jit("memory")
     def store_word(address, value):
         store_at(address, np.int64(value))
 
-    @jit(name)
+    @jit("memory")
     def load_number(address):
         return load_at(address, np.float64)
 
-    @jit(name)
+    @jit("memory")
     def store_number(address, value):
         store_at(address, np.float64(value))
 
-    @jit(name)
+    @jit("memory")
     def load_single(address):
         return np.float64(load_at(address, np.float32))
 
-    @jit(name)
+    @jit("memory")
     def store_single(address, value):
         store_at(address, np.float32(value))
 
-    @jit(name)
+    @jit("memory")
     def load_format(address, format):
         # In the order of `gpu_adam.formats.FORMATS`.
         if format == 0:

@@ -1,8 +1,11 @@
-"""Where tests run: those marked ``gpu`` only where there is a GPU, those marked ``slow`` after all others."""
+"""Where tests run: those marked ``gpu`` only where there is a GPU, those marked ``slow`` after all others. And what is kept out of them:
+a garbage collection of what earlier files have left.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from functools import cache
 
@@ -38,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason=f"needs a CUDA GPU: {missing}"))
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    # What is still there after a file is mostly what Numba has compiled, and stays. A test that calls gc.collect() need not look through it
+    # again: by the end of all files that takes a second a call.
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @cache

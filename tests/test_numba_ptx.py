@@ -74,14 +74,18 @@ AVERAGES = [
 
 
 def specializations() -> list[Specialization]:
-    """Every family, rule, pair of formats, and master weights where there can be some; averages with some of them.
+    """Every family, pair of formats, and master weights where there can be some, with Adam; every rule and averages with some of them.
 
     Rows have gradients in the working format, and no average.
     """
     plain = [
-        Specialization(family, rule, param, grad, master)
-        for family, rule in product((*FAMILIES, "rows"), (ADAM, AMSGRAD))
-        for param, grad, master in formats_of(rule, family)
+        Specialization(family, ADAM, param, grad, master)
+        for family in (*FAMILIES, "rows")
+        for param, grad, master in formats_of(ADAM, family)
+    ]
+    plain += [
+        Specialization("rows", AMSGRAD, FLOAT16, FLOAT32, True),
+        Specialization("rows", AMSGRAD, FLOAT64, FLOAT64, False),
     ]
     # Of the other rules what they compute, and not how memory is reached.
     others: list[tuple[Family, Format, bool]] = [
@@ -93,7 +97,7 @@ def specializations() -> list[Specialization]:
         Specialization(family, rule, param, param, master)
         for rule in RULES.values()
         for family, param, master in others
-        if rule not in (ADAM, AMSGRAD)
+        if rule is not ADAM
     ]
     averaged = [
         Specialization(family, RULES[rule], param, grad, master, average=True)

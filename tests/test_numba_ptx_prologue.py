@@ -25,14 +25,15 @@ from gpu_adam.kernels.cuda_prologue import IN_FLIGHT, OWN, SLOTS_IN_FLIGHT
 SUMMED = [(format, working) for format, working in product(FORMATS, (FLOAT32, FLOAT64))]
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    """The prologue's PTX, which takes seconds to compile."""
-    return nvvm.compile_ptx(PrologueKernel(ADAM), HOPPER)[1]
+def test_prologue(tmp_path: Path) -> None:
+    # One test for all that is asked of it: to compile it takes ten seconds.
+    _, text = nvvm.compile_ptx(PrologueKernel(ADAM), HOPPER)
+    check_arithmetic(Ptx(text))
+    check_memory(Ptx(text))
+    check_machine_code(disassembled(text, tmp_path))
 
 
-def test_prologue(text: str) -> None:
-    ptx = Ptx(text)
+def check_arithmetic(ptx: Ptx) -> None:
     # A square for each element that is in flight in each format, and for those that go one by one: not one more, so nothing was
     # contracted that the text does not fuse.
     elements = sum(IN_FLIGHT * VECTOR_BYTES // format.itemsize for format in FORMATS)
@@ -46,8 +47,7 @@ def test_prologue(text: str) -> None:
     assert ptx.spelled(CONVERSIONS) == {"cvt.f64.f32", "cvt.f64.f16", "cvt.rn.f32.f64", "cvt.rn.f64.s64"}
 
 
-def test_prologue_memory(text: str) -> None:
-    ptx = Ptx(text)
+def check_memory(ptx: Ptx) -> None:
     assert ptx.count(r"ld\.global\.v4\.[ub]32") == IN_FLIGHT * len(FORMATS)
     # What other blocks have written is read past the L1 cache, after a fence; they fenced before they were counted.
     assert ptx.count(r"ld\.relaxed\.gpu\.global\.f64") == SLOTS_IN_FLIGHT
@@ -67,8 +67,7 @@ def test_prologue_for_other_architectures(architecture: tuple[int, int]) -> None
     assert nvvm.link(ptx, architecture)[:4] == b"\x7fELF"
 
 
-def test_prologue_machine_code(text: str, tmp_path: Path) -> None:
-    sass = disassembled(text, tmp_path)
+def check_machine_code(sass: str) -> None:
     assert not spills(sass)
     # Two blocks share the 65,536 registers of a multiprocessor.
     assert max(int(number) for number in re.findall(r"\bR(\d+)\b", sass)) < 65_536 // (2 * PROLOGUE_THREADS)

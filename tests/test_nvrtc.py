@@ -43,10 +43,19 @@ FILES: dict[str, list[Kernel]] = {
 """What is compiled together."""
 
 
+OPTIMIZED = "sm_90"
+QUICKLY = ("--Ofast-compile=max",) if nvrtc.version() >= (12, 8) else ()
+"""What a compiler that knows it leaves optimizations out by. No source asks for the architecture, so what could fail is an instruction that
+it does not have, and of that the assembler tells in any case. The optimized code of others is what `test_sass.py` and
+`test_ledger.py` read."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_specialization_compiles(file: str, architecture: str) -> None:
+def test_every_specialization_compiles(file: str, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if architecture != OPTIMIZED:
+        monkeypatch.setattr(nvrtc, "OPTIONS", (*nvrtc.OPTIONS, *QUICKLY))
     _compile(FILES[file], architecture)
 
 
@@ -54,7 +63,7 @@ def test_every_specialization_compiles(file: str, architecture: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_specialization_with_an_average_compiles(family: str) -> None:
     """For one architecture; for all of them those that are compiled above."""
-    _compile([kernel for kind in WITH_AVERAGE if kind.family == family for kernel in instances(kind)], "sm_90")
+    _compile([kernel for kind in WITH_AVERAGE if kind.family == family for kernel in instances(kind)], OPTIMIZED)
 
 
 def _compile(kernels: list[Kernel], architecture: str) -> None:
