@@ -339,7 +339,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int, pack: bool, mon
         assert (bits(p) == words).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64, 4096, 1 << 20])
+@pytest.mark.parametrize("chunk", [1, 8, 64, 4096, 1 << 20])
 def test_any_chunk_size_gives_the_same_bits(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = final_bits(GpuAdam(several("float32", 0)), "float32")
     monkeypatch.setattr(cpu.engine(), "policy", replace(CPU_POLICY, min_chunk=chunk, max_chunk=chunk))
