@@ -38,9 +38,8 @@ class Buildah:
         pipe = None if show else subprocess.PIPE
         done = subprocess.run(self.command(*arguments), cwd=ROOT, stdout=pipe, stderr=pipe, text=True, check=False)
         if ok and done.returncode:
-            raise Failed(
-                f"{' '.join(arguments[:2])} ... ended with status {done.returncode}\n{done.stdout or ''}{done.stderr or ''}"
-            )
+            said = f"{done.stdout or ''}{done.stderr or ''}"
+            raise Failed(f"{' '.join(arguments)}: status {done.returncode}\n{said}")
         return done.stdout or ""
 
     def add_base(self, archive: Path, name: str) -> None:
