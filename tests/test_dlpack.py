@@ -126,7 +126,8 @@ def test_read_only_memory_is_refused_as_a_parameter_and_taken_as_a_gradient() ->
     GpuAdam([p]).step([Tensor(memory, read_only=True)])
     assert p[0] < 1
     memory.flags.writeable = False
-    with pytest.raises(ValueError, match="parameter 'w' is read-only"):
+    # NumPy 2.0 hands no such memory over, and says so itself.
+    with pytest.raises(ValueError, match="parameter 'w' is (read-only|not handed over by DLPack: .*readonly)"):
         GpuAdam({"w": Wrapped(memory)})
 
 
@@ -163,12 +164,12 @@ def test_memory_of_a_device_is_refused_by_the_cpu_engine_and_as_a_hosts_gradient
 def test_an_exporter_that_will_not_share_is_refused_by_name() -> None:
     class Shy(Tensor):
         def __dlpack__(self, **how: Any) -> Any:
-            raise BufferError("is busy")
+            raise BufferError("busy")
 
     shy = Shy(np.ones(3, np.float32))
-    with pytest.raises(ValueError, match="parameter 'w' is busy"):
+    with pytest.raises(ValueError, match="parameter 'w' is not handed over by DLPack: busy"):
         GpuAdam({"w": shy})
-    with pytest.raises(ValueError, match="the gradient of parameter 'w' is busy"):
+    with pytest.raises(ValueError, match="the gradient of parameter 'w' is not handed over by DLPack: busy"):
         GpuAdam({"w": np.ones(3, np.float32)}).step({"w": shy})
 
 

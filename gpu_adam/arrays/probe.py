@@ -71,7 +71,9 @@ def probe_named(array: Any, what: str, *, writable: bool = False) -> ArrayRef:
     """As `probe`, with ``what`` at the beginning of an error's message."""
     try:
         return probe(array, writable=writable)
-    except (TypeError, ValueError, BufferError) as error:
+    except BufferError as error:
+        raise ValueError(f"{what} is not handed over by DLPack: {error}") from None
+    except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{what} {error}") from None
 
