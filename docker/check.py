@@ -134,7 +134,8 @@ def check(buildah: Buildah, target: str, image: str, version: str) -> None:
     print("\n  gpu-adam bench --quick")
     container.start("bench", "--quick", "--cases", "--budget", "0", "--out", "/tmp/bench", show=True)
     if target == "cpu":
-        print("\n  the quick tests")
+        print("\n  the quick tests, of tests that can all be collected")
+        container.run("pytest", "-q", "-p", "no:cacheprovider", "--collect-only", "/opt/gpu_adam/tests")
         files = [f"/opt/gpu_adam/tests/test_{name}.py" for name in TESTS]
         container.run("pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files, show=True)
     else:

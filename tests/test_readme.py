@@ -11,6 +11,10 @@ import pytest
 from shipped import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
+
+if not (ROOT / "README.md").is_file():
+    pytest.skip("needs a checkout", allow_module_level=True)
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LOOPS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 

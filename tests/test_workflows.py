@@ -10,6 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
+if not (ROOT / ".github").is_dir():
+    pytest.skip("needs a checkout", allow_module_level=True)
+
 
 def test_the_workflows_are_found() -> None:
     assert {path.name for path in WORKFLOWS} == {"ci.yml", "gpu.yml", "release.yml"}

@@ -13,11 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import gpu_adam.kernels
 from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, UpdateKernel
 from gpu_adam.engines.nvrtc import expression_of, files_of
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "kernels"
+KERNELS = Path(gpu_adam.kernels.__file__).parent
 FLAGS = (
     "-std=c++17",
     "-fPIC",
