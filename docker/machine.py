@@ -16,20 +16,25 @@ PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeou
 
 def debootstrap(folder: Path) -> tuple[Path, str]:
     """An archive of a minimal system of this machine's own release, from its own mirror, and the release's name."""
-    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    system = platform.freedesktop_os_release()
+    suite = system["VERSION_CODENAME"]
     told = _output(
         "apt-get",
         "indextargets",
         "--format",
         "$(REPO_URI)",
         "Created-By: Packages",
+        f"Origin: {system['ID'].capitalize()}",
         f"Codename: {suite}",
         "Component: main",
     )
+    # debootstrap takes the distribution's own where apt has a list of mirrors, as on GitHub's runners.
+    mirror = [uri for uri in told.split() if uri.startswith(("http:", "https:", "file:"))][:1]
     root, archive = folder / "base", folder / "base.tar"
-    # In a mount namespace of its own: what it mounts is gone when it ends, however it ends.
+    # Ubuntu's python3-venv is in universe, and debootstrap passes over what a distribution does not have. In a mount namespace of its own:
+    # what it mounts is gone when it ends, however it ends.
     subprocess.run(
-        ["unshare", "--mount", "debootstrap", "--variant=minbase", suite, root, *told.split()[:1]],
+        ["unshare", "--mount", "debootstrap", "--variant=minbase", "--components=main,universe", suite, root, *mirror],
         stdout=subprocess.DEVNULL,
         check=True,
     )
