@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train", help="train a small network on handwritten digits", description="Train a small network with GpuAdam."
     )
     add_arguments(train)
-    commands.add_parser("bench", help="measure the engines, in a clone or in a container", add_help=False)
+    commands.add_parser(
+        "bench", help="measure the engines, in a container image; in a clone: make bench", add_help=False
+    )
     args, rest = parser.parse_known_args(argv)
     if rest and args.command == "train":
         train.error(f"unrecognized arguments: {' '.join(rest)}")
