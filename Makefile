@@ -134,7 +134,7 @@ doctor: $(STAMPS)/train-cuda$(family)  ## say which engines can run here, and wh
 	$(PY) -m gpu_adam doctor $(ARGS)
 
 # The PATH is for the commands whose help the site shows.
-docs: $(STAMPS)/docs  ## build the documentation into build/docs
+docs: $(STAMPS)/docs  ## build the documentation into build/docs; Python 3.11 or newer
 	PATH="$(BIN):$$PATH" $(PY) -m sphinx -W --keep-going --quiet docs build/docs $(ARGS)
 	@echo "build/docs/index.html"
 
@@ -197,7 +197,7 @@ notes:  ## print what CHANGELOG.md says of this version
 
 clean:  ## remove builds and caches; the environment stays
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find gpu_adam kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find gpu_adam kernels tests benchmarks docker -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environment as well
 	rm -rf $(VENV)
