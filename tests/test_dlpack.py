@@ -127,7 +127,7 @@ def test_read_only_memory_is_refused_as_a_parameter_and_taken_as_a_gradient() ->
     assert p[0] < 1
     memory.flags.writeable = False
     # NumPy 2.0 hands no such memory over, and says so itself.
-    with pytest.raises(ValueError, match="parameter 'w' is (read-only|not handed over by DLPack: .*readonly)"):
+    with pytest.raises(ValueError, match=r"parameter 'w' is (read-only|not handed over by DLPack: .*readonly)"):
         GpuAdam({"w": Wrapped(memory)})
 
 
