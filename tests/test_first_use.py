@@ -111,7 +111,7 @@ def test_a_container_is_known_by_the_hosts_kernel_module(
         ({"STUB_COUNT": 0, "CUDA_VISIBLE_DEVICES": "7"}, r"CUDA_VISIBLE_DEVICES='7' hides every GPU: unset it"),
         ({"STUB_INIT": 100}, r"finds no GPU: `nvidia-smi -L` .* `docker run --gpus all`"),
         ({"STUB_INIT": 3}, r"forked from one that had used the GPU: .*'spawn'"),
-        ({"STUB_INIT": 34}, r"stub of a CUDA toolkit .* LD_LIBRARY_PATH"),
+        ({"STUB_VERSION": 34, "STUB_INIT": 34}, r"stub of a CUDA toolkit .* LD_LIBRARY_PATH"),
         ({"STUB_INIT": 803}, r"restart the machine"),
         ({"STUB_INIT": 804}, r"cuda-compat"),
         ({"STUB_INIT": 999}, r"\(CUDA 13\.0\) does not start \(CUDA_ERROR_OF_THE_STUB\): `nvidia-smi`"),
@@ -146,6 +146,7 @@ def test_without_a_gpu_arrays_on_the_host_have_an_engine(bare: Machine) -> None:
         ({"STUB_CUDA": 13000}, 13),
         ({"STUB_CUDA": 15000}, 13),
         ({"STUB_CUDA": 13000, "STUB_CAPABILITY": 70}, 12),
+        ({"STUB_CUDA": 13000, "STUB_CAPABILITY": 35}, 12),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )

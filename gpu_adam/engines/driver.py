@@ -78,9 +78,10 @@ class Driver:
 
     @property
     def generation(self) -> int:
-        """The newest CUDA generation that there are packages for and that the driver and a GPU can run."""
+        """The newest CUDA generation that there are packages for and that the driver and a GPU can run, the oldest for a GPU too old."""
         newest = max(gpu.capability for gpu in self.gpus)
-        return max(n for n in LEAST_DRIVER if n <= self.cuda[0] and newest >= LEAST_CAPABILITY[n])
+        fit = (n for n in LEAST_DRIVER if n <= self.cuda[0] and newest >= LEAST_CAPABILITY[n])
+        return max(fit, default=min(LEAST_DRIVER))
 
     def require(self, package: str, generation: int) -> None:
         """Raise `EngineUnavailable` if a package is for a CUDA generation that cannot run here."""
@@ -107,14 +108,15 @@ def find() -> Driver:
     except OSError as error:
         raise EngineUnavailable(_without_library(release, error)) from None
     version = ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(version))
+    # The stub of a CUDA toolkit does not even tell a version.
+    status = library.cuDriverGetVersion(ctypes.byref(version))
     cuda = version.value // 1000, version.value % 1000 // 10
     called = _called(release, cuda)
-    if cuda[0] < min(LEAST_DRIVER):
+    if status == 0 and cuda[0] < min(LEAST_DRIVER):
         raise EngineUnavailable(
             f"{called} is too old: update it to {LEAST_DRIVER[12]} or newer for CUDA 12, or {LEAST_DRIVER[13]} or newer for CUDA 13"
         )
-    status = library.cuInit(0)
+    status = status or library.cuInit(0)
     count = ctypes.c_int()
     if status == 0:
         library.cuDeviceGetCount(ctypes.byref(count))
