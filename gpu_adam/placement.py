@@ -37,7 +37,11 @@ def place(
         ValueError: If the engine does not work where a parameter lies, or its strides are too many.
         EngineUnavailable: If the engine cannot run here.
     """
-    engines = {ref.device: _engine_for(engine, ref.device, label, shipped) for _, label, ref in refs}
+    engines: dict[Device, Engine] = {}
+    for _, label, ref in refs:
+        # Once a device: where CuPy is absent, each answer asks the driver and looks for packages.
+        if ref.device not in engines:
+            engines[ref.device] = _engine_for(engine, ref.device, label, shipped)
     extents = [_extent(base + k, label, ref, pack, master_weights) for k, (_, label, ref) in enumerate(refs)]
     placed = []
     for bucket in buckets_of(extents, aligned=pack):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from reference import assert_same_bits
 
-from gpu_adam import EngineUnavailable, GpuAdam
+from gpu_adam import EngineUnavailable, GpuAdam, placement
+from gpu_adam.engines import driver, engine_named
 
 f32 = np.float32
 
@@ -449,6 +450,21 @@ def test_what_is_no_parameter_is_refused(make: Callable[[], Any], error: type[Ex
 def test_what_is_no_structure_is_refused(params: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         GpuAdam(params)
+
+
+def test_an_engine_is_asked_for_once_whatever_the_number_of_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(placement, "engine_named", lambda name: asked.append(name) or engine_named(name))
+    GpuAdam([ones(k) for k in range(100)])
+    assert asked == ["cpu"]
+
+
+def test_host_arrays_touch_nothing_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the driver has begun, a process that is forked from this one cannot use it."""
+    monkeypatch.setattr(driver, "find", lambda: pytest.fail("the driver was asked"))
+    p = ones(3)
+    GpuAdam([p]).step([ones(3)])
+    assert (p < 1).all()
 
 
 def test_unknown_engines_and_engines_that_cannot_work_there_are_refused() -> None:
