@@ -41,7 +41,7 @@ def make_measure() -> Any:
     to their slots at the address ``partials``.
     """
     name = "measure"
-    float64, float32, float16, bfloat16 = (_make_leaf(name, format) for format in FORMATS)
+    float64, float32, float16, bfloat16 = (_make_leaf(f"{name}_{format}", format) for format in FORMATS)
 
     @entry(name)
     def measure(words, segments, leaves, partials, first, last):
@@ -72,7 +72,7 @@ def make_measure() -> Any:
     return measure
 
 
-def _make_leaf(name: str, format: Format) -> Any:
+def _make_leaf(part: str, format: Format) -> Any:
     """``(words, pointer, start, count, walk, room)``: the sum of squares of ``count`` elements from ``start`` of a gradient on.
 
     ``walk`` is where in ``words`` its walk begins, -1 if there is none; ``room`` the address of memory for a leaf.
@@ -80,7 +80,7 @@ def _make_leaf(name: str, format: Format) -> Any:
     squares = sum_of_squares(format)
     stored, itemsize = STORAGE[format.name], format.itemsize
 
-    @jit(name)
+    @jit(part)
     def gather(words, pointer, start, count, walk, room):
         """Copy a strided stretch to where it lies one element after the other."""
         inner = words[walk] - 1
@@ -100,6 +100,7 @@ def _make_leaf(name: str, format: Format) -> Any:
                 at += step
             k = stop
 
+    @jit(part)
     def leaf(words, pointer, start, count, walk, room):
         at = pointer + start * itemsize
         if walk >= 0:
@@ -119,8 +120,7 @@ def _make_leaf(name: str, format: Format) -> Any:
             last = room + (rows - 1) * LANES * itemsize
         return squares(at, rows, last)
 
-    leaf.__name__ += f"_{format}"
-    return jit(name)(leaf)
+    return leaf
 
 
 @jit("prologue")

@@ -6,8 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
+from numba.extending import is_jitted
+from shipped import RULES, formats_of
+
+from gpu_adam.formats import FLOAT32, FLOAT64, FORMATS
+from gpu_adam.kernels import cpu, cpu_prologue, cpu_rows
+from gpu_adam.plan import Specialization
 
 STEP = """
 import sys
@@ -47,6 +54,41 @@ def test_kernels_that_two_processes_compiled_do_not_mix_in_a_third(tmp_path, tog
     assert steps(tmp_path, "0")[0] + steps(tmp_path, "1")[0] == together
     assert steps(tmp_path, "01")[0] == together
     assert steps(tmp_path, "10")[0] == together[::-1]
+
+
+def test_under_one_name_there_is_one_code():
+    """What two kernels have in common is linked into both under one symbol, made out of its name."""
+    codes = {}
+
+    def code(function):
+        """A function's code and what it is closed over; all that it calls is looked at too."""
+        function = getattr(function, "py_func", function)
+        if not isinstance(function, FunctionType):
+            return repr(function)
+        names = function.__code__.co_names
+        called = [function.__globals__[name] for name in names if name in function.__globals__]
+        inside = (*(cell.cell_contents for cell in function.__closure__ or ()), *filter(is_jitted, called))
+        found = (function.__code__, *map(code, inside))
+        codes.setdefault((function.__module__, function.__qualname__), set()).add(found)
+        return found
+
+    kinds = [
+        Specialization(family, rule, *formats, average)
+        for rule in RULES.values()
+        for family in ("flat", "multi_tensor", "strided", "rows")
+        for formats in formats_of(rule, family)
+        for average in (False, True)
+    ]
+    kernels = [
+        *map(cpu.make_kernel, kinds),
+        *map(cpu_prologue.make_finish, RULES.values()),
+        cpu_prologue.make_measure(),
+    ]
+    kernels += [cpu_rows.make_coalesce(values, working) for values in FORMATS for working in (FLOAT32, FLOAT64)]
+    for kernel in kernels:
+        code(kernel)
+    assert {name for name, found in codes.items() if len(found) > 1} == set()
+    assert len(codes) > len(kernels)
 
 
 def test_the_kernels_of_the_norm_and_of_the_coefficients_are_kept_and_shared(tmp_path):
