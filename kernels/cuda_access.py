@@ -11,6 +11,10 @@ _GLOBAL = 1
 I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
+MEMORY = "~{memory}"
+"""Ends the constraints of inline PTX: what it reads and writes may be what an ordinary access beside it does, such as a parameter that is its
+own gradient."""
+
 _OF_WORDS = {I16: (2, "h", "u16"), I32: (4, "r", "u32"), FLOAT: (4, "f", "f32"), DOUBLE: (8, "d", "f64")}
 """By the type of a word: its bytes, the letter of its registers in inline PTX, and its name there."""
 
@@ -33,7 +37,7 @@ def read(builder: Any, address: Any, offset: int, word: Any, count: int, streame
         return [found] if count == 1 else [builder.extract_element(found, I32(k)) for k in range(count)]
     kind = word if count == 1 else ir.LiteralStructType([word] * count)
     text = f"ld.global.cs{_registers(name, 0, count)}, [${count}+{offset}];"
-    constraints = ",".join([f"={letter}"] * count + ["l"])
+    constraints = ",".join([f"={letter}"] * count + ["l", MEMORY])
     found = builder.asm(ir.FunctionType(kind, [I64]), text, constraints, [address], side_effect=True)
     return [found] if count == 1 else [builder.extract_value(found, k) for k in range(count)]
 
@@ -53,7 +57,7 @@ def write(builder: Any, address: Any, offset: int, words: list[Any], streamed: b
     form, _, registers = _registers(name, 1, count).partition(" ")
     text = f"st.global.cs{form} [$0+{offset}], {registers};"
     kind = ir.FunctionType(ir.VoidType(), [I64, *[word] * count])
-    builder.asm(kind, text, ",".join(["l"] + [letter] * count), [address, *words], side_effect=True)
+    builder.asm(kind, text, ",".join(["l"] + [letter] * count + [MEMORY]), [address, *words], side_effect=True)
 
 
 def _registers(name: str, first: int, count: int) -> str:

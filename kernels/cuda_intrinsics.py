@@ -15,7 +15,7 @@ from numba.cuda.extending import intrinsic
 
 from gpu_adam.layout import VECTOR_BYTES
 
-from .cuda_access import DOUBLE, FLOAT, HALF, I16, I32, I64, pointer, read, write
+from .cuda_access import DOUBLE, FLOAT, HALF, I16, I32, I64, MEMORY, pointer, read, write
 
 if TYPE_CHECKING:
     from gpu_adam.formats import Format
@@ -78,7 +78,7 @@ def load_fresh(typingctx, address):
     def codegen(context, builder, signature, args):
         # In PTX itself: LLVM has such loads for integers only, and NVVM not all of them.
         kind = ir.FunctionType(DOUBLE, [I64])
-        return builder.asm(kind, "ld.relaxed.gpu.global.f64 $0, [$1];", "=d,l", args, side_effect=True)
+        return builder.asm(kind, "ld.relaxed.gpu.global.f64 $0, [$1];", f"=d,l,{MEMORY}", args, side_effect=True)
 
     return types.float64(types.int64), codegen
 

@@ -248,6 +248,26 @@ def test_words_keep_their_order_in_inline_ptx(format: Format, streamed: str) -> 
     assert loaded.replace(" ", "").split(",") == stored.replace(" ", "").split(",")
 
 
+def test_streamed_accesses_keep_their_place_among_ordinary_ones() -> None:
+    """A parameter may be its own gradient, and one of its accesses streamed while another is not."""
+    from numba import cuda
+
+    from gpu_adam.kernels import cuda_intrinsics as on
+
+    load, streamed_load = (on.load(FLOAT32, FLOAT32, streamed) for streamed in (False, True))
+    store, streamed_store = (on.store(FLOAT32, FLOAT32, streamed) for streamed in (False, True))
+
+    def there_and_back(at, to):  # type: ignore[no-untyped-def]
+        store(at, streamed_load(to))
+        streamed_store(to, streamed_load(at))
+        store(at, load(to))
+
+    text, _ = cuda.compile(there_and_back, "void(int64, int64)", device=False, abi="numba", cc=HOPPER)
+    assert re.findall(r"((?:ld|st)\.global(?:\.cs)?)\.", text) == [
+        "ld.global.cs", "st.global", "ld.global.cs", "st.global.cs", "ld.global", "st.global",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_persistent_grid_changes_nothing_of_the_arithmetic(family: Family) -> None:
     kind = Specialization(family, ADAM, FLOAT32, FLOAT32, False)
