@@ -43,6 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"needs a CUDA GPU: {missing}"))
 
 
+@pytest.hookimpl(trylast=True)  # after the file's fixtures are torn down: what is frozen is never collected
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     # What is still there after a file is mostly what Numba has compiled, and stays. A test that calls gc.collect() need not look through it
     # again: by the end of all files that takes a second a call.
