@@ -1,5 +1,6 @@
 // Ordinary accesses of global memory. In PTX itself, because the compiler may make four accesses out of one of 16 bytes, and because __ldca
-// and __stwb keep an order among a block's accesses that nobody here asks for.
+// and __stwb keep an order among a block's accesses that nobody here asks for. The tests that run these kernels on a CPU define this file's
+// guard and bring their own functions.
 
 #ifndef GPU_ADAM_GLOBAL_CUH
 #define GPU_ADAM_GLOBAL_CUH
