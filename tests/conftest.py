@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -43,13 +44,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"needs a CUDA GPU: {missing}"))
 
 
-@pytest.hookimpl(trylast=True)  # after the file's fixtures are torn down: what is frozen is never collected
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[object]:
+    result = yield
     # What is still there after a file is mostly what Numba has compiled, and stays. A test that calls gc.collect() need not look through it
-    # again: by the end of all files that takes a second a call.
+    # again: by the end of all files that takes a second a call. Not in the teardown: the file's fixtures are still there then, and what
+    # is frozen is never collected.
     if nextitem is not None and nextitem.path != item.path:
         gc.collect()
         gc.freeze()
+    return result
 
 
 @cache
