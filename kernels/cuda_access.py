@@ -12,7 +12,7 @@ I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
 MEMORY = "~{memory}"
-"""Ends the constraints of inline PTX: an ordinary access beside it may be of the same memory, such as a parameter that is its own gradient."""
+"""Ends the constraints of inline PTX: an ordinary one beside it may be of the same memory, as of a parameter that is its own gradient."""
 
 _OF_WORDS = {I16: (2, "h", "u16"), I32: (4, "r", "u32"), FLOAT: (4, "f", "f32"), DOUBLE: (8, "d", "f64")}
 """By the type of a word: its bytes, the letter of its registers in inline PTX, and its name there."""

@@ -15,12 +15,16 @@ import pytest
 from shipped import RULES
 
 from benchmarks.gpu_proof import profiled
-from benchmarks.ledger import entries, model, paths, sass
-from benchmarks.ledger import page as pages
-from benchmarks.ledger.entries import Subject, entry, subjects
+from benchmarks.ledger import __main__ as program
+from benchmarks.ledger import beside as besides
+from benchmarks.ledger import entries, model, paths, sass, tables
+from benchmarks.ledger.beside import measurements
+from benchmarks.ledger.entries import entry
 from benchmarks.ledger.machines import ARCHITECTURES, MACHINES
 from benchmarks.ledger.model import Work, bounds, predict, resident_blocks
-from benchmarks.ledger.page import DATA, PAGE, measurements, page
+from benchmarks.ledger.page import DATA, PAGE, page
+from benchmarks.ledger.subjects import ADAM, Subject, subjects
+from benchmarks.ledger.subjects import RULES as COUNTED
 from gpu_adam import GpuAdam
 from gpu_adam.engines import EngineUnavailable, nvrtc
 from gpu_adam.engines.gpu_kernels import UpdateKernel
@@ -68,12 +72,24 @@ def test_the_table_is_what_the_compiler_makes(subject: Subject, architecture: in
 
 
 def test_the_table_holds_every_rule_and_architecture() -> None:
-    assert set(RULES) == set(entries.RULES)
+    assert set(RULES) == set(COUNTED)
     assert set(ROWS) == {(subject.name, architecture) for subject in subjects() for architecture in ARCHITECTURES}
 
 
 def test_the_page_is_what_the_table_says() -> None:
+    """Where it differs, ``python -m benchmarks.ledger --page`` writes it anew."""
     assert PAGE.read_text(encoding="utf-8") == page(LEDGER, measurements())
+
+
+def test_the_page_can_be_written_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a GPU's results have come."""
+    (tmp_path / "gpu-proof-h100.json").write_text(json.dumps(result()), encoding="utf-8")
+    monkeypatch.setattr(besides, "RESULTS", tmp_path)
+    monkeypatch.setattr(program, "PAGE", tmp_path / "LEDGER.md")
+    monkeypatch.setattr(program, "entry", None)
+    monkeypatch.setattr("sys.argv", ["ledger", "--page"])
+    program.main()
+    assert (tmp_path / "LEDGER.md").read_text(encoding="utf-8") == page(LEDGER, [("gpu-proof-h100.json", result())])
 
 
 UPDATES = [subject for subject in subjects() if isinstance(subject.kernel, UpdateKernel)]
@@ -89,7 +105,7 @@ def test_the_counts_are_those_of_the_rule(subject: Subject) -> None:
         if kind.family != "strided":
             assert turn["load"] * 16 == kind.bytes_read * elements
             assert turn["store"] * 16 == kind.bytes_written * elements
-        if kind.rule is entries.ADAM and kind.family != "strided":
+        if kind.rule is ADAM and kind.family != "strided":
             scaled, decayed, moments, step, averaged = 1, 2, 5, 2, 2 * kind.average
             arithmetic = scaled + decayed + moments + step + averaged
             if kind.working is FLOAT32:
@@ -166,7 +182,7 @@ def test_loops_are_gone_round_once() -> None:
     assert [step.loops for step in path] == [(), (1,), (1, 2), (1, 2), (1,), ()]
 
 
-@pytest.mark.parametrize("module", [sass, model, pages], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [sass, model, tables], ids=lambda module: module.__name__)
 def test_the_examples_in_docstrings(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0
 
@@ -265,7 +281,7 @@ def test_cards_that_share_a_name_are_told_apart() -> None:
 
 
 def test_dry_runs_are_no_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    monkeypatch.setattr(besides, "RESULTS", tmp_path)
     for name, dry_run in (("gpu-proof-dry-run.json", True), ("gpu-proof-h100.json", False)):
         (tmp_path / name).write_text(json.dumps(result(dry_run=dry_run)), encoding="utf-8")
     assert [name for name, _ in measurements()] == ["gpu-proof-h100.json"]

@@ -1,4 +1,8 @@
-"""``python -m benchmarks.ledger``: compile, count, predict, and write the page; with ``--variants`` compare launch geometries instead."""
+"""``python -m benchmarks.ledger``: compile, count, predict, and write the page.
+
+With ``--page`` the page alone, from the table as it is and the results at hand; with ``--variants`` other launch geometries are compared
+instead.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +17,50 @@ from tqdm import tqdm
 from gpu_adam.plan import Family
 from gpu_adam.policy import Geometry
 
-from .entries import Subject, adams, entry, geometries, subjects
+from .beside import measurements
+from .entries import entry
 from .machines import ARCHITECTURES
-from .page import DATA, PAGE, measurements, page
+from .page import DATA, PAGE, page
+from .subjects import Subject, adams, geometries, subjects
 
 COMPARED = (80, 90, 100)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__.partition(":")[2])
-    parser.add_argument("--variants", action="store_true", help="compare threads, vectors, hints and a persistent grid")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--page", action="store_true", help="compile nothing: write the page from the table and the results at hand"
+    )
+    what.add_argument("--variants", action="store_true", help="compare threads, vectors, hints and a persistent grid")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     arguments = parser.parse_args()
     if arguments.variants:
         variants(arguments.jobs)
-    else:
-        write(arguments.jobs)
+        return
+    if not arguments.page:
+        write_table(arguments.jobs)
+    write_page()
 
 
-def write(jobs: int) -> None:
-    """Write ``ledger.json`` and ``LEDGER.md``."""
+def write_table(jobs: int) -> None:
+    """Write ``ledger.json``."""
     wanted = [(subject, architecture) for architecture in ARCHITECTURES for subject in subjects()]
     rows = list(_mapped(entry, wanted, jobs))
     order = {subject.name: place for place, subject in enumerate(subjects())}
     rows.sort(key=lambda row: (order[row["kernel"]], row["architecture"]))
     (compiler,) = {row.pop("compiler") for row in rows}
-    ledger = {"compiler": compiler, "rows": rows}
     # A row a line: a change shows which kernels it touches.
     lines = ",\n".join(json.dumps(row) for row in rows)
     DATA.write_text(f'{{"compiler": "{compiler}", "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    print(f"{len(rows)} rows in {DATA}")
+
+
+def write_page() -> None:
+    """Write ``LEDGER.md`` from ``ledger.json``."""
+    ledger = json.loads(DATA.read_text(encoding="utf-8"))
     PAGE.write_text(page(ledger, measurements()), encoding="utf-8")
-    print(f"{len(rows)} rows in {DATA}\n{PAGE}")
+    print(PAGE)
 
 
 def variants(jobs: int) -> None:

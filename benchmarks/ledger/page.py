@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..gpu_proof.record import results_in
-from .entries import ADAM, RULES, recorded
+from .beside import beside
+from .entries import recorded
 from .machines import ARCHITECTURES, MACHINES
 from .model import bounds, idle_tail, wanted
+from .subjects import ADAM, RULES
+from .tables import Row, label, table
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results"
 PAGE, DATA, FINDINGS = HERE / "LEDGER.md", HERE / "ledger.json", HERE / "findings.md"
 
 COUNT = 1 << 28
-SHORTEST = 20e-6
-"""Seconds below which a prediction is not compared: the launch, which is not in it, takes 2 to 4 µs."""
-
 SHOWN = 90
 """The architecture whose instructions the page shows; ``ledger.json`` has all."""
-
-Row = Mapping[str, Any]
 
 _HEAD = """# The ledger
 
 What {compiler} made of the kernels, counted in the machine code, and the times that follow; no GPU took part.
 `python -m benchmarks.ledger` writes this page and [ledger.json](ledger.json), which has every kernel on every architecture;
-`tests/test_ledger.py` compiles anew and compares, so that a change of a kernel shows what it costs.
+`tests/test_ledger.py` compiles anew and compares, so that a change of a kernel shows what it costs. With `--page` it compiles nothing:
+for when results of a GPU have come.
 
 - **Counted** is the fast path: aligned tensors, whole vectors, no subnormal, infinite or NaN operand. [paths.py](paths.py) says how it
   is found in the control flow of the disassembly and where the method ends.
@@ -59,11 +55,6 @@ alone on the memory.
 """
 
 
-_OF_MEASUREMENTS = """Measured between events around one step that is this kernel alone, with a cold cache, or by Nsight Compute.
-{short} kernels that are predicted to take less than {shortest:.0f} µs are left out: the launch, 2 to 4 µs, is in no prediction.
-"""
-
-
 def page(ledger: Mapping[str, Any], measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """The page.
 
@@ -76,55 +67,35 @@ def page(ledger: Mapping[str, Any], measured: Sequence[tuple[str, Mapping[str, A
     sections = [
         _HEAD.format(compiler=f"NVRTC {ledger['compiler']}"),
         f"## Predicted for {COUNT:,} elements\n",
-        _table(["", *(f"{machine.name}" for machine in MACHINES)], _predicted(adams)),
+        table(["", *(f"{machine.name}" for machine in MACHINES)], _predicted(adams)),
         "Milliseconds, the share of the memory's bandwidth by the datasheet, and what binds where it is not the memory.\n",
         _copies(),
         f"## Instructions for one element, sm_{SHOWN}\n",
-        _table(
+        table(
             ["", "bytes read + written", "all", *_COLUMNS, "loads of 16 B", "stores", "next"],
             _instructions([row for row in adams if row["architecture"] == SHOWN]),
         ),
         _OF_INSTRUCTIONS,
         "## Registers, resident blocks and loads in flight\n",
-        _table(["", *(f"sm_{architecture}" for architecture in ARCHITECTURES)], _registers(adams)),
+        table(["", *(f"sm_{architecture}" for architecture in ARCHITECTURES)], _registers(adams)),
         _OF_REGISTERS + _spills(rows),
-        _table(["wanted by Little's law", *(machine.name for machine in MACHINES)], [_wanted()]),
+        table(["wanted by Little's law", *(machine.name for machine in MACHINES)], [_wanted()]),
         f"## The other rules, float32, sm_{SHOWN}\n",
-        _table(
+        table(
             ["", "bytes", "instructions", "registers flat", "multi-tensor", "H100, ms", "next"],
             _rules([row for row in rows if row["architecture"] == SHOWN]),
         ),
         "## Chunks of multi-tensor float32\n",
-        _table(
+        table(
             ["", *(f"{chunk:,}" for chunk in CHUNKS), *(f"{waves} waves" for waves in WAVES)],
             _chunks([row for row in rows if row["kernel"] == "adam_multi_tensor_float32_float32"]),
         ),
         _OF_CHUNKS,
         "## Prediction beside measurement\n",
-        _beside(rows, measured),
+        beside(rows, measured),
         FINDINGS.read_text(encoding="utf-8"),
     ]
     return "\n".join(sections)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def label(kernel: str) -> str:
-    """A kernel's name for readers.
-
-    >>> label("adam_multi_tensor_bfloat16_bfloat16_master_average")
-    'multi-tensor bfloat16, master, average'
-    >>> label("measure_float32")
-    'measure float32'
-    >>> label("adam_prologue")
-    'prologue'
-    """
-    name = kernel.removeprefix("adam_").replace("multi_tensor", "multi-tensor")
-    family, *formats = name.split("_")
-    return f"{family} {', '.join([*formats[:1], *formats[2:]])}".rstrip()
 
 
 def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -223,40 +194,3 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[str]]:
         cut = [bounds(replace(work, turns=chunk / (work.threads * work.elements)), machine) for chunk in CHUNKS]
         latency = [f"{one['latency'] / one['memory']:.0%}" for one in cut]
         yield [machine.name, *latency, *(f"{idle_tail(work, machine, waves):.1%}" for waves in WAVES)]
-
-
-def measurements() -> list[tuple[str, Mapping[str, Any]]]:
-    """Results from GPUs, by the name of their file."""
-    return [(path.name, results) for path, results in results_in(RESULTS) if not results["dry_run"]]
-
-
-def _machine_of(result: Mapping[str, Any]) -> str | None:
-    """Whose predictions a result is to be compared with; a card that shares its name with a larger one's is another machine."""
-    told = result["machine"]
-    for machine in MACHINES:
-        same = told.get("multiprocessors", machine.processors) == machine.processors
-        if same and re.search(rf"\b{machine.name}\b", told["gpu"]):
-            return machine.name
-    return None
-
-
-def _beside(rows: Iterable[Row], measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    if not measured:
-        return "No GPU has been at hand yet: there is no `benchmarks/results/gpu-proof-*.json`.\n"
-    predictions = {(row["kernel"], name): one for row in rows for name, one in row["predictions"].items()}
-    lines, short = [], 0
-    for file, result in measured:
-        machine = _machine_of(result)
-        for kernel in result["kernels"]:
-            seconds, cells = kernel["seconds"], ["not predicted", ""]
-            if one := predictions.get((kernel["name"], machine or "")):
-                expected = one["nanoseconds"] * kernel["elements"] / 1e9
-                if expected < SHORTEST:
-                    short += 1
-                    continue
-                cells = [f"{expected * 1e6:,.1f}", f"{seconds / expected:.2f}"]
-            what = ", ".join(filter(None, (label(kernel["name"]), kernel["case"], kernel.get("label"), kernel["how"])))
-            speed = f"{kernel['bytes'] / seconds / 1e9:,.0f}"
-            lines.append([what, f"{kernel['elements']:,}", cells[0], f"{seconds * 1e6:,.1f}", cells[1], speed, file])
-    table = _table(["", "elements", "predicted, µs", "measured, µs", "ratio", "GB/s", "file"], lines)
-    return table + _OF_MEASUREMENTS.format(short=short, shortest=SHORTEST * 1e6)
