@@ -16,9 +16,10 @@ from .gradients import Gradients
 from .hyperparameters import Averaging
 from .kernels.row import ROW_WORDS
 from .kernels.rules import MAX_STATES, Rule
+from .launches import schedule
 from .layout import Device
 from .packing import merge_packed
-from .plan import ROLES, Launch, Plan, Table, Task, schedule
+from .plan import ROLES, Launch, Plan, Table, Task
 from .prologue import Gradient, MeasureTable, Prologue, leaves_of
 from .scaling import Scaling
 from .settings import WINDOW_ENTRIES, Cohort, Limits, Settings

@@ -31,8 +31,9 @@ from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.hyperparameters import Averaging
 from gpu_adam.kernels.prologue import NORMS, WORD
 from gpu_adam.kernels.row import ROW_WORDS
+from gpu_adam.launches import schedule
 from gpu_adam.layout import Device, Walk
-from gpu_adam.plan import Task, schedule
+from gpu_adam.plan import Task
 from gpu_adam.policy import GPU_POLICY
 from gpu_adam.prologue import Gradient, MeasureTable, Prologue, leaves_of
 from gpu_adam.scaling import Scaling

@@ -17,8 +17,9 @@ from gpu_adam.engines import RowSums, cpu
 from gpu_adam.engines.threads import ThreadPool
 from gpu_adam.formats import FLOAT32, FLOAT64, format_of
 from gpu_adam.kernels import adam, row
+from gpu_adam.launches import schedule
 from gpu_adam.layout import Device, Walk, walk
-from gpu_adam.plan import Task, schedule
+from gpu_adam.plan import Task
 from gpu_adam.policy import CPU_POLICY
 
 Array = np.ndarray[Any, Any]

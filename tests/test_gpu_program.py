@@ -17,8 +17,8 @@ from gpu_problem import FORMATS, GRADIENTS, ROOM, Array, Host, Problem, assert_s
 
 from gpu_adam.engines.staging import SLOTS
 from gpu_adam.kernels.prologue import NORMS, SKIPPED, WORD
+from gpu_adam.launches import schedule
 from gpu_adam.layout import Device
-from gpu_adam.plan import schedule
 from gpu_adam.policy import GPU_POLICY
 
 rig, host, host_kernels = gpu_problem.rig, gpu_problem.host, gpu_problem.host_kernels

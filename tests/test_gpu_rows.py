@@ -14,8 +14,8 @@ from gpu_adam.engines import Memory, RowSums
 from gpu_adam.engines.gpu import GpuEngine
 from gpu_adam.formats import BFLOAT16, FLOAT32
 from gpu_adam.kernels.prologue import WORD
+from gpu_adam.launches import schedule
 from gpu_adam.layout import Device, Walk
-from gpu_adam.plan import schedule
 from gpu_adam.policy import GPU_POLICY
 
 rig, host, host_kernels = gpu_problem.rig, gpu_problem.host, gpu_problem.host_kernels

@@ -18,6 +18,7 @@ from strategies import PROVE, formats, laid_out, layouts, shapes
 from gpu_adam import GpuAdam
 from gpu_adam.arrays import Occupied, probe
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format, format_named
+from gpu_adam.launches import schedule
 from gpu_adam.layout import (
     ALIGNMENT,
     MAX_DIMS,
@@ -30,7 +31,7 @@ from gpu_adam.layout import (
     visiting_order,
     walk,
 )
-from gpu_adam.plan import Launch, Plan, Specialization, Task, schedule
+from gpu_adam.plan import Launch, Plan, Specialization, Task
 from gpu_adam.policy import CPU_POLICY, GPU_POLICY, Policy
 
 GPU = Device("cuda", 0)

@@ -10,8 +10,9 @@ from shipped import ADAM
 
 from gpu_adam.engines.gpu_kernels import update_kernel
 from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.launches import schedule
 from gpu_adam.layout import Device, walk
-from gpu_adam.plan import Task, schedule
+from gpu_adam.plan import Task
 from gpu_adam.policy import GPU_POLICY, Geometry, Policy
 
 GPU = Device("cuda", 0)

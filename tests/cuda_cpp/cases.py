@@ -13,8 +13,9 @@ from shipped import ADAM, AMSGRAD
 from gpu_adam.engines import Engine
 from gpu_adam.formats import FLOAT32, FLOAT64, Format
 from gpu_adam.kernels import adam, row
+from gpu_adam.launches import schedule
 from gpu_adam.layout import Device, Walk, walk
-from gpu_adam.plan import ROLES, Launch, Specialization, Task, schedule
+from gpu_adam.plan import ROLES, Launch, Specialization, Task
 from gpu_adam.policy import GPU_POLICY, Policy
 
 GUARD = 64

@@ -13,8 +13,9 @@ from shipped import RULES
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.kernels.row import DECOUPLED, L2, ROW_WORDS, SCALE, SKIP
 from gpu_adam.kernels.rules import MAX_STATES, average, decay
+from gpu_adam.launches import schedule
 from gpu_adam.layout import VECTOR_BYTES, Device, Walk, walk
-from gpu_adam.plan import Task, schedule
+from gpu_adam.plan import Task
 from gpu_adam.policy import Geometry, Policy
 from numba_simulator.machine import Bounds, SimulatedEngine, fma
 
