@@ -14,6 +14,7 @@ from benchmarks.gpu_proof import (
     readme,
     record,
     sanitizers,
+    sections,
 )
 from benchmarks.start import LIMIT
 
@@ -223,5 +224,5 @@ def test_figures_that_json_does_not_have_are_left_out(tmp_path: Path) -> None:
         "step_seconds": 1.0,
         "first_loss": 2.0,
     }
-    told = page._training({"data": "digits", "images": 1, "rows": [{**row, "last_loss": None}]})
+    told = sections.training({"data": "digits", "images": 1, "rows": [{**row, "last_loss": None}]})
     assert "2 to not finite" in told[-1]
