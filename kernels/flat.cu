@@ -20,7 +20,7 @@ constexpr int kFlatThreads = (sizeof(P) == 8) == (sizeof(G) == 8) ? 768
 //   size: elements.
 //   row: the stretch's row of coefficients.
 template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint, bool kPersistent>
-__global__ void __launch_bounds__(kThreads, (kFlatThreads<P, G> > kThreads ? kFlatThreads<P, G> / kThreads : 1))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kFlatThreads<P, G>, kThreads>))
     flat(P* param, const G* grad, Working<P>* state0, Working<P>* state1, Working<P>* state2, float* master, Working<P>* average,
          long long size, const Working<P>* row) {
   using K = Kind<Rule, P, G, kMaster, kAverage>;

@@ -63,14 +63,14 @@ __global__ void __launch_bounds__(kThreads)
   } while (kPersistent && (number += gridDim.x) < chunks);
 }
 
-// Blocks that a multiprocessor must have registers for: left to itself NVRTC 13.5 aims at four on sm_120, and spills.
+// Threads that a multiprocessor must have registers for: left to itself NVRTC 13.5 aims at four blocks of 256 on sm_120, and spills.
 template <typename P>
-constexpr int kStridedBlocks = sizeof(P) == 8 ? 2 : 3;
+constexpr int kStridedThreads = sizeof(P) == 8 ? 512 : 768;
 
 // Tensors with strides of their own. The states and the master copy lie in the walk's order; parameter and gradient are reached
 // through their strides, element by element, kElements of them in flight.
 template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint, bool kPersistent>
-__global__ void __launch_bounds__(kThreads, (kStridedBlocks<P>))
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kStridedThreads<P>, kThreads>))
     strided(const long long* table, long long segments, long long chunks, long long chunk, const Working<P>* coefficients) {
   using K = Kind<Rule, P, G, kMaster, kAverage>;
   using W = Working<P>;

@@ -17,7 +17,7 @@ constexpr int kRowsThreads = 768;
 //   indices: for each of them its number; a negative one is left alone.
 //   row: the row of coefficients.
 template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint>
-__global__ void __launch_bounds__(kThreads, kRowsThreads / kThreads)
+__global__ void __launch_bounds__(kThreads, (kMinBlocks<kRowsThreads, kThreads>))
     rows(P* param, const G* grad, Working<P>* state0, Working<P>* state1, Working<P>* state2, float* master, Working<P>* average,
          long long width, long long count, const long long* indices, const Working<P>* row) {
   using K = Kind<Rule, P, G, kMaster, kAverage>;

@@ -54,6 +54,11 @@ struct Tensor {
   }
 };
 
+// Blocks of kThreads threads that make up kWanted threads, for which a multiprocessor must have registers. Said in threads, so that what
+// a thread may have is the same in blocks of any size.
+template <int kWanted, int kThreads>
+constexpr int kMinBlocks = kWanted > kThreads ? kWanted / kThreads : 1;
+
 template <typename K>
 __device__ __forceinline__ void update(Element<typename K::W>& e, const Row<typename K::W>& coefficients) {
   scale_and_decay(e, coefficients);

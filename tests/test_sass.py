@@ -208,6 +208,16 @@ def test_strided_kernels_spill_nothing(param: Format, architecture: int, folder:
     assert sass.registers <= 128
 
 
+@pytest.mark.parametrize("family", ["flat", "strided"])
+def test_where_registers_are_bounded_larger_blocks_leave_a_thread_as_many(family: str, folder: Path) -> None:
+    usual, large = (
+        disassemble(instance(family, FLOAT32, FLOAT32, 2, geometry=Geometry(threads)), ARCHITECTURES[0], folder)
+        for threads in (256, 512)
+    )
+    assert large.stack == 0
+    assert large.registers == usual.registers
+
+
 PROLOGUE_REGISTERS = 80
 
 
