@@ -152,24 +152,25 @@ def test_the_key_covers_all_that_the_code_depends_on(kernel, monkeypatch: pytest
     from dataclasses import replace
 
     keys = {nvrtc.key(kernel, "sm_90"), nvrtc.key(kernel, "sm_80"), nvrtc.key(kernel, "compute_90")}
-    keys |= {nvrtc.key(replace(kernel, threads=128), "sm_90"), nvrtc.key(replace(kernel, vectors=2), "sm_90")}
+    geometries = ({"threads": 128}, {"vectors": 2}, {"hint": "plain"}, {"hint": "keep_param"}, {"persistent": True})
+    keys |= {nvrtc.key(replace(kernel, **other), "sm_90") for other in geometries}
     s = kernel.specialization
     others = [replace(s, family="strided"), replace(s, rule=AMSGRAD)]
     keys |= {nvrtc.key(replace(kernel, specialization=other), "sm_90") for other in others}
-    assert len(keys) == 7
+    assert len(keys) == 10
     for name, text in nvrtc.sources().items():
         changed = {**nvrtc.sources(), name: text + "\n"}
         with monkeypatch.context() as patch:
             patch.setattr(nvrtc, "sources", lambda changed=changed: changed)
             keys.add(nvrtc.key(kernel, "sm_90"))
-    assert len(keys) == 7 + len(nvrtc.sources())
+    assert len(keys) == 10 + len(nvrtc.sources())
     with monkeypatch.context() as patch:
         patch.setattr(nvrtc, "OPTIONS", nvrtc.OPTIONS[1:])
         keys.add(nvrtc.key(kernel, "sm_90"))
     with monkeypatch.context() as patch:
         patch.setattr(nvrtc, "version", lambda: (99, 0))
         keys.add(nvrtc.key(kernel, "sm_90"))
-    assert len(keys) == 9 + len(nvrtc.sources())
+    assert len(keys) == 12 + len(nvrtc.sources())
 
 
 def _compile_in(start, results) -> None:  # type: ignore[no-untyped-def]

@@ -55,6 +55,26 @@ def test_a_change_is_another_entry(
     assert len(list(tmp_path.glob("*.cubin"))) == 2
 
 
+def test_another_geometry_is_another_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Entries of one specialization share their names but for the key."""
+    monkeypatch.setenv("GPU_ADAM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(nvvm, "compile_ptx", lambda kernel, capability: ("symbol", repr(kernel)))
+    monkeypatch.setattr(nvvm, "link", lambda ptx, capability: ptx.encode())
+    usual = UpdateKernel(SMALL, THREADS, 1)
+    others: list[dict[str, Any]] = [
+        {"threads": 128},
+        {"vectors": 2},
+        {"hint": "plain"},
+        {"hint": "keep_param"},
+        {"persistent": True},
+    ]
+    kernels = [usual, *(replace(usual, **other) for other in others)]
+    for _ in range(2):
+        found = [nvvm.compile_kernel.__wrapped__(kernel, HOPPER) for kernel in kernels]
+        assert found == [("symbol", repr(kernel).encode()) for kernel in kernels]
+    assert len(list(tmp_path.glob("*.cubin"))) == len(kernels)
+
+
 def test_the_compilers_log_is_shown() -> None:
     def make(fma: Any, sqrt: Any) -> Any:
         return lambda p, g, s0, s1, s2, c: fma(p, 1.0, g)
