@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .optimizer import GpuOptimizer as GpuOptimizer
     from .optimizers import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HERE = Path(__file__).resolve().parent
 _BESIDE = _HERE.parent / "kernels" / "__init__.py"

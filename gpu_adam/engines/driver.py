@@ -22,8 +22,8 @@ LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 LEAST_DRIVER = {12: 525, 13: 580}
 """For each CUDA generation that there are packages for, the first driver that runs it."""
 
-LEAST_CAPABILITY = {12: 50, 13: 75}
-"""Ten times the least compute capability that its compilers know."""
+LEAST_CAPABILITY = {12: 70, 13: 75}
+"""For each of them, ten times the least compute capability: what the kernels are written for, and what CUDA 13's compilers know."""
 
 _CUPY = {"cupy": None, "cupy-cuda11x": 11, "cupy-cuda12x": 12, "cupy-cuda13x": 13}
 """CuPy's packages, no two of which can stand side by side, and the generations of those that are built for one."""
@@ -78,10 +78,9 @@ class Driver:
 
     @property
     def generation(self) -> int:
-        """The newest CUDA generation that there are packages for and that the driver and a GPU can run, the oldest for a GPU too old."""
+        """The newest CUDA generation that there are packages for and that the driver and a GPU can run."""
         newest = max(gpu.capability for gpu in self.gpus)
-        fit = (n for n in LEAST_DRIVER if n <= self.cuda[0] and newest >= LEAST_CAPABILITY[n])
-        return max(fit, default=min(LEAST_DRIVER))
+        return max(n for n in LEAST_DRIVER if n <= self.cuda[0] and newest >= LEAST_CAPABILITY[n])
 
     def require(self, package: str, generation: int) -> None:
         """Raise `EngineUnavailable` if a package is for a CUDA generation that cannot run here."""
@@ -100,7 +99,8 @@ def find() -> Driver:
     """The driver.
 
     Raises:
-        EngineUnavailable: If there is none, if it is too old for all packages, or if it sees no GPU; the message names the remedy.
+        EngineUnavailable: If there is none, if it is too old for all packages, or if it sees no GPU or only such as are too old; the
+            message names the remedy.
     """
     release = _release()
     try:
@@ -126,7 +126,13 @@ def find() -> Driver:
         raise EngineUnavailable(
             _REASONS.get(status, f"{called} does not start ({_name(library, status)}): `nvidia-smi` may say why")
         )
-    return Driver(release, cuda, tuple(_gpu(library, k) for k in range(count.value)))
+    gpus = tuple(_gpu(library, k) for k in range(count.value))
+    least = min(LEAST_CAPABILITY.values())
+    if all(gpu.capability < least for gpu in gpus):
+        raise EngineUnavailable(
+            f"{gpus[0]} is too old: use a GPU of compute capability {least / 10} or newer, or engine='cpu'"
+        )
+    return Driver(release, cuda, gpus)
 
 
 def remedy(generation: int | None = None, extra: str = "cuda") -> str:
