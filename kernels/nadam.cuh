@@ -14,22 +14,26 @@ struct NAdam {
 
   // What is smaller leaves no trace when it is taken off 1.
   static constexpr double kNegligible = 0x1p-60;
+  // Nor does half of what is smaller than this: from there on every momentum is beta1.
+  static constexpr double kFaded = 0x1p-53;
 
   // exp_avg and exp_avg_sq.
   static constexpr int kStates = 2;
 
-  // The momenta are multiplied until their product is negligible.
+  // The momenta are multiplied one by one until their product is negligible or they no longer change; the rest is a power of beta1.
   __device__ static __forceinline__ void coefficients(const double* h, long long t, bool wide, double* row) {
     const double w1 = to_working(1.0 - h[kBeta1], wide);
     const double w2 = to_working(1.0 - h[kBeta2], wide);
     const double beta1 = 1.0 - w1;
     double product = 1.0;
     double decay = 1.0;
+    long long n = 0;
 #pragma unroll 1
-    for (long long n = 0; n < t && product > kNegligible; ++n) {
+    for (; n < t && product > kNegligible && decay > kFaded; ++n) {
       decay = mul(decay, h[kQ]);
       product = mul(product, mul(beta1, 1.0 - mul(0.5, decay)));
     }
+    product = mul(product, power(beta1, t - n));
     decay = power(h[kQ], t);
     const double now = mul(beta1, 1.0 - mul(0.5, decay));
     const double later = mul(beta1, 1.0 - mul(0.5, mul(decay, h[kQ])));

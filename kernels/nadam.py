@@ -36,6 +36,9 @@ EPSILON, Q = own_settings(2)
 NEGLIGIBLE = 2.0**-60
 """What is smaller leaves no trace when it is taken off 1."""
 
+FADED = 2.0**-53
+"""Nor does half of what is smaller than this: from there on every momentum is beta1."""
+
 
 def nadam(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:
     """The scalar function: ``s0`` and ``s1`` are the moments."""
@@ -54,7 +57,8 @@ def nadam_coefficients(
 ) -> Callable[..., Any]:
     """The coefficients of step t; the weights are rounded first, as in `gpu_adam.kernels.adam`.
 
-    The momenta are multiplied until their product is negligible, which with the usual decay takes some 60 of them.
+    The momenta are multiplied one by one until their product is negligible or they no longer change; the rest is a power of beta1.
+    That takes some 60 of them with the usual decay and 2,700 at most, whatever t and beta1 are.
     """
 
     def coefficients(h, t, wide, row):
@@ -64,10 +68,11 @@ def nadam_coefficients(
         product = 1.0
         decay = 1.0
         n = 0
-        while n < t and product > NEGLIGIBLE:
+        while n < t and product > NEGLIGIBLE and decay > FADED:
             decay = mul(decay, h[Q])
             product = mul(product, mul(beta1, 1.0 - mul(0.5, decay)))
             n += 1
+        product = mul(product, power(beta1, t - n))
         decay = power(h[Q], t)
         now = mul(beta1, 1.0 - mul(0.5, decay))
         later = mul(beta1, 1.0 - mul(0.5, mul(decay, h[Q])))

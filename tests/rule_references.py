@@ -119,10 +119,12 @@ def nadam(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[str
     v = s["exp_avg_sq"] = fma(w2 * g, g, decayed(w2, s["exp_avg_sq"]))
     d = fma(np.sqrt(v), fl(1.0 / math.sqrt(1.0 - power(1.0 - float(w2), t))), fl(h["eps"]))
     beta1, q = 1.0 - float(w1), 0.96 ** h["momentum_decay"]
-    product = decay = 1.0
-    for _ in range(t):
+    product, decay, n = 1.0, 1.0, 0
+    while n < t and decay > 2.0**-53 and product > 0.0:
         decay = decay * q
         product = product * (beta1 * (1.0 - 0.5 * decay))
+        n += 1
+    product = product * power(beta1, t - n)  # half of what is left of the decay is nothing beside 1
     now, later = (beta1 * (1.0 - 0.5 * one) for one in (power(q, t), power(q, t) * q))
     ag, am = fl(-h["lr"] * (1.0 - now) / (1.0 - product)), fl(-h["lr"] * later / (1.0 - product * later))
     return p + fma(am, m, ag * g) / d
