@@ -13,6 +13,7 @@ import numpy as np
 
 from .formats import FLOAT64, Format
 from .hyperparameters import Averaging, Flag, Number, Scheduled
+from .keys import unknown_keys
 from .kernels import rules
 from .kernels.row import (
     AVERAGE_DECAY,
@@ -111,6 +112,19 @@ class Algorithm:
         """Whether its rules come with this package, and so are there in CUDA C++ too."""
         return all(rule.is_shipped for rule in self.rules)
 
+    def check_keys(self, group: Mapping[str, Any], where: str) -> None:
+        """Raise an error for keys of a group that look like hyperparameters and are none.
+
+        Raises:
+            ValueError: For a key that is another optimizer's, or close to one of this one's; see `gpu_adam.keys`.
+        """
+        unknown = unknown_keys(group, self.keys)
+        if unknown:
+            raise ValueError(
+                f"{where} has unknown keys {unknown}: use {', '.join(('params', *self.keys))}; "
+                "a key of your own may begin with an underscore"
+            )
+
     def rule_of(self, group: Mapping[str, Any], where: str) -> Rule:
         """The rule that a group's hyperparameters ask for.
 
@@ -129,7 +143,7 @@ class Algorithm:
                     value = one.part(value, where)
                 # In every step, so that a float is not looked at here, but where it has changed.
                 values.append(value if type(value) is float else one.checked(value, where, read=read_lr))
-            return (*values, *self._flags_of(group))
+            return (*values, *self._flags_of(group), *group)
         except KeyError as error:
             raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
 

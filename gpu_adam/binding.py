@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from operator import attrgetter, is_
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .arrays import zero
+from .frozen import Frozen
 from .parameters import Residence
 from .state import Placed
 
@@ -18,19 +22,38 @@ class Bound:
 
     Attributes:
         arrays: One array or ``None`` for each parameter, as assigned or packed; for torch tensors only while packed.
+        torch: The parameters that are torch tensors.
+        steady: What `current` returned last, if it need not be looked up again as long as `current` returns it.
     """
 
     def __init__(self, params: Sequence[Placed], arrays: Sequence[Any], pack: bool) -> None:
-        self.arrays = arrays
+        self.arrays = self.steady = arrays
         self._params = params
         self._pack = pack
         self.torch = [one for one in params if one.ref.family == "torch"]
         self._tensors = [one.ref.array for one in self.torch]
+        self._frozen = Frozen(self.torch)
+        self._unplaced = [one for one in params if one.place is None]
+
+    def bind(self, arrays: Sequence[Any]) -> None:
+        """Take these arrays from now on."""
+        self.arrays = self.steady = arrays
+
+    def thawed(self) -> list[Placed]:
+        """The parameters that are to be packed and are not, since they were frozen when the others were."""
+        self._look()
+        return [one for one in self._unplaced if one.place is None and one.index not in self._frozen.indices]
+
+    def _look(self) -> None:
+        if self._frozen.look():
+            frozen = set(self._frozen.indices)
+            self.steady = [None if k in frozen else array for k, array in enumerate(self.arrays)]
 
     def current(self, residence: Residence) -> Sequence[Any]:
         """One gradient or ``None`` for each parameter; the same object as long as nothing need be looked up."""
         if not self.torch:
             return self.arrays
+        self._look()
         if len(self.torch) == len(self._params):
             arrays = list(map(_grad_of, self._tensors))
         else:
@@ -38,24 +61,53 @@ class Bound:
                 placed.ref.array.grad if placed.ref.family == "torch" else bound
                 for placed, bound in zip(self._params, self.arrays, strict=True)
             ]
+        for index in self._frozen.indices:
+            arrays[index] = None
         # The buckets' own views, untouched, count as one object, so that nothing is looked up tensor by tensor.
-        same = all(map(is_, arrays, self.arrays)) and (not self._pack or residence.gradients_are_home())
-        return self.arrays if same else arrays
+        same = all(map(is_, arrays, self.steady)) and (not self._pack or residence.gradients_are_home())
+        return self.steady if same else arrays
+
+    def refuse_absent(self, steps: NDArray[np.int64]) -> None:
+        """Raise an error if gradients are absent because nobody will ever provide them.
+
+        Raises:
+            ValueError: For arrays that bind no gradients by themselves, and for tensors that autograd does not know.
+        """
+        if not self.torch:
+            raise ValueError("there are no gradients: call step(grads), or assign opt.grads first")
+        if not steps.any() and not any(one.autograd for one in self.torch):
+            raise ValueError(
+                "there are no gradients, and no parameter requires one: pass model.parameters() and not copies of them, "
+                "call step(grads), or set .grad first"
+            )
 
     def clear(self, set_to_none: bool) -> None:
         """Fill them with zeros; a torch tensor's ``.grad`` becomes ``None`` if so asked and not packed."""
         if self._pack:
-            likes = {id(one.state): one for one in self._params}
+            likes = {id(one.state): one for one in self._params if one.has("grad")}
             for one in likes.values():
                 zero(one.state.flat_view("grad", one.ref))
-            for placed, bound in zip(self._params, self.arrays, strict=True):
-                if placed.ref.family == "torch":
-                    placed.ref.array.grad = bound
-            return
         for placed, bound in zip(self._params, self.arrays, strict=True):
-            if placed.ref.family == "torch" and set_to_none:
-                placed.ref.array.grad = None
-            else:
-                gradient = placed.ref.array.grad if placed.ref.family == "torch" else bound
-                if gradient is not None:
-                    zero(gradient[1] if isinstance(gradient, tuple) else gradient)  # of rows, their values
+            tensor = placed.ref.array
+            if placed.ref.family != "torch":
+                if not self._pack and bound is not None:
+                    zero(bound[1] if isinstance(bound, tuple) else bound)  # of rows, their values
+            elif placed.has("grad"):
+                tensor.grad = bound
+            elif set_to_none:
+                tensor.grad = None
+            elif tensor.grad is not None:
+                _clear_grad(tensor)
+
+
+def _clear_grad(tensor: Any) -> None:
+    """Fill a torch tensor's gradient with zeros, cut off from the graph that computed it."""
+    gradient = tensor.grad
+    # Not through `detach()`: a sparse tensor that is zeroed loses its elements, and a detached one is another tensor.
+    if gradient.grad_fn is None:
+        gradient.requires_grad_(False)
+    elif gradient._is_view():
+        tensor.grad = gradient = gradient.detach()  # of a view it cannot be done in place
+    else:
+        gradient.detach_()
+    gradient.zero_()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .algorithm import Algorithm, Hyperparameters, coefficients
 from .arrays import copy_of, to_host
 from .hyperparameters import Averaging
+from .placement import place
 from .state import Placed
 from .structure import Structure
 
@@ -66,7 +67,7 @@ def save(
             used = hyper[placed.group].rule.states
             # The rule may have been changed since the last step; what the new one keeps beside has seen nothing yet.
             placed.state.ensure(used)
-            names = [name for name in (*algorithm.states, "master", AVERAGE) if placed.state.has(name)]
+            names = [name for name in (*algorithm.states, "master", AVERAGE) if placed.has(name)]
             for name in set(algorithm.states).difference(used).intersection(names):
                 if not to_host(placed.view(name)).any():
                     # Another group's in the same bucket; its own from before the change is kept.
@@ -116,6 +117,7 @@ def check(
     groups: Sequence[Mapping[str, Any]],
     structures: Sequence[Structure],
     params: Sequence[Placed],
+    averages: bool,
 ) -> Loaded:
     """Everything that is needed from a state dict, converted to the host.
 
@@ -183,7 +185,7 @@ def check(
             raise ValueError(f"state_dict's state of {placed.label} lacks {missing}")
         steps.append(_count(entry.get("step", 1), placed.label))
         others = ((name, True) for name in algorithm.states if name not in wanted)
-        kept = (("master", placed.master), (AVERAGE, placed.state.has(AVERAGE)), *others)
+        kept = (("master", placed.master), (AVERAGE, averages), *others)
         optional = tuple(name for name, here in kept if here and entry.get(name) is not None)
         arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
     skipped = _count(saved.get("steps_skipped", 0), "skipped steps")
@@ -221,20 +223,27 @@ def apply(
     groups: Sequence[dict[str, Any]],
     params: Sequence[Placed],
     steps: NDArray[np.int64],
+    averages: bool,
 ) -> None:
     """Write what was checked into the optimizer."""
+    stepped = [placed for placed, t in zip(params, loaded.steps, strict=True) if t]
+    place([placed for placed in stepped if placed.place is None])
+    for placed in stepped:
+        placed.state.ensure(name for name, kept in (("master", placed.master), (AVERAGE, averages)) if kept)
     for group, new in zip(groups, loaded.groups, strict=True):
         group.update(new)
     steps[:] = loaded.steps
     for placed, arrays in zip(params, loaded.arrays, strict=True):
+        if placed.place is None:
+            continue
         placed.state.ensure(arrays)
         for name, value in arrays.items():
             placed.write(name, value)
         for name in algorithm.states:
             # What was not kept there, of a parameter never stepped all of it, goes back to zero here.
-            if name not in arrays and placed.state.has(name):
+            if name not in arrays and placed.has(name):
                 placed.write(name, np.zeros(placed.ref.shape, placed.ref.format.working.dtype))
         for name in ("master", AVERAGE):
-            if placed.state.has(name) and name not in arrays:
+            if placed.has(name) and name not in arrays:
                 # A state saved without them: the parameter itself is the best there is.
                 placed.write(name, to_host(placed.ref.array))

@@ -158,7 +158,7 @@ class Gradients:
         format, strides = slot.shape
         if slot.rows is None:
             return Operand(
-                slot.address, placed.segment.size, format, walk(placed.ref.shape, placed.ref.strides, strides)
+                slot.address, placed.size, format, walk(placed.ref.shape, placed.ref.strides, strides)
             )
         sums, rows = self._buffers[index].addresses
         width = self._buffers[index].width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from .structure import Structure, is_pair, ordered
@@ -19,11 +20,86 @@ class Groups:
     def __init__(self, grouped: bool) -> None:
         self.structures: list[Structure] = []
         self.grouped = grouped
+        self._members: list[list[Any]] = []
+        self._single: list[tuple[int, int]] = []
 
     @property
     def sizes(self) -> list[int]:
         """The parameters of each group."""
         return [len(structure.names) for structure in self.structures]
+
+    def remember(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Take these groups' parameters for those of the optimizer."""
+        # Copies: the caller's own lists are what may change.
+        self._members = [list(group["params"]) for group in groups]
+        self._single = [
+            (number, k) for number, members in enumerate(self._members) for k, one in enumerate(members) if _is_single(one)
+        ]
+
+    def hold(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether these groups have the very parameters that were remembered, in the same order."""
+        try:
+            # Lists compare their elements by identity first, which takes nanoseconds each. Two arrays that are not identical have no
+            # truth value, which is an error, unless they have one element: those are looked at again.
+            now = [group["params"] for group in groups]
+            return now == self._members and all(
+                now[number][k] is self._members[number][k] for number, k in self._single
+            )
+        except Exception:  # of whatever class the arrays' libraries raise
+            return False
+
+    def origins(self, groups: Sequence[Mapping[str, Any]]) -> list[list[tuple[int, bool]]]:
+        """Where the parameters of edited groups come from.
+
+        Returns:
+            For each group and each of its parameters the number of the earlier one, and whether it is the same array; another one stands
+            for the parameter in whose place it is.
+
+        Raises:
+            ValueError: If parameters have been added or taken away, or one comes twice.
+        """
+        for number, group in enumerate(groups):
+            if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
+                raise ValueError(f"param_groups[{number}] must be a dict with a list of arrays as 'params'")
+        sizes, before = [len(group["params"]) for group in groups], list(map(len, self._members))
+        change = f"param_groups has groups of {sizes} parameters, not of {before}"
+        if len(sizes) > len(before) or sum(sizes) > sum(before):
+            raise ValueError(f"{change}: use add_param_group()")
+        starts = [0, *accumulate(before)]
+        numbers = {
+            id(one): starts[number] + k for number, members in enumerate(self._members) for k, one in enumerate(members)
+        }
+        found = [
+            [(numbers.get(id(one), starts[number] + k), id(one) in numbers) for k, one in enumerate(group["params"])]
+            for number, group in enumerate(groups)
+        ]
+        taken = [origin for members in found for origin, _ in members]
+        if sorted(taken) != list(range(starts[-1])) or len(sizes) < len(before):
+            raise ValueError(
+                f"{change}, or a parameter twice: to leave a parameter alone give it no gradient, "
+                "for others use add_param_group() or make a new optimizer"
+            )
+        return found
+
+    def rearranged(self, origins: Sequence[Sequence[tuple[int, bool]]]) -> list[Structure]:
+        """The structures of groups whose parameters were moved.
+
+        Raises:
+            ValueError: If names, or ways of handing parameters over, do not go together.
+        """
+        named = [(structure.kind, name) for structure in self.structures for name in structure.names]
+        structures = []
+        for number, members in enumerate(origins):
+            kinds = {named[origin][0] for origin, _ in members} or {"list"}
+            names = tuple(named[origin][1] for origin, _ in members)
+            if len(kinds) > 1 or (kinds != {"list"} and len(set(names)) < len(names)):
+                raise ValueError(
+                    f"param_groups[{number}] has parameters that were given in different ways or under the same name: "
+                    "make a new optimizer"
+                )
+            (kind,) = kinds
+            structures.append(Structure(kind, tuple(range(len(names))) if kind == "list" else names))
+        return structures
 
     def flatten(self, grads: Any) -> list[Any]:
         """One gradient or ``None`` for each parameter.
@@ -62,6 +138,14 @@ class Groups:
 def is_groups(params: Any) -> bool:
     """Whether these are groups, rather than parameters."""
     return isinstance(params, (list, tuple)) and bool(params) and all(isinstance(group, Mapping) for group in params)
+
+
+def _is_single(array: Any) -> bool:
+    """Whether the array may be equal to another one without an error: it has one element, or its comparison is not an array's."""
+    size = getattr(array, "size", None)
+    if callable(size):
+        size = array.numel() if hasattr(array, "numel") else None
+    return not isinstance(size, int) or size <= 1
 
 
 def _is_tree(leaf: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any, ClassVar, TypedDict
@@ -18,11 +19,12 @@ from .binding import Bound
 from .control import Control
 from .engines import ENGINES, Engine
 from .engines.streams import handle_of
+from .frozen import is_frozen
 from .graph import StepGraph
-from .groups import Groups, is_groups
+from .groups import is_groups
 from .hyperparameters import Averaging
 from .loss_scaler import LossScaler
-from .parameters import check_apart, param_ref
+from .members import Members
 from .placement import place
 from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
@@ -30,7 +32,6 @@ from .schedule import Mode, Schedule
 from .settings import Limits
 from .state import Placed
 from .stepper import Stepper
-from .structure import Structure, read_structure
 
 
 class Options(TypedDict, total=False):
@@ -142,9 +143,18 @@ class GpuOptimizer:
         self._control = Control()
         self._is_swapped = False
         self.param_groups: list[dict[str, Any]] = []
-        self._groups = Groups(is_groups(params))
-        self._params: list[Placed] = []
+        self._members = Members(
+            self.algorithm,
+            is_groups(params),
+            engine=engine,
+            pack=pack,
+            master_weights=self._master_weights,
+            read_lr=not self._capturable,
+        )
+        self._params, self._groups = self._members.params, self._members.groups
         self._add([dict(group) for group in params] if self._groups.grouped else [{"params": params}])
+        if not self._groups.grouped and not self._params:
+            raise ValueError("params is empty: give the parameters, or [{'params': []}] where groups are added later")
 
     # Groups.
 
@@ -164,51 +174,31 @@ class GpuOptimizer:
     def _add(self, groups: list[dict[str, Any]]) -> None:
         steps, bound = np.zeros(0, np.int64), []
         if self._params:
-            self._stepper.follow_memory()
+            self._follow()
             steps, bound = self._stepper.read_steps(), list(self._bound.arrays)
-        structures: list[Structure] = []
-        added: list[dict[str, Any]] = []
-        refs: list[tuple[int, str, ArrayRef]] = []
-        for index, group in enumerate(groups, start=len(self.param_groups)):
-            where = f"group {index}"
-            if "params" not in group:
-                raise ValueError(f"{where} has no 'params'")
-            keys = self.algorithm.keys
-            unknown = sorted(set(group) - {"params", "name", *keys})
-            if unknown:
-                raise ValueError(f"{where} has unknown keys {unknown}: use {', '.join(('params', *keys))}")
-            structure, leaves = read_structure(group["params"], f"params of {where}")
-            filled = {**group, "params": leaves, **{key: group.get(key, self.defaults[key]) for key in keys}}
-            self.algorithm.hyperparameters(filled, where, read_lr=not self._capturable)
-            structures.append(structure)
-            added.append(filled)
-            for name, leaf in zip(structure.names, leaves, strict=True):
-                label = f"parameter {name!r}" if structure.named else f"parameter {name} of {where}"
-                refs.append((index, label, param_ref(leaf, label)))
-        check_apart([(placed.label, placed.ref) for placed in self._params] + [entry[1:] for entry in refs])
-        placed = place(
-            refs,
-            len(self._params),
-            engine=self._engine_name,
-            pack=self._pack,
-            master_weights=self._master_weights,
-            average=bool(self._averaging),
-            shipped=self.algorithm.is_shipped,
+        fresh = self._members.add(groups, self.defaults, self.param_groups)
+        self._rest(np.concatenate((steps, np.zeros(len(fresh), np.int64))), [*bound, *fresh])
+
+    def _follow(self) -> None:
+        """Take up what was done to the groups and to the parameters since the last step."""
+        self._follow_groups()
+        self._stepper.follow_memory()
+        thawed = self._bound.thawed() if self._pack else []
+        if thawed:
+            grads = self._members.pack_in(thawed, self.param_groups)
+            bound = [grads.get(k, array) for k, array in enumerate(self._bound.arrays)]
+            self._rest(self._stepper.read_steps(), bound)
+
+    def _follow_groups(self) -> None:
+        """Take up what was moved among the groups."""
+        if self._groups.hold(self.param_groups):
+            return
+        steps, bound = self._stepper.read_steps(), self._bound.arrays
+        earlier = self._members.regroup(self.param_groups, steps)
+        self._rest(
+            np.array([0 if k is None else steps[k] for k in earlier], np.int64),
+            [None if k is None else bound[k] for k in earlier],
         )
-        # Nothing has changed up to here, and nothing is refused from here on.
-        for one in placed:
-            for name in ("master", "average"):
-                if one.state.has(name):
-                    one.write(name, to_host(one.ref.array))
-            if self._pack:
-                one.move_into_bucket()
-        for index, group in enumerate(added, start=len(self.param_groups)):
-            group["params"] = [one.ref.array for one in placed if one.group == index]
-        self.param_groups.extend(added)
-        self._groups.structures.extend(structures)
-        self._params.extend(placed)
-        bound.extend(one.bind_gradient() if self._pack else None for one in placed)
-        self._rest(np.concatenate((steps, np.zeros(len(placed), np.int64))), bound)
 
     def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
@@ -263,19 +253,19 @@ class GpuOptimizer:
 
     def _arrays(self, grads: Any) -> Sequence[Any]:
         """One gradient or ``None`` for each parameter, of those that are given or else the bound ones."""
-        self._stepper.follow_memory()
+        self._follow()
         if grads is not None:
             return self._groups.flatten(grads)
         arrays = self._bound.current(self._stepper.residence)
-        if arrays is self._bound.arrays and not self._bound.torch and arrays and all(array is None for array in arrays):
-            raise ValueError("there are no gradients: call step(grads), or assign opt.grads first")
+        if arrays is self._bound.steady and arrays and all(array is None for array in arrays):
+            self._bound.refuse_absent(self._stepper.steps)
         return arrays
 
     def _prepare(self, arrays: Sequence[Any], grad_scale: Any, stream: int | None, capturing: bool) -> Schedule:
         """Everything but the launches; what is wrong with the arguments or hyperparameters is raised here."""
         self._read_hyperparameters(capturing)
         scaling = self._scaling(grad_scale)
-        keep = arrays is self._bound.arrays
+        keep = arrays is self._bound.steady
         limits, mode = self._limits(scaling), self._mode(scaling)
         return self._stepper.prepare(arrays, keep, self._hyper, scaling, limits, mode, stream, capturing)
 
@@ -351,7 +341,7 @@ class GpuOptimizer:
     def _only_device(self, what: str) -> tuple[Engine, ArrayRef]:
         if len(self._devices) != 1:
             raise ValueError(f"{what} needs an optimizer whose parameters are on one device")
-        return self._params[0].state.engine, self._params[0].ref
+        return self._params[0].engine, self._params[0].ref
 
     # Graphs.
 
@@ -367,7 +357,7 @@ class GpuOptimizer:
         Raises:
             RuntimeError: Without ``capturable=True``, on a CPU, which has no graphs, and for parameters on several devices.
         """
-        if any(one.state.engine.name == "cpu" for one in self._params):
+        if any(one.engine.name == "cpu" for one in self._params):
             raise RuntimeError("a CPU has no CUDA graphs: call step()")
         if not self._capturable:
             raise RuntimeError("a graph needs its coefficients on the device: make the optimizer with capturable=True")
@@ -419,7 +409,7 @@ class GpuOptimizer:
         r"""The average of the parameters over the steps so far, in the structure of `params`.
 
         Views of the state, in float32 (float64 for float64 parameters), which the steps go on updating: copy what is to stay. A
-        parameter without a gradient keeps its average too. Asking waits for the device. With
+        parameter without a gradient keeps its average too; of one that was never stepped it is a copy of the parameter. Asking waits for the device. With
         ``ema_decay=β`` it is :math:`\bar\theta_t / (1-\beta^t)` where :math:`\bar\theta_t = \beta \bar\theta_{t-1} +
         (1-\beta)\theta_t` (Kingma and Ba, 2014, section 7.2), with ``polyak_average=True`` the plain mean.
 
@@ -427,8 +417,9 @@ class GpuOptimizer:
             RuntimeError: If the optimizer keeps no average.
         """
         self._require_average()
-        self._begin_averages()
-        return self._groups.build([placed.view("average") for placed in self._params])
+        steps = self._stepper.read_steps()
+        pairs = [(placed, steps[placed.index]) for placed in self._params]
+        return self._groups.build([placed.view("average") if t else placed.copied_as("average") for placed, t in pairs])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -440,28 +431,23 @@ class GpuOptimizer:
         """
         self._require_average()
         self._refuse_if_swapped()
-        self._stepper.follow_memory()
-        self._begin_averages()
-        kept = [snapshot(placed.ref) for placed in self._params]
+        self._follow()
+        # The average of a parameter that was never stepped is the parameter.
+        steps = self._stepper.read_steps()
+        stepped = [placed for placed in self._params if steps[placed.index]]
+        kept = [snapshot(placed.ref) for placed in stepped]
         self._is_swapped = True
         try:
-            for placed in self._params:
+            for placed in stepped:
                 assign(placed.ref, placed.view("average"))
             # Nobody has written to the parameters, as far as their master weights are concerned.
             self._stepper.residence.written()
             yield
         finally:
-            for placed, value in zip(self._params, kept, strict=True):
+            for placed, value in zip(stepped, kept, strict=True):
                 assign(placed.ref, value)
             self._stepper.residence.written()
             self._is_swapped = False
-
-    def _begin_averages(self) -> None:
-        """Of a parameter that was never stepped, and may have been loaded since, the average is the parameter."""
-        steps = self._stepper.read_steps()
-        for placed in self._params:
-            if steps[placed.index] == 0 and not self._is_swapped:
-                placed.write("average", to_host(placed.ref.array))
 
     def _require_average(self) -> None:
         if not self._averaging:
@@ -471,16 +457,13 @@ class GpuOptimizer:
 
     def _read_hyperparameters(self, capturing: bool = False) -> None:
         """Take up what was edited in `param_groups`; ``capturing`` tells whether a step is being captured in a graph."""
-        sizes = [len(group["params"]) for group in self.param_groups]
-        if sizes != self._groups.sizes:
-            raise ValueError(
-                f"param_groups has groups of {sizes} parameters, not of {self._groups.sizes}: use add_param_group()"
-            )
         algorithm, read_lr = self.algorithm, not self._capturable
         named = [(group, f"group {number}") for number, group in enumerate(self.param_groups)]
         keys = [algorithm.identify(group, where, read_lr=read_lr) for group, where in named]
         if keys == self._keys:
             return
+        for group, where in named:
+            algorithm.check_keys(group, where)
         hyper = [algorithm.hyperparameters(group, where, read_lr=read_lr) for group, where in named]
         if [(h.rule, h.initial) for h in hyper] != [(h.rule, h.initial) for h in self._hyper]:
             if capturing:
@@ -526,7 +509,7 @@ class GpuOptimizer:
         if self._bound.torch:
             raise ValueError("torch tensors bind their own gradients: set .grad, or call step(grads)")
         self._stepper.check_gradients(arrays)
-        self._bound.arrays = arrays
+        self._bound.bind(arrays)
         self._stepper.look_again()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -549,13 +532,18 @@ class GpuOptimizer:
         """
         if self._stepper.schedule is not None:
             return self._stepper.schedule.plan
-        self._stepper.follow_memory()
+        self._follow()
         self._read_hyperparameters()
-        like = self._stepper.fresh_gradients()
-        pairs = zip(self._params, self._bound.arrays, strict=True)
-        like.update([placed.ref.array if bound is None else bound for placed, bound in pairs])
+        # Twins have places without taking any memory.
+        twins = [replace(placed) for placed in self._params]
+        place([twin for twin in twins if twin.place is None and not is_frozen(twin)])
+        like = self._stepper.fresh_gradients(twins)
+        pairs = zip(twins, self._bound.arrays, strict=True)
+        like.update(
+            [None if is_frozen(twin) else twin.ref.array if bound is None else bound for twin, bound in pairs]
+        )
         mode, steps = self._mode(UNSCALED), self._stepper.steps
-        return Schedule(self._params, like, steps, self._hyper, self._averaging, mode).plan
+        return Schedule(twins, like, steps, self._hyper, self._averaging, mode).plan
 
     def __repr__(self) -> str:
         groups = "".join(
@@ -563,7 +551,7 @@ class GpuOptimizer:
             + ", ".join(f"{key}={group[key]!r}" for key in self.algorithm.keys)
             for number, group in enumerate(self.param_groups)
         )
-        engines = ", ".join(sorted({one.state.engine.name for one in self._params})) or self._engine_name
+        engines = ", ".join(sorted({one.engine.name for one in self._params})) or self._engine_name
         usual = {"max_grad_norm": None, "ema_decay": None, "master_weights": True}
         chosen = "".join(
             f", {name}={value!r}"
@@ -611,9 +599,13 @@ class GpuOptimizer:
             TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then.
         """
         self._refuse_if_swapped()
-        loaded = checkpoint.check(self.algorithm, state_dict, self.param_groups, self._groups.structures, self._params)
+        self._follow_groups()
+        averages = bool(self._averaging)
+        loaded = checkpoint.check(
+            self.algorithm, state_dict, self.param_groups, self._groups.structures, self._params, averages
+        )
         self._stepper.settle()
-        checkpoint.apply(self.algorithm, loaded, self.param_groups, self._params, self._stepper.steps)
+        checkpoint.apply(self.algorithm, loaded, self.param_groups, self._params, self._stepper.steps, averages)
         self._control.skipped = loaded.steps_skipped
         self._rest(self._stepper.steps, self._bound.arrays)
 
@@ -646,4 +638,4 @@ class GpuOptimizer:
                 else:
                     placed.ref.array.grad = None
         else:
-            self._bound.arrays = saved["bound"]
+            self._bound.bind(saved["bound"])

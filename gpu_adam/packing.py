@@ -33,9 +33,8 @@ def merge_packed(tasks: Sequence[Task], params: Mapping[int, Placed]) -> list[Ta
 
 
 def _in_bucket(task: Task, placed: Placed) -> bool:
-    state, start = placed.state, placed.segment.start
-    bound = (state.address("param", start), state.address("grad", start))
-    return state.has("param") and task.pointers[:2] == bound and task.grad is task.param and task.walk.contiguous
+    bound = (placed.address("param"), placed.address("grad"))
+    return placed.has("param") and task.pointers[:2] == bound and task.grad is task.param and task.walk.contiguous
 
 
 def _continues(last: Task, task: Task, params: Mapping[int, Placed]) -> bool:

@@ -22,6 +22,11 @@ def param_ref(array: Any, label: str) -> ArrayRef:
         ValueError: If it is read-only or its elements share memory.
     """
     ref = probe_named(array, label, writable=True)
+    if ref.family == "torch" and not (array.is_leaf or array.retains_grad):
+        raise ValueError(
+            f"{label} is not a leaf of autograd's graph, so backward() leaves it without a gradient: pass the tensor that "
+            "it was computed from, or its detach()"
+        )
     if overlaps_itself(ref.shape, ref.strides):
         raise ValueError(
             f"{label} has shape {ref.shape} and strides {ref.strides}, so that elements share memory: copy it"
@@ -63,7 +68,7 @@ class Residence:
         self._addresses = [placed.ref.array.data_ptr for placed in self._torch]
         self._strides = [placed.ref.array.stride for placed in self._torch]
         self._last = ([placed.ref.address for placed in self._torch], [placed.ref.strides for placed in self._torch])
-        homes = [(one, one.state.address("grad", one.segment.start)) for one in self._torch if one.segment.size]
+        homes = [(one, one.address("grad")) for one in self._torch if one.size and one.has("grad")]
         self._homes = [address for _, address in homes]
         self._bound = [
             one.ref.array.grad.data_ptr for one, address in homes if address and one.ref.array.grad is not None

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .arrays import ArrayRef
 from .engines import Engine, EngineUnavailable, engine_named, gpu_engine
 from .layout import MAX_DIMS, Device, Extent, walk
 from .layout import pack as buckets_of
-from .state import BucketState, Placed
+from .state import BucketState, Place, Placed
 
 
-def place(
-    refs: Sequence[tuple[int, str, ArrayRef]],
-    base: int,
-    *,
-    engine: str,
-    pack: bool,
-    master_weights: bool,
-    average: bool,
-    shipped: bool,
-) -> list[Placed]:
-    """Parameters with room for their state but for the moments, in their own order; nothing of them is read or changed.
+def engines_for(
+    refs: Sequence[tuple[str, ArrayRef]], *, engine: str, pack: bool, shipped: bool
+) -> Mapping[Device, Engine]:
+    """The engine for each device that parameters are on, after a check that all of them can be worked on.
 
     Args:
-        refs: Each parameter's group, what errors call it, and its array.
-        base: The first one's number.
+        refs: What to call each parameter in an error, and its array.
         engine: The engine's name, or ``"auto"``.
         pack: Whether the parameters themselves will lie in the buckets.
-        master_weights: Whether 16-bit parameters keep a float32 copy.
-        average: Whether an average is kept.
         shipped: Whether the update rule comes with this package.
 
     Raises:
@@ -38,31 +29,56 @@ def place(
         EngineUnavailable: If the engine cannot run here.
     """
     engines: dict[Device, Engine] = {}
-    for _, label, ref in refs:
+    for label, ref in refs:
         # Once a device: where CuPy is absent, each answer asks the driver and looks for packages.
         if ref.device not in engines:
             engines[ref.device] = _engine_for(engine, ref.device, label, shipped)
-    extents = [_extent(base + k, label, ref, pack, master_weights) for k, (_, label, ref) in enumerate(refs)]
-    placed = []
-    for bucket in buckets_of(extents, aligned=pack):
-        state = BucketState(bucket, engines[bucket.device])
-        kept = {"param": pack, "grad": pack, "master": bucket.master, "average": average}
-        state.ensure(name for name, wanted in kept.items() if wanted)
+        if pack and ref.family == "foreign":
+            raise TypeError(
+                f"{label} is a {type(ref.array).__name__}: pack=True works with NumPy, CuPy, Numba and torch arrays"
+            )
+        dims = len(walk(ref.shape, ref.strides, ref.strides).shape)
+        if dims > MAX_DIMS:
+            raise ValueError(f"{label} needs {dims} strided dimensions: at most {MAX_DIMS} are supported")
+    return engines
+
+
+def place(params: Sequence[Placed], *, aligned: bool = False) -> None:
+    """Give parameters their places, one bucket for each kind among them; nothing is allocated, read or changed.
+
+    Args:
+        params: Parameters without places.
+        aligned: Whether the parameters themselves will lie in the buckets (``pack=True``).
+    """
+    by_index = {one.index: one for one in params}
+    extents = [
+        Extent(one.index, one.ref.device, one.ref.format, one.ref.shape, one.ref.strides, one.ref.address, one.master)
+        for one in params
+    ]
+    for bucket in buckets_of(extents, aligned=aligned):
+        state = BucketState(bucket, by_index[bucket.segments[0].index].engine)
         for segment in bucket.segments:
-            placed.append(Placed(segment.index, *refs[segment.index - base], state, segment))
-    return sorted(placed, key=lambda one: one.index)
+            by_index[segment.index].place = Place(state, segment)
 
 
-def _extent(index: int, label: str, ref: ArrayRef, pack: bool, master_weights: bool) -> Extent:
-    if pack and ref.family == "foreign":
-        raise TypeError(
-            f"{label} is a {type(ref.array).__name__}: pack=True works with NumPy, CuPy, Numba and torch arrays"
-        )
-    dims = len(walk(ref.shape, ref.strides, ref.strides).shape)
-    if dims > MAX_DIMS:
-        raise ValueError(f"{label} needs {dims} strided dimensions: at most {MAX_DIMS} are supported")
-    master = master_weights and ref.format.itemsize == 2
-    return Extent(index, ref.device, ref.format, ref.shape, ref.strides, ref.address, master)
+def pack_in(params: Sequence[Placed]) -> dict[int, Any]:
+    """Move parameters into buckets of their own.
+
+    Returns:
+        The views of their gradients, by the parameters' numbers.
+    """
+    place(params, aligned=True)
+    try:
+        # All memory first: where there is too little of it, nothing has changed.
+        for state in {id(one.state): one.state for one in params}.values():
+            state.ensure(("param", "grad"))
+    except BaseException:
+        for one in params:
+            one.place = None
+        raise
+    for one in params:
+        one.move_into_bucket()
+    return {one.index: one.bind_gradient() for one in params}
 
 
 def _engine_for(name: str, device: Device, label: str, shipped: bool) -> Engine:

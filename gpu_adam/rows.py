@@ -151,12 +151,12 @@ class RowBuffer:
     def width(self) -> int:
         """Elements of a row."""
         ref = self._placed.ref
-        return self._placed.segment.size // ref.shape[0] if ref.shape[0] else 0
+        return self._placed.size // ref.shape[0] if ref.shape[0] else 0
 
     def ensure(self, capacity: int) -> None:
         """Make room for so many rows."""
         if capacity > self._room:
-            engine, device = self._placed.state.engine, self._placed.ref.device
+            engine, device = self._placed.engine, self._placed.ref.device
             self._sums = engine.allocate(device, capacity * self.width * self.format.itemsize)
             self._rows = engine.allocate(device, 3 * capacity * _WORD)
             self._room = capacity
@@ -188,7 +188,7 @@ class RowBuffer:
             ranked=ranked,
             limit=self._placed.ref.shape[0],
         )
-        self._placed.state.engine.coalesce(work, stream)
+        self._placed.engine.coalesce(work, stream)
 
     def _addresses(self, gradient: RowGradient) -> tuple[int, int]:
         """Where the kernel finds the places and the numbers of the rows."""
@@ -201,5 +201,5 @@ class RowBuffer:
         assert self._rows is not None
         offsets = (self._room * _WORD, 2 * self._room * _WORD)
         for offset, numbers in zip(offsets, pair, strict=True):
-            self._placed.state.engine.upload(self._rows, offset, np.ascontiguousarray(numbers))
+            self._placed.engine.upload(self._rows, offset, np.ascontiguousarray(numbers))
         return self._rows.address + offsets[0], self._rows.address + offsets[1]

@@ -125,7 +125,7 @@ class Schedule:
                 # Rules that are mixed in an optimizer share their coefficients, so one kernel is enough for all.
                 rule = hyperparameters[0].algorithm.rules[0]
                 prologue, measured = self._prologue(rule, device, measures, slots[-1], len(devices))
-            engine = active[members[0]].state.engine
+            engine = active[members[0]].engine
             merged = merge_packed(tasks, {active[k].index: active[k] for k in members})
             launches = schedule(merged, device, engine.processors(device), engine.policy)
             for number, launch in enumerate(launches):
@@ -134,7 +134,7 @@ class Schedule:
                         self._places[task.index] = _Place(len(self._shards), number, launch.table, segment)
             family = active[members[0]].ref.family
             self._shards.append(_Shard(device, engine, launches, family, prologue, measured))
-        states = {id(placed.state): placed.state for placed in params}
+        states = {id(placed.state): placed.state for placed in params if placed.place is not None}
         prologues = tuple(shard.prologue for shard in self._shards if shard.prologue is not None)
         launches = tuple(launch for shard in self._shards for launch in shard.launches)
         self.plan = Plan(tuple(state.bucket for state in states.values()), prologues, launches)
@@ -168,15 +168,14 @@ class Schedule:
         assert operand is not None
         rule = self._hyper[placed.group].rule
         names = rule.states
-        state, place = placed.state, placed.segment.start
         averages = bool(self._averaging)
         pointers = (
             placed.ref.address,
             operand.address,
-            *(state.address(name, place) for name in names),
+            *(placed.address(name) for name in names),
             *(0,) * (MAX_STATES - len(names)),
-            state.address("master", place),
-            state.address("average", place) if averages else 0,
+            placed.address("master"),
+            placed.address("average") if averages else 0,
         )
         return Task(
             index=placed.index,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,20 @@ class BucketState:
         self.engine.upload(self._memories[name], segment.start * format.itemsize, flat)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter's state lies.
+
+    Attributes:
+        state: The arrays of the bucket.
+        segment: The parameter's stretch of each.
+    """
+
+    state: BucketState
+    segment: Segment
+
+
+@dataclass(eq=False)
 class Placed:
     """One parameter of the optimizer.
 
@@ -80,21 +94,45 @@ class Placed:
         group: Its group's number.
         label: What errors call it: its name, or its group and place.
         ref: The array that is updated.
-        state: The bucket that holds its state.
-        segment: Its place there.
+        engine: The engine that works on it.
+        master: Whether a float32 master copy is kept.
+        place: Where its state lies; ``None`` until it needs one.
+        autograd: Whether it is a torch tensor that autograd computes gradients for, now or at another time.
     """
 
     index: int
     group: int
     label: str
     ref: ArrayRef
-    state: BucketState
-    segment: Segment
+    engine: Engine
+    master: bool
+    place: Place | None = None
+    autograd: bool = False
 
     @property
-    def master(self) -> bool:
-        """Whether a float32 master copy is kept."""
-        return self.state.bucket.master
+    def state(self) -> BucketState:
+        """The bucket that holds its state; only of a parameter that has a place."""
+        assert self.place is not None, f"{self.label} has no state yet"
+        return self.place.state
+
+    @property
+    def segment(self) -> Segment:
+        """Its stretch of the bucket; only of a parameter that has a place."""
+        assert self.place is not None, f"{self.label} has no state yet"
+        return self.place.segment
+
+    @property
+    def size(self) -> int:
+        """Its elements."""
+        return prod(self.ref.shape)
+
+    def has(self, name: str) -> bool:
+        """Whether it has a share of an array of this name."""
+        return self.place is not None and self.place.state.has(name)
+
+    def address(self, name: str) -> int:
+        """The address of its share's first element; 0 where there is none."""
+        return 0 if self.place is None else self.place.state.address(name, self.place.segment.start)
 
     def view(self, name: str) -> Any:
         """Its share of one of the bucket's arrays."""
@@ -104,9 +142,17 @@ class Placed:
         """Set its share of one of the bucket's arrays."""
         self.state.write(name, self.segment, self.ref, value)
 
+    def copied_as(self, name: str) -> Any:
+        """A copy of the parameter, in memory of its own, such as its share of an array of this name would begin with."""
+        bucket = Bucket(self.ref.device, self.ref.format, self.master, (Segment(0, 0, 0, self.size),), self.size)
+        twin = replace(self, place=Place(BucketState(bucket, self.engine), bucket.segments[0]))
+        twin.state.ensure([name])
+        twin.write(name, to_host(self.ref.array))
+        return twin.view(name)
+
     def reread_master(self) -> None:
         """Where the parameter is no longer what its master weight rounds to, somebody has written to it, and that is what counts."""
-        if not self.master or self.segment.size == 0:
+        if not self.has("master") or self.size == 0:
             return
         param, master = to_host(self.ref.array), to_host(self.view("master"))
         with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN, or a weight beyond the 16-bit format

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
+from .arrays import to_host
 from .control import Control
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .parameters import Residence
+from .placement import place
 from .scaling import UNSCALED, Scaling
 from .schedule import Mode, Schedule, current_stream
 from .settings import Limits
@@ -59,12 +61,12 @@ class Stepper:
         self._seen: Sequence[Any] | None = None
         self.residence = Residence(self.params)
         gpus = {one.ref.device: one for one in self.params if one.ref.device.kind != "cpu"}
-        self._lanes = [(one.state.engine, device, one.ref.family) for device, one in gpus.items()]
+        self._lanes = [(one.engine, device, one.ref.family) for device, one in gpus.items()]
 
-    def fresh_gradients(self) -> Gradients:
-        """Of the same parameters, none seen yet."""
+    def fresh_gradients(self, params: Sequence[Placed] | None = None) -> Gradients:
+        """Of the same parameters, or others like them, none seen yet."""
         no_rows = "capturable=True" if self._capturable else "an average of the parameters" if self._averaging else ""
-        return Gradients(self.params, no_rows)
+        return Gradients(self.params if params is None else params, no_rows)
 
     def check_gradients(self, arrays: Sequence[Any]) -> None:
         """Raise what a step with these gradients would raise."""
@@ -189,22 +191,19 @@ class Stepper:
 
     def _begin_states(self, hyper: Sequence[Hyperparameters]) -> None:
         """Have room for what the rules keep; of parameters that were never stepped, begin it."""
-        kept = {
-            (placed.state, name)
-            for placed in self.params
-            for name in hyper[placed.group].initial
-            if placed.state.has(name)
-        }
-        for placed in self.params:
+        active = [placed for placed in self.params if self._gradients.operand(placed.index) is not None]
+        place([placed for placed in active if placed.place is None])
+        kept = {(placed.state, name) for placed in active for name in hyper[placed.group].initial if placed.has(name)}
+        for placed in active:
             own = hyper[placed.group]
-            fresh = self.steps[placed.index] == 0
-            if fresh:
-                # The parameter may have been loaded or initialised since; its master weight has nothing to lose yet.
-                placed.reread_master()
-            if self._gradients.operand(placed.index) is None:
+            copies = [name for name, wanted in (("master", placed.master), ("average", self._averaging)) if wanted]
+            placed.state.ensure((*own.rule.states, *copies))
+            if self.steps[placed.index]:
                 continue
-            placed.state.ensure(own.rule.states)
-            for name, value in own.initial.items() if fresh else ():
+            # Begun now and not earlier: the parameter may have been loaded or initialised since it was handed over.
+            for name in copies:
+                placed.write(name, to_host(placed.ref.array))
+            for name, value in own.initial.items():
                 # New memory is zero.
                 if value != 0.0 or (placed.state, name) in kept:
                     placed.write(name, np.full(placed.ref.shape, value, placed.ref.format.working.dtype))

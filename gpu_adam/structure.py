@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,11 +62,16 @@ def read_structure(tree: Any, what: str) -> tuple[Structure, list[Any]]:
 
     Raises:
         TypeError: If the parameters are a single array, have no order (a set), or are no collection.
-        ValueError: If a name comes twice.
+        ValueError: If a name comes twice, if an iterator has nothing left, or for a module's state dict.
     """
     if isinstance(tree, Mapping):
+        if hasattr(tree, "_metadata"):
+            # Its tensors share the parameters' memory, but no gradient ever reaches them.
+            raise ValueError(f"{what} is a module's state_dict(): pass model.named_parameters()")
         return Structure("dict", tuple(tree)), list(tree.values())
     leaves = ordered(tree, what)
+    if not leaves and isinstance(tree, Iterator):
+        raise ValueError(f"{what} is a {type(tree).__name__} with nothing left in it: pass a new one, or a list")
     if leaves and all(is_pair(leaf) for leaf in leaves):
         names = tuple(name for name, _ in leaves)
         twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []

@@ -349,5 +349,5 @@ def test_any_chunk_size_gives_the_same_bits(chunk: int, monkeypatch: pytest.Monk
 
 
 def test_options_here_are_those_of_the_optimizer() -> None:
-    defaults = GpuAdam([]).defaults
+    defaults = GpuAdam([np.zeros(1)]).defaults
     assert asdict(Options()) == defaults

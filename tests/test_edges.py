@@ -57,12 +57,20 @@ def check_list(sizes: Sequence[int], name: str = "float32", pack: bool = False) 
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize(
     "sizes",
-    [(), (0,), (0, 0, 0), (0, 5), (5, 0), (0, 0, 3, 0, 0, 0, 4, 0, 0), (3, 0, 0, 4)],
-    ids=lambda sizes: "-".join(map(str, sizes)) or "none",
+    [(0,), (0, 0, 0), (0, 5), (5, 0), (0, 0, 3, 0, 0, 0, 4, 0, 0), (3, 0, 0, 4)],
+    ids=lambda sizes: "-".join(map(str, sizes)),
 )
 def test_1_empty_tensors_first_in_the_middle_last_in_a_row_and_alone(sizes: Sequence[int], pack: bool) -> None:
     optimizer = check_list(sizes, pack=pack)
     assert [state["step"] for state in optimizer.state_dict()["state"].values()] == [2] * len(sizes)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_1_no_parameters_at_all(pack: bool) -> None:
+    optimizer = GpuAdam([{"params": []}, {"params": {}}], pack=pack)
+    optimizer.step()
+    optimizer.step([[], {}])
+    assert optimizer.state_dict()["state"] == {}
 
 
 def test_1_empty_tensors_of_many_dimensions() -> None:

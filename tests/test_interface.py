@@ -117,8 +117,14 @@ def test_groups_that_share_names_need_their_gradients_apart() -> None:
     assert a[0] < b[0]
 
 
-def test_nothing_at_all_is_fine() -> None:
-    for params in ([], {}, [{"params": []}], [{"params": []}, {"params": {}}]):
+def test_nothing_at_all_is_refused() -> None:
+    for params in ([], {}, (), iter([]), [{"params": iter([])}], [{"params": (p for p in ())}]):
+        with pytest.raises(ValueError, match=r"params is empty|with nothing left in it"):
+            GpuAdam(params)
+
+
+def test_groups_of_nothing_are_fine() -> None:
+    for params in ([{"params": []}], [{"params": []}, {"params": {}}]):
         optimizer = GpuAdam(params)
         optimizer.step()
         optimizer.zero_grad()
@@ -552,7 +558,7 @@ def test_a_group_may_be_added_after_some_steps() -> None:
 
 def test_an_optimizer_of_nothing_may_be_given_a_group() -> None:
     p = ones(2)
-    optimizer = GpuAdam([], lr=0.25, eps=0.0)
+    optimizer = GpuAdam([{"params": []}], lr=0.25, eps=0.0)
     optimizer.add_param_group({"params": [p]})
     optimizer.step([[], [ones(2)]])
     assert p[0] == 0.75

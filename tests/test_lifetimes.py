@@ -136,7 +136,7 @@ def test_a_plan_that_is_only_looked_at_allocates_and_compiles_nothing(monkeypatc
     opt = GpuAdam([np.zeros(2, np.float32)])
     monkeypatch.setattr(Schedule, "load", None)
     assert "multi_tensor" in str(opt.plan)
-    assert not opt._params[0].state.has("exp_avg")
+    assert opt._params[0].place is None
 
 
 def test_packed_gradients_that_come_home_are_stepped_flat_again() -> None:

@@ -93,6 +93,7 @@ PEAK = """
 import resource, sys
 import numpy as np
 from gpu_adam import GpuAdam
+from gpu_adam.placement import place
 
 size = 1 << 24
 warm = GpuAdam([np.ones(8, np.float32)])
@@ -100,6 +101,7 @@ warm.step([np.ones(8, np.float32)])
 p, g = np.ones(size, np.float32), np.ones(size, np.float32)
 optimizer = GpuAdam([p])
 names = ("exp_avg", "exp_avg_sq")
+place(optimizer._params)
 optimizer._params[0].state.ensure(names)
 for name in names:
     optimizer._params[0].view(name)[...] = 0
