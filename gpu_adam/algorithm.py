@@ -13,7 +13,6 @@ import numpy as np
 
 from .formats import FLOAT64, Format
 from .hyperparameters import Averaging, Flag, Number, Scheduled
-from .keys import unknown_keys
 from .kernels import rules
 from .kernels.row import (
     AVERAGE_DECAY,
@@ -31,6 +30,7 @@ from .kernels.row import (
     WIDE,
 )
 from .kernels.rules import Rule
+from .keys import unknown_keys
 from .scaling import Scalar
 
 _OWN_WORDS = {OWN_0, OWN_1, *range(OWN_SETTINGS, RECORD_WORDS)}

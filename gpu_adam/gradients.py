@@ -157,9 +157,7 @@ class Gradients:
             return None
         format, strides = slot.shape
         if slot.rows is None:
-            return Operand(
-                slot.address, placed.size, format, walk(placed.ref.shape, placed.ref.strides, strides)
-            )
+            return Operand(slot.address, placed.size, format, walk(placed.ref.shape, placed.ref.strides, strides))
         sums, rows = self._buffers[index].addresses
         width = self._buffers[index].width
         size = slot.rows.capacity * width

@@ -33,7 +33,10 @@ class Groups:
         # Copies: the caller's own lists are what may change.
         self._members = [list(group["params"]) for group in groups]
         self._single = [
-            (number, k) for number, members in enumerate(self._members) for k, one in enumerate(members) if _is_single(one)
+            (number, k)
+            for number, members in enumerate(self._members)
+            for k, one in enumerate(members)
+            if _is_single(one)
         ]
 
     def hold(self, groups: Sequence[Mapping[str, Any]]) -> bool:

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-HYPERPARAMETERS = frozenset(
-    "lr betas eps weight_decay decoupled_weight_decay maximize amsgrad bias_correction eps_hat momentum dampening nesterov alpha centered "
-    "rho lr_decay initial_accumulator_value momentum_decay foreach fused capturable differentiable etas step_sizes lambd".split()
-)
+HYPERPARAMETERS = frozenset({
+    "lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize", "amsgrad", "bias_correction",
+    "eps_hat", "momentum", "dampening", "nesterov", "alpha", "centered", "rho", "lr_decay",
+    "initial_accumulator_value", "momentum_decay", "foreach", "fused", "capturable", "differentiable", "etas",
+    "step_sizes", "lambd",
+})  # fmt: skip
 """Those of the optimizers here and in PyTorch. A key that another optimizer reads is one that this optimizer does not."""
 
-_OTHER_NAMES = frozenset(
-    "learningrate learnrate steplr stepsize beta beta1 beta2 epsilon wd decay l2 l2decay l2penalty regularization "
-    "gamma mu adamw decoupled maxgradnorm clip gradclip warmup".split()
-)
+_OTHER_NAMES = frozenset({
+    "learningrate", "learnrate", "steplr", "stepsize", "beta", "beta1", "beta2", "epsilon", "wd", "decay", "l2",
+    "l2decay", "l2penalty", "regularization", "gamma", "mu", "adamw", "decoupled", "maxgradnorm", "clip", "gradclip",
+    "warmup",
+})  # fmt: skip
 """What papers and other libraries call them, without underscores."""
 
-_USERS = frozenset(
-    "params name names param_names initial_lr max_lr min_lr base_lr swa_lr lr_scale lr_mult decay_mult wd_mult max_momentum "
-    "min_momentum base_momentum initial_betas initial_weight_decay layer_id group_name use_muon".split()
-)
+_USERS = frozenset({
+    "params", "name", "names", "param_names", "initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale",
+    "lr_mult", "decay_mult", "wd_mult", "max_momentum", "min_momentum", "base_momentum", "initial_betas",
+    "initial_weight_decay", "layer_id", "group_name", "use_muon",
+})  # fmt: skip
 """What schedulers, trainers and users are known to keep in a group."""
 
 

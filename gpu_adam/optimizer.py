@@ -30,7 +30,6 @@ from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Mode, Schedule
 from .settings import Limits
-from .state import Placed
 from .stepper import Stepper
 
 
@@ -409,7 +408,8 @@ class GpuOptimizer:
         r"""The average of the parameters over the steps so far, in the structure of `params`.
 
         Views of the state, in float32 (float64 for float64 parameters), which the steps go on updating: copy what is to stay. A
-        parameter without a gradient keeps its average too; of one that was never stepped it is a copy of the parameter. Asking waits for the device. With
+        parameter without a gradient keeps its average too; of one that was never stepped it is a copy of the parameter. Asking waits
+        for the device. With
         ``ema_decay=β`` it is :math:`\bar\theta_t / (1-\beta^t)` where :math:`\bar\theta_t = \beta \bar\theta_{t-1} +
         (1-\beta)\theta_t` (Kingma and Ba, 2014, section 7.2), with ``polyak_average=True`` the plain mean.
 
@@ -530,6 +530,7 @@ class GpuOptimizer:
 
         Before the first step gradients that are not bound are taken to be like their parameters.
         """
+        self._follow_groups()
         if self._stepper.schedule is not None:
             return self._stepper.schedule.plan
         self._follow()
@@ -539,9 +540,7 @@ class GpuOptimizer:
         place([twin for twin in twins if twin.place is None and not is_frozen(twin)])
         like = self._stepper.fresh_gradients(twins)
         pairs = zip(twins, self._bound.arrays, strict=True)
-        like.update(
-            [None if is_frozen(twin) else twin.ref.array if bound is None else bound for twin, bound in pairs]
-        )
+        like.update([None if is_frozen(twin) else twin.ref.array if bound is None else bound for twin, bound in pairs])
         mode, steps = self._mode(UNSCALED), self._stepper.steps
         return Schedule(twins, like, steps, self._hyper, self._averaging, mode).plan
 
@@ -583,6 +582,7 @@ class GpuOptimizer:
             ``"exp_avg"`` and ``"exp_avg_sq"``), ``"master"`` and ``"average"`` where they are kept. The arrays have the parameters'
             shapes, libraries and devices, and the working format. Parameters that were never stepped are absent, as in PyTorch.
         """
+        self._follow_groups()
         if not self._is_swapped:
             self._stepper.follow_memory()
         steps = self._stepper.read_steps()
@@ -611,6 +611,7 @@ class GpuOptimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_if_swapped()
+        self._follow_groups()
         groups = zip(self.param_groups, self._groups.structures, strict=True)
         return {
             "groups": [

@@ -18,16 +18,20 @@ def merge_packed(tasks: Sequence[Task], params: Mapping[int, Placed]) -> list[Ta
     """
     apart: list[Task] = []
     runs: list[list[Task]] = []
+    last: dict[tuple[int, int], list[Task]] = {}
     for task in tasks:
         placed = params[task.index]
         if task.size == 0 or not _in_bucket(task, placed):
             apart.append(task)
-        elif runs and _continues(runs[-1][-1], task, params):
-            runs[-1].append(task)
+            continue
+        key = (id(placed.state), task.row)
+        run = last.get(key)
+        if run is not None and _continues(run[-1], task, params):
+            run.append(task)
         else:
-            runs.append([task])
-    stretches = {(id(params[run[0].index].state), run[0].row) for run in runs}
-    if len(runs) > len(stretches):
+            last[key] = [task]
+            runs.append(last[key])
+    if len(runs) > len(last):
         return list(tasks)
     return [*apart, *(_flat(run, params) for run in runs)]
 
