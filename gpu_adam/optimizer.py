@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice, starmap
 from math import inf
 from typing import Any, ClassVar, TypedDict
 
@@ -21,6 +23,7 @@ from .engines.streams import handle_of
 from .graph import StepGraph
 from .groups import Groups, is_groups
 from .hyperparameters import Averaging
+from .layout import Device
 from .loss_scaler import LossScaler
 from .parameters import check_apart, param_ref
 from .placement import place
@@ -31,6 +34,7 @@ from .settings import Limits
 from .state import Placed
 from .stepper import Stepper
 from .structure import Structure, read_structure
+from .unread import Unread
 
 
 class Options(TypedDict, total=False):
@@ -92,6 +96,11 @@ class GpuOptimizer:
     """
 
     algorithm: ClassVar[Algorithm]
+    _stepper: Stepper
+    _bound: Bound
+    _devices: set[Device]
+    _keys: list[tuple[Any, ...]]
+    _hyper: list[Hyperparameters]
 
     def __init__(
         self,
@@ -140,6 +149,7 @@ class GpuOptimizer:
         self._group_norms = bool(group_norms)
         self._skip_nonfinite = bool(skip_nonfinite)
         self._control = Control()
+        self._unread = Unread()
         self._is_swapped = False
         self.param_groups: list[dict[str, Any]] = []
         self._groups = Groups(is_groups(params))
@@ -208,18 +218,29 @@ class GpuOptimizer:
         self._groups.structures.extend(structures)
         self._params.extend(placed)
         bound.extend(one.bind_gradient() if self._pack else None for one in placed)
-        self._rest(np.concatenate((steps, np.zeros(len(placed), np.int64))), bound)
+        steps = np.concatenate((steps, np.zeros(len(placed), np.int64)))
+        vars(self).update(self._remade(self._params, steps, bound, self._control, self._unread))
 
-    def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
-        """Forget everything that follows from the parameters and is found again at the next step."""
+    def _remade(
+        self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any], control: Control, unread: Unread
+    ) -> dict[str, Any]:
+        """The attributes of an optimizer with these parameters and state; what follows from them is found again at the next step."""
         norms = 1 + len(self.param_groups)
-        self._stepper = Stepper(
-            self._params, steps, self._averaging, self._control, norms, pack=self._pack, capturable=self._capturable
+        stepper = Stepper(
+            params, steps, self._averaging, control, unread, norms, pack=self._pack, capturable=self._capturable
         )
-        self._bound = Bound(self._params, bound, self._pack)
-        self._devices = {one.ref.device for one in self._params}
-        self._keys: list[tuple[Any, ...]] = []
-        self._hyper: list[Hyperparameters] = []
+        keys: list[tuple[Any, ...]] = []
+        hyper: list[Hyperparameters] = []
+        return {
+            "_params": params,
+            "_control": control,
+            "_unread": unread,
+            "_stepper": stepper,
+            "_bound": Bound(params, bound, self._pack),
+            "_devices": {one.ref.device for one in params},
+            "_keys": keys,
+            "_hyper": hyper,
+        }
 
     # Stepping.
 
@@ -427,7 +448,8 @@ class GpuOptimizer:
             RuntimeError: If the optimizer keeps no average.
         """
         self._require_average()
-        self._begin_averages()
+        if not self._is_swapped:
+            self._stepper.take_up()
         return self._groups.build([placed.view("average") for placed in self._params])
 
     @contextmanager
@@ -441,7 +463,7 @@ class GpuOptimizer:
         self._require_average()
         self._refuse_if_swapped()
         self._stepper.follow_memory()
-        self._begin_averages()
+        self._stepper.begin_averages()
         kept = [snapshot(placed.ref) for placed in self._params]
         self._is_swapped = True
         try:
@@ -455,13 +477,6 @@ class GpuOptimizer:
                 assign(placed.ref, value)
             self._stepper.residence.written()
             self._is_swapped = False
-
-    def _begin_averages(self) -> None:
-        """Of a parameter that was never stepped, and may have been loaded since, the average is the parameter."""
-        steps = self._stepper.read_steps()
-        for placed in self._params:
-            if steps[placed.index] == 0 and not self._is_swapped:
-                placed.write("average", to_host(placed.ref.array))
 
     def _require_average(self) -> None:
         if not self._averaging:
@@ -596,7 +611,7 @@ class GpuOptimizer:
             shapes, libraries and devices, and the working format. Parameters that were never stepped are absent, as in PyTorch.
         """
         if not self._is_swapped:
-            self._stepper.follow_memory()
+            self._stepper.take_up()
         steps = self._stepper.read_steps()
         saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
@@ -611,18 +626,29 @@ class GpuOptimizer:
             TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then.
         """
         self._refuse_if_swapped()
+        self._stepper.follow_memory()
         loaded = checkpoint.check(self.algorithm, state_dict, self.param_groups, self._groups.structures, self._params)
-        self._stepper.settle()
-        checkpoint.apply(self.algorithm, loaded, self.param_groups, self._params, self._stepper.steps)
-        self._control.skipped = loaded.steps_skipped
-        self._rest(self._stepper.steps, self._bound.arrays)
+        params, unread = checkpoint.renewed(loaded, self._params)
+        steps = np.array(loaded.steps, np.int64)
+        remade = self._remade(params, steps, self._bound.arrays, Control(loaded.steps_skipped), unread)
+        changes = [(vars(self), remade), *zip(self.param_groups, loaded.groups, strict=True)]
+        # Held until all is done: what is destroyed may run code.
+        before = self._params, self._stepper
+        # In C from the first to the last, so that no signal handler comes in between.
+        deque(starmap(dict.update, changes), maxlen=0)
+        del before
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_if_swapped()
         groups = zip(self.param_groups, self._groups.structures, strict=True)
+        # The arrays whose state it is, not those that somebody may have put into the groups.
+        arrays = iter([placed.ref.array for placed in self._params])
         return {
             "groups": [
-                {**{key: group[key] for key in self.algorithm.keys}, "params": structure.build(group["params"])}
+                {
+                    **{key: group[key] for key in self.algorithm.keys},
+                    "params": structure.build(list(islice(arrays, len(structure.names)))),
+                }
                 for group, structure in groups
             ],
             "grouped": self._groups.grouped,

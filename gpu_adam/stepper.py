@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .scaling import UNSCALED, Scaling
 from .schedule import Mode, Schedule, current_stream
 from .settings import Limits
 from .state import Placed
+from .unread import Unread
 
 
 class Stepper:
@@ -38,6 +40,7 @@ class Stepper:
         steps: NDArray[np.int64],
         averaging: Averaging,
         control: Control,
+        unread: Unread,
         norms: int,
         *,
         pack: bool,
@@ -49,6 +52,8 @@ class Stepper:
         self.scaling: Scaling = UNSCALED
         self._averaging = averaging
         self._control = control
+        self._unread = unread
+        self._first: list[Placed] = []
         self._norms = norms
         self._pack = pack
         self._capturable = capturable
@@ -109,6 +114,20 @@ class Stepper:
         for placed in self.residence.written():
             placed.reread_master()
 
+    def take_up(self) -> None:
+        """As `follow_memory`, for somebody who reads the state.
+
+        Where a parameter is no longer what the optimizer was made for, the state stays that of what it was, and a step says what has
+        become of it.
+        """
+        with suppress(TypeError, ValueError):
+            self.follow_memory()
+            self.begin_averages()
+
+    def begin_averages(self) -> None:
+        """Have the averages into which no step has gone be the parameters as they are now."""
+        self._unread.begin_averages(self.params, self.read_steps())
+
     def prepare(
         self,
         arrays: Sequence[Any],
@@ -140,6 +159,11 @@ class Stepper:
         if not capturing:
             schedule.prepare(self.steps, hyper, scaling, limits, stream)
             self.scaling = scaling
+        elif self._first:
+            raise RuntimeError(
+                "parameters whose state was loaded are read before they are stepped, which cannot be captured: "
+                "call step() once before the capture"
+            )
         elif scaling != self.scaling:
             raise RuntimeError(
                 "the gradients of a captured step are scaled otherwise than those of the step before: "
@@ -184,6 +208,8 @@ class Stepper:
             self._begin_states(hyper)
             schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
             schedule.load(self._control.ensure(schedule.engines, self._norms) if mode.on_device else {})
+            stepped = (placed for placed in self.params if self._gradients.operand(placed.index) is not None)
+            self._first = self._unread.among(stepped, self.steps)
             self.schedule = schedule
         return self.schedule
 
@@ -198,9 +224,6 @@ class Stepper:
         for placed in self.params:
             own = hyper[placed.group]
             fresh = self.steps[placed.index] == 0
-            if fresh:
-                # The parameter may have been loaded or initialised since; its master weight has nothing to lose yet.
-                placed.reread_master()
             if self._gradients.operand(placed.index) is None:
                 continue
             placed.state.ensure(own.rule.states)
@@ -211,6 +234,8 @@ class Stepper:
 
     def run(self, schedule: Schedule, launch: Callable[[], None]) -> None:
         """Launch a step that was prepared, and count it."""
+        if self._first:
+            self._unread.read(self._first, self.steps)
         if schedule.mode.on_device:
             launch()
         else:
@@ -222,6 +247,9 @@ class Stepper:
                 self.steps[schedule.active] -= 1
                 raise
         self.residence.stepped(schedule.tensors)
+        if self._first:
+            self._unread.forget(self._first)
+            self._first = []
 
     def settle(self) -> None:
         """Take the step counts over from the device, for which it waits, and forget the schedule."""
