@@ -109,10 +109,9 @@ class Stepper:
             self.settle()
             for placed, ref in moved:
                 placed.ref = ref
-                placed.reread_master()
+            self._unread.reread(placed for placed, _ in moved)
             self._reset()
-        for placed in self.residence.written():
-            placed.reread_master()
+        self._unread.reread(self.residence.written())
 
     def take_up(self) -> None:
         """As `follow_memory`, for somebody who reads the state.

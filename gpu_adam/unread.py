@@ -33,6 +33,12 @@ class Unread:
         wanted = self.loaded.union(np.flatnonzero(steps == 0).tolist())
         return [one for one in params if one.index in wanted] if wanted else []
 
+    def reread(self, params: Iterable[Placed]) -> None:
+        """Where somebody has written to these parameters, they count; those that will be looked at later must not be looked at now."""
+        for placed in params:
+            if placed.index not in self.loaded:
+                placed.reread_master()
+
     def read(self, params: Iterable[Placed], steps: NDArray[np.int64]) -> None:
         """Right before a step: where a parameter is not what its master weight rounds to, it counts."""
         for placed in params:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .ordinary import ordinary_tensors
+from .ordinary import counts_versions, ordinary_tensors
 from .overlap import Occupied, reach
 from .probe import ArrayRef, Family, probe, probe_named
 from .views import assign, copy_of, snapshot, to_host, view, zero
@@ -13,6 +13,7 @@ __all__ = [
     "Occupied",
     "assign",
     "copy_of",
+    "counts_versions",
     "ordinary_tensors",
     "probe",
     "probe_named",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -17,3 +18,14 @@ def ordinary_tensors() -> Iterator[None]:
 
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def counts_versions(tensor: Any) -> bool:
+    """Whether a tensor counts what is written to it, which one that was made in inference mode does not.
+
+    It is asked for the count itself: a tensor of inference mode does not call itself one once its memory was swapped.
+    """
+    try:
+        return tensor._version >= 0  # type: ignore[no-any-return]
+    except RuntimeError:
+        return False
