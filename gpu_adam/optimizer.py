@@ -507,7 +507,7 @@ class GpuOptimizer:
         self._keys, self._hyper = keys, hyper
 
     def reread_params(self) -> None:
-        """Take up 16-bit parameters that were written to by hand since the last step.
+        """Take up 16-bit parameters that were written to by hand since their last step.
 
         Where a parameter is no longer what its float32 master weight rounds to, the master weight takes its value. For torch
         tensors a step does so by itself (not for writes through ``p.data``, which torch does not tell of); arrays of other libraries cannot
@@ -608,7 +608,8 @@ class GpuOptimizer:
         Returns:
             ``{"state": {i: {"step": t, …}}, "param_groups": [...]}``: of each parameter the states of the rule by name (of Adam
             ``"exp_avg"`` and ``"exp_avg_sq"``), ``"master"`` and ``"average"`` where they are kept. The arrays have the parameters'
-            shapes, libraries and devices, and the working format. Parameters that were never stepped are absent, as in PyTorch.
+            shapes, libraries and devices, and the working format; numbers are Python's own. Parameters that were never stepped are
+            absent, as in PyTorch. Where a step is refused because parameters have changed, it is the state of what they were.
         """
         if not self._is_swapped:
             self._stepper.take_up()
@@ -619,11 +620,16 @@ class GpuOptimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's optimizer of the same name; the next step is then the same to the bit.
 
+        Weights may be loaded before or after: where a float32 master weight does not round to the parameter as it is at the next
+        step, the parameter counts.
+
         Args:
-            state_dict: As `state_dict` returns it, its arrays of any library and on any device; it is not modified.
+            state_dict: As `state_dict` returns it, its arrays of any library and on any device; it is not modified. If it has names and the
+                parameters have, they are matched by name, else by place.
 
         Raises:
-            TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then.
+            TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then, nor after
+                any other error.
         """
         self._refuse_if_swapped()
         self._stepper.follow_memory()

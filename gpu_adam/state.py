@@ -127,7 +127,9 @@ class Placed:
         param, master = to_host(self.ref.array), to_host(self.view("master"))
         rounded = master.astype(param.dtype)
         # By their bits, for -0.0 is not 0.0; but which NaN a NaN rounds to is not the same everywhere.
-        kept = (rounded.view(np.uint16) == param.view(np.uint16)) | (np.isnan(rounded) & np.isnan(param))
+        kept = rounded.view(np.uint16) == param.view(np.uint16)
+        if not kept.all():
+            kept |= np.isnan(rounded) & np.isnan(param)
         if not kept.all():
             self.write("master", np.where(kept, master, param.astype(master.dtype)))
 
