@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Algorithm, Hyperparameters, coefficients
-from .arrays import copy_of, to_host
+from .arrays import copy_of, ordinary_tensors, to_host
+from .casting import exact_casts
 from .hyperparameters import Averaging
+from .matching import match
 from .placement import place
-from .state import Placed
+from .plain import plain, plain_setting
+from .state import AVERAGE, BucketState, Placed
 from .structure import Structure
-
-AVERAGE = "average"
 
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 """Keys that PyTorch's optimizers expect in a group, with its defaults; they choose among its implementations and mean nothing here."""
@@ -50,6 +50,7 @@ class Loaded:
     steps_skipped: int
 
 
+@exact_casts()
 def save(
     algorithm: Algorithm,
     groups: Sequence[Mapping[str, Any]],
@@ -79,24 +80,28 @@ def save(
     start = 0
     for group, structure in zip(groups, structures, strict=True):
         stop = start + len(structure.names)
-        labels = {"param_names": list(structure.names)} if structure.named else {}
-        rest = {key: _copied(value) for key, value in group.items() if key != "params"}
+        labels = {"param_names": plain(list(structure.names))} if structure.named else {}
+        rest = {key: _copied(algorithm, key, value) for key, value in group.items() if key != "params"}
         saved.append({**rest, **_TORCH_ONLY, **labels, "params": list(range(start, stop))})
         start = stop
     return {"state": state, "param_groups": saved}
 
 
-def _copied(value: Any) -> Any:
-    """A copy that later edits in place do not reach; functions, which need not be copyable, are shared."""
-    return value if callable(value) else deepcopy(value)
+def _copied(algorithm: Algorithm, key: str, value: Any) -> Any:
+    return plain_setting(value) if key in algorithm.keys else plain(value)
 
 
 def _step_of(t: int, placed: Placed) -> Any:
-    if placed.ref.family != "torch":
-        return t
+    format = "float32" if t <= _FLOAT32_INTEGERS else "float64"
+    return t if placed.ref.family != "torch" else _scalar_tensor(t, format)
+
+
+def _scalar_tensor(value: float, format: str) -> Any:
+    """A 0-dimensional tensor, on the CPU where PyTorch's optimizers keep theirs, also under another default device."""
     import torch
 
-    return torch.tensor(t, dtype=torch.float32 if t <= _FLOAT32_INTEGERS else torch.float64)
+    with ordinary_tensors():
+        return torch.tensor(value, dtype=getattr(torch, format), device="cpu")
 
 
 def _scalars(algorithm: Algorithm, hyper: Hyperparameters, t: int, placed: Placed) -> dict[str, Any]:
@@ -106,11 +111,10 @@ def _scalars(algorithm: Algorithm, hyper: Hyperparameters, t: int, placed: Place
     values = {name: row[place] for name, place in algorithm.scalars.items()}
     if placed.ref.family != "torch":
         return values
-    import torch
-
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+    return {name: _scalar_tensor(value, "float64") for name, value in values.items()}
 
 
+@exact_casts()
 def check(
     algorithm: Algorithm,
     saved: Mapping[str, Any],
@@ -125,58 +129,28 @@ def check(
         TypeError: If it is no state dict.
         ValueError: If it belongs to other groups, names or shapes, or a key is missing.
     """
-    if not isinstance(saved, Mapping) or "state" not in saved or "param_groups" not in saved:
-        raise TypeError("state_dict must be a dict with 'state' and 'param_groups'")
-    theirs = saved["param_groups"]
-    listed = isinstance(theirs, Sequence) and isinstance(saved["state"], Mapping)
-    if not listed or not all(isinstance(group, Mapping) for group in theirs):
-        raise TypeError("state_dict must have a dict as 'state' and a list of dicts as 'param_groups'")
-    for number, group in enumerate(theirs):
-        if not isinstance(group.get("params"), (list, tuple)):
-            raise ValueError(
-                f"group {number} of state_dict has params={group.get('params')!r}: must be a list of their keys"
-            )
-    sizes, own_sizes = [len(group["params"]) for group in theirs], [len(group["params"]) for group in groups]
-    if sizes != own_sizes:
-        raise ValueError(f"state_dict has groups of {sizes} parameters, this optimizer of {own_sizes}")
+    matched = match(saved, structures)
     new_groups, rules = [], []
-    keys: list[Any] = []
-    for number, (group, own, structure) in enumerate(zip(theirs, groups, structures, strict=True)):
-        names = group.get("param_names")
-        if names is not None and not isinstance(names, (list, tuple)):
-            raise ValueError(f"group {number} of state_dict has param_names={names!r}: must be a list")
-        if names is not None and structure.named and list(names) != list(structure.names):
-            raise ValueError(
-                f"group {number} of state_dict names {list(names)}, this optimizer {list(structure.names)}"
-            )
+    for (where, group), own in zip(matched.groups, groups, strict=True):
         foreign = [key for key in dict.fromkeys(one.key for one in algorithm.numbers) if key not in group]
         if foreign:
-            raise ValueError(f"group {number} of state_dict lacks {foreign}: it is that of another kind of optimizer")
+            raise ValueError(f"{where} lacks {foreign}: it is that of another kind of optimizer")
         # Also what users and schedulers keep in a group, such as `initial_lr`.
-        new = {key: _copied(value) for key, value in group.items() if key not in _NOT_KEPT}
+        new = {key: _copied(algorithm, key, value) for key, value in group.items() if key not in _NOT_KEPT}
         new.update({key: own[key] for key in algorithm.keys if key not in new})
-        rules.append(algorithm.hyperparameters(new, f"group {number} of state_dict").rule)
+        rules.append(algorithm.hyperparameters(new, where).rule)
         new_groups.append(new)
-        keys.extend(group["params"])
-    if any(not isinstance(key, (Integral, str)) for key in keys) or len(set(keys)) < len(keys):
-        raise ValueError(
-            f"state_dict's groups have the params {keys}: must be a number or name for each, all different"
-        )
-    unknown = set(saved["state"]) - set(keys)
-    if unknown:
-        raise ValueError(
-            f"state_dict has states of parameters {sorted(unknown, key=repr)}, which are in none of its groups"
-        )
     steps: list[int] = []
     arrays: list[dict[str, NDArray[Any]]] = []
-    for placed, key in zip(params, keys, strict=True):
+    for placed, key in zip(params, matched.keys, strict=True):
         entry = saved["state"].get(key)
-        if entry is None:
+        if entry is not None and not isinstance(entry, Mapping):
+            raise TypeError(f"state_dict's state of {placed.label} is a {type(entry).__name__}: must be a dict")
+        if not entry or (entry.keys() == {"step"} and _count(entry["step"], placed.label) == 0):
+            # Never stepped.
             steps.append(0)
             arrays.append({})
             continue
-        if not isinstance(entry, Mapping):
-            raise TypeError(f"state_dict's state of {placed.label} is a {type(entry).__name__}: must be a dict")
         wanted = rules[placed.group].states
         # Where PyTorch counts no steps, a parameter that has a state has made some.
         counted = "step" in entry or algorithm.uncounted
@@ -188,14 +162,18 @@ def check(
         kept = (("master", placed.master), (AVERAGE, averages), *others)
         optional = tuple(name for name, here in kept if here and entry.get(name) is not None)
         arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
+    for (where, _), new in zip(matched.groups, new_groups, strict=True):
+        algorithm.check_keys(new, where)
     skipped = _count(saved.get("steps_skipped", 0), "skipped steps")
     return Loaded(new_groups, steps, arrays, skipped)
 
 
 def _count(step: Any, label: str) -> int:
     try:
-        count = int(step)
-        whole = not isinstance(step, str) and 0 <= count == float(step) and count < _MOST_STEPS
+        # Of any library and of one element; PyTorch takes a dimension more, and so do we.
+        number = step.item() if hasattr(step, "item") and prod(step.shape) == 1 else step
+        count = int(number)
+        whole = not isinstance(number, str) and 0 <= count == float(number) and count < _MOST_STEPS
     except (TypeError, ValueError, OverflowError, RuntimeError):
         whole = False
     if not whole:
@@ -217,33 +195,30 @@ def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
     return host
 
 
-def apply(
-    algorithm: Algorithm,
-    loaded: Loaded,
-    groups: Sequence[dict[str, Any]],
-    params: Sequence[Placed],
-    steps: NDArray[np.int64],
-    averages: bool,
-) -> None:
-    """Write what was checked into the optimizer."""
-    stepped = [placed for placed, t in zip(params, loaded.steps, strict=True) if t]
-    place([placed for placed in stepped if placed.place is None])
-    for placed in stepped:
-        placed.state.ensure(name for name, kept in (("master", placed.master), (AVERAGE, averages)) if kept)
-    for group, new in zip(groups, loaded.groups, strict=True):
-        group.update(new)
-    steps[:] = loaded.steps
-    for placed, arrays in zip(params, loaded.arrays, strict=True):
-        if placed.place is None:
-            continue
-        placed.state.ensure(arrays)
-        for name, value in arrays.items():
-            placed.write(name, value)
-        for name in algorithm.states:
-            # What was not kept there, of a parameter never stepped all of it, goes back to zero here.
-            if name not in arrays and placed.has(name):
-                placed.write(name, np.zeros(placed.ref.shape, placed.ref.format.working.dtype))
+@exact_casts()
+def renewed(loaded: Loaded, params: Sequence[Placed], averages: bool) -> list[Placed]:
+    """The parameters with the state that was checked, in memory of its own: nothing of the old one has changed."""
+    fresh = [replace(placed, place=placed.place if placed.has("param") else None) for placed in params]
+    entries = [
+        (placed, arrays, bool(t or arrays))
+        for placed, t, arrays in zip(fresh, loaded.steps, loaded.arrays, strict=True)
+    ]
+    place([placed for placed, _, stepped in entries if stepped and placed.place is None])
+    names: dict[BucketState, set[str]] = {placed.state: set() for placed in fresh if placed.place is not None}
+    for placed, arrays, stepped in entries:
+        if stepped:
+            copies = (("master", placed.master), (AVERAGE, averages))
+            names[placed.state].update(arrays, (name for name, kept in copies if kept))
+    # What is in no array of any parameter is zero where it is needed, and allocated there.
+    states = {old: old.renewed(wanted) for old, wanted in names.items()}
+    for placed, arrays, stepped in entries:
+        if placed.place is not None:
+            placed.place = replace(placed.place, state=states[placed.state])
         for name in ("master", AVERAGE):
-            if placed.has(name) and name not in arrays:
+            if stepped and placed.has(name) and name not in arrays:
                 # A state saved without them: the parameter itself is the best there is.
                 placed.write(name, to_host(placed.ref.array))
+        for name, value in arrays.items():
+            placed.write(name, value)
+        placed.loaded, placed.lacks_average = stepped, averages and AVERAGE not in arrays
+    return fresh

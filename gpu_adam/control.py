@@ -18,12 +18,15 @@ class Control:
     """The control words of each device; allocated when they are first needed.
 
     All devices decide alike, so any of them can be asked.
+
+    Args:
+        skipped: How many steps were skipped so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, skipped: int = 0) -> None:
         self._memories: dict[Device, Memory] = {}
         self._engines: dict[Device, Engine] = {}
-        self._skipped = 0
+        self._skipped = skipped
 
     def ensure(self, engines: Mapping[Device, Engine], norms: int) -> dict[Device, Memory]:
         """The memory of each device, with room for at least so many norms."""
@@ -44,12 +47,6 @@ class Control:
         for device, memory in self._memories.items():
             return int(self._engines[device].download(memory, SKIPPED * WORD, WORD).view(np.int64)[0])
         return self._skipped
-
-    @skipped.setter
-    def skipped(self, count: int) -> None:
-        self._skipped = count
-        for device, memory in self._memories.items():
-            self._engines[device].upload(memory, SKIPPED * WORD, np.array([count], np.int64))
 
     def norms(self, like: ArrayRef, first: int, shape: tuple[int, ...]) -> Any:
         """A copy of norms of the last step, as a float64 array of the library and on the device of ``like``; it waits for nothing."""

@@ -10,6 +10,7 @@ from weakref import ref
 import numpy as np
 
 from .arrays import view
+from .casting import exact_casts
 from .formats import FLOAT32
 from .kernels.prologue import (
     SCALER_BACKOFF,
@@ -131,6 +132,7 @@ class LossScaler:
         return f"LossScaler({state})"
 
 
+@exact_casts()
 def _words(state: Mapping[str, Any]) -> Any:
     scale, growth, backoff = (_number(state[key], key) for key in _KEYS[:3])
     interval, tracker = (_count(state[key], key.lstrip("_")) for key in _KEYS[3:])

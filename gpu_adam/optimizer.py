@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import islice, starmap
 from math import inf
 from typing import Any, ClassVar, TypedDict
 
@@ -23,6 +25,7 @@ from .frozen import is_frozen
 from .graph import StepGraph
 from .groups import is_groups
 from .hyperparameters import Averaging
+from .layout import Device
 from .loss_scaler import LossScaler
 from .members import Members
 from .placement import place
@@ -30,6 +33,7 @@ from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Mode, Schedule
 from .settings import Limits
+from .state import AVERAGE, Placed
 from .stepper import Stepper
 
 
@@ -92,6 +96,11 @@ class GpuOptimizer:
     """
 
     algorithm: ClassVar[Algorithm]
+    _stepper: Stepper
+    _bound: Bound
+    _devices: set[Device]
+    _keys: list[tuple[Any, ...]]
+    _hyper: list[Hyperparameters]
 
     def __init__(
         self,
@@ -201,14 +210,25 @@ class GpuOptimizer:
 
     def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
+        vars(self).update(self._remade(self._params, steps, bound, self._control))
+
+    def _remade(
+        self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any], control: Control
+    ) -> dict[str, Any]:
+        """The attributes of an optimizer with these parameters and state; what follows from them is found again at the next step."""
         norms = 1 + len(self.param_groups)
-        self._stepper = Stepper(
-            self._params, steps, self._averaging, self._control, norms, pack=self._pack, capturable=self._capturable
-        )
-        self._bound = Bound(self._params, bound, self._pack)
-        self._devices = {one.ref.device for one in self._params}
-        self._keys: list[tuple[Any, ...]] = []
-        self._hyper: list[Hyperparameters] = []
+        stepper = Stepper(params, steps, self._averaging, control, norms, pack=self._pack, capturable=self._capturable)
+        keys: list[tuple[Any, ...]] = []
+        hyper: list[Hyperparameters] = []
+        return {
+            "_params": params,
+            "_control": control,
+            "_stepper": stepper,
+            "_bound": Bound(params, bound, self._pack),
+            "_devices": {one.ref.device for one in params},
+            "_keys": keys,
+            "_hyper": hyper,
+        }
 
     # Stepping.
 
@@ -417,9 +437,12 @@ class GpuOptimizer:
             RuntimeError: If the optimizer keeps no average.
         """
         self._require_average()
+        self._follow_groups()
+        if not self._is_swapped:
+            self._stepper.take_up()
         steps = self._stepper.read_steps()
         pairs = [(placed, steps[placed.index]) for placed in self._params]
-        return self._groups.build([placed.view("average") if t else placed.copied_as("average") for placed, t in pairs])
+        return self._groups.build([placed.view(AVERAGE) if t else placed.copied_as(AVERAGE) for placed, t in pairs])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -432,6 +455,7 @@ class GpuOptimizer:
         self._require_average()
         self._refuse_if_swapped()
         self._follow()
+        self._stepper.begin_averages()
         # The average of a parameter that was never stepped is the parameter.
         steps = self._stepper.read_steps()
         stepped = [placed for placed in self._params if steps[placed.index]]
@@ -439,7 +463,7 @@ class GpuOptimizer:
         self._is_swapped = True
         try:
             for placed in stepped:
-                assign(placed.ref, placed.view("average"))
+                assign(placed.ref, placed.view(AVERAGE))
             # Nobody has written to the parameters, as far as their master weights are concerned.
             self._stepper.residence.written()
             yield
@@ -475,7 +499,7 @@ class GpuOptimizer:
         self._keys, self._hyper = keys, hyper
 
     def reread_params(self) -> None:
-        """Take up 16-bit parameters that were written to by hand since the last step.
+        """Take up 16-bit parameters that were written to by hand since their last step.
 
         Where a parameter is no longer what its float32 master weight rounds to, the master weight takes its value. For torch
         tensors a step does so by itself (not for writes through ``p.data``, which torch does not tell of); arrays of other libraries cannot
@@ -580,11 +604,12 @@ class GpuOptimizer:
         Returns:
             ``{"state": {i: {"step": t, …}}, "param_groups": [...]}``: of each parameter the states of the rule by name (of Adam
             ``"exp_avg"`` and ``"exp_avg_sq"``), ``"master"`` and ``"average"`` where they are kept. The arrays have the parameters'
-            shapes, libraries and devices, and the working format. Parameters that were never stepped are absent, as in PyTorch.
+            shapes, libraries and devices, and the working format; numbers are Python's own. Parameters that were never stepped are
+            absent, as in PyTorch. Where a step is refused because parameters have changed, it is the state of what they were.
         """
         self._follow_groups()
         if not self._is_swapped:
-            self._stepper.follow_memory()
+            self._stepper.take_up()
         steps = self._stepper.read_steps()
         saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
@@ -592,30 +617,49 @@ class GpuOptimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's optimizer of the same name; the next step is then the same to the bit.
 
+        Weights may be loaded before or after: where a float32 master weight does not round to the parameter as it is at the next
+        step, the parameter counts.
+
         Args:
-            state_dict: As `state_dict` returns it, its arrays of any library and on any device; it is not modified.
+            state_dict: As `state_dict` returns it, its arrays of any library and on any device; it is not modified. If it has names and the
+                parameters have, they are matched by name, else by place.
 
         Raises:
-            TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then.
+            TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then, nor after
+                any other error.
         """
         self._refuse_if_swapped()
-        self._follow_groups()
+        self._follow()
         averages = bool(self._averaging)
         loaded = checkpoint.check(
             self.algorithm, state_dict, self.param_groups, self._groups.structures, self._params, averages
         )
-        self._stepper.settle()
-        checkpoint.apply(self.algorithm, loaded, self.param_groups, self._params, self._stepper.steps, averages)
-        self._control.skipped = loaded.steps_skipped
-        self._rest(self._stepper.steps, self._bound.arrays)
+        params = checkpoint.renewed(loaded, self._params, averages)
+        steps = np.array(loaded.steps, np.int64)
+        remade = self._remade(params, steps, self._bound.arrays, Control(loaded.steps_skipped))
+        changes = [
+            (vars(self), remade),
+            (vars(self._members), {"params": params}),
+            *zip(self.param_groups, loaded.groups, strict=True),
+        ]
+        # Held until all is done: what is destroyed may run code.
+        before = self._params, self._stepper
+        # In C from the first to the last, so that no signal handler comes in between.
+        deque(starmap(dict.update, changes), maxlen=0)
+        del before
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_if_swapped()
         self._follow_groups()
         groups = zip(self.param_groups, self._groups.structures, strict=True)
+        # The arrays whose state it is, not those that somebody may have put into the groups.
+        arrays = iter([placed.ref.array for placed in self._params])
         return {
             "groups": [
-                {**{key: group[key] for key in self.algorithm.keys}, "params": structure.build(group["params"])}
+                {
+                    **{key: group[key] for key in self.algorithm.keys},
+                    "params": structure.build(list(islice(arrays, len(structure.names)))),
+                }
                 for group, structure in groups
             ],
             "grouped": self._groups.grouped,
@@ -634,9 +678,9 @@ class GpuOptimizer:
         self.load_state_dict(saved["state_dict"])
         if self._pack:
             for placed, value in zip(self._params, saved["bound"], strict=True):
-                if value is not None:
+                if value is not None and placed.has("grad"):
                     placed.write("grad", to_host(value))
-                else:
-                    placed.ref.array.grad = None
+                elif placed.ref.family == "torch":
+                    placed.ref.array.grad = value
         else:
             self._bound.bind(saved["bound"])

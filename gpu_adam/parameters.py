@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .arrays import ArrayRef, Occupied, probe_named
+from .arrays import ArrayRef, Occupied, counts_versions, probe_named
 from .layout import Device, overlaps_itself
 from .state import Placed, state_strides
 
@@ -73,8 +73,7 @@ class Residence:
         self._bound = [
             one.ref.array.grad.data_ptr for one, address in homes if address and one.ref.array.grad is not None
         ]
-        # An inference tensor counts no versions.
-        self._masters = [one for one in self._torch if one.master and not one.ref.array.is_inference()]
+        self._masters = [one for one in self._torch if one.master and counts_versions(one.ref.array)]
         self._versions = self._read_versions()
 
     def moved(self) -> list[tuple[Placed, ArrayRef]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters, coefficients
-from .arrays import Family
+from .arrays import Family, counts_versions
 from .engines import Engine, Memory, Program, Replay
 from .formats import Format
 from .gradients import Gradients
@@ -139,7 +139,7 @@ class Schedule:
         launches = tuple(launch for shard in self._shards for launch in shard.launches)
         self.plan = Plan(tuple(state.bucket for state in states.values()), prologues, launches)
         tensors = [placed.ref.array for placed in active if placed.ref.family == "torch"]
-        self.tensors = tuple(tensor for tensor in tensors if not tensor.is_inference())
+        self.tensors = tuple(tensor for tensor in tensors if counts_versions(tensor))
         self._counts = np.array([steps[cohort.first] for cohort in self._cohorts], np.int64)
         self._programs: list[Program] = []
 

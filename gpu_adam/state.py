@@ -11,9 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import ArrayRef, probe, to_host, view
+from .casting import exact_casts
 from .engines import Engine, Memory
 from .formats import FLOAT32, Format
 from .layout import Bucket, Segment, visiting_order
+
+AVERAGE = "average"
+"""The array of the averages of the parameters."""
+
+_SHARED = ("param", "grad")
+"""Arrays that the caller has views of."""
 
 
 class BucketState:
@@ -29,7 +36,7 @@ class BucketState:
 
     def format(self, name: str) -> Format:
         """The format of one of the arrays."""
-        if name in ("param", "grad"):
+        if name in _SHARED:
             return self.bucket.format
         return FLOAT32 if name == "master" else self.bucket.format.working
 
@@ -39,6 +46,13 @@ class BucketState:
             if name not in self._memories:
                 nbytes = self.bucket.size * self.format(name).itemsize
                 self._memories[name] = self.engine.allocate(self.bucket.device, nbytes)
+
+    def renewed(self, names: Iterable[str]) -> BucketState:
+        """The same bucket with new arrays of these names, all zero; its parameters and gradients stay where they are."""
+        fresh = BucketState(self.bucket, self.engine)
+        fresh._memories = {name: memory for name, memory in self._memories.items() if name in _SHARED}
+        fresh.ensure(names)
+        return fresh
 
     def has(self, name: str) -> bool:
         """Whether this array is there."""
@@ -63,6 +77,7 @@ class BucketState:
         address = self.address(name, segment.start)
         return view(like.family, self.bucket.device, address, self.format(name), like.shape, strides, memory.owner)
 
+    @exact_casts()
     def write(self, name: str, segment: Segment, like: ArrayRef, value: NDArray[Any]) -> None:
         """Copy a host array of the parameter's shape into its share, converted to the array's format."""
         format = self.format(name)
@@ -98,6 +113,9 @@ class Placed:
         master: Whether a float32 master copy is kept.
         place: Where its state lies; ``None`` until it needs one.
         autograd: Whether it is a torch tensor that autograd computes gradients for, now or at another time.
+        loaded: Whether its state was loaded since its last step. Its weights may be loaded later, into an array that cannot tell, so
+            what it is right before the next step counts; a master weight that was compared earlier would lose its lower bits.
+        lacks_average: Whether the loaded state had no average: it begins with the parameter right before the next step.
     """
 
     index: int
@@ -108,6 +126,8 @@ class Placed:
     master: bool
     place: Place | None = None
     autograd: bool = False
+    loaded: bool = False
+    lacks_average: bool = False
 
     @property
     def state(self) -> BucketState:
@@ -150,15 +170,24 @@ class Placed:
         twin.write(name, to_host(self.ref.array))
         return twin.view(name)
 
+    def begin_average(self) -> None:
+        """Where the state was loaded without an average, it is what the parameter is now."""
+        if self.lacks_average and self.has(AVERAGE):
+            self.write(AVERAGE, to_host(self.ref.array))
+
+    @exact_casts()
     def reread_master(self) -> None:
         """Where the parameter is no longer what its master weight rounds to, somebody has written to it, and that is what counts."""
         if not self.has("master") or self.size == 0:
             return
         param, master = to_host(self.ref.array), to_host(self.view("master"))
-        with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN, or a weight beyond the 16-bit format
-            same = master.astype(param.dtype) == param
-            if not same.all():
-                self.write("master", np.where(same, master, param.astype(master.dtype)))
+        rounded = master.astype(param.dtype)
+        # By their bits, for -0.0 is not 0.0; but which NaN a NaN rounds to is not the same everywhere.
+        kept = rounded.view(np.uint16) == param.view(np.uint16)
+        if not kept.all():
+            kept |= np.isnan(rounded) & np.isnan(param)
+        if not kept.all():
+            self.write("master", np.where(kept, master, param.astype(master.dtype)))
 
     def move_into_bucket(self) -> None:
         """Copy the parameter into its share of ``"param"``, which is what is updated from then on.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class Stepper:
         self.scaling: Scaling = UNSCALED
         self._averaging = averaging
         self._control = control
+        self._first: list[Placed] = []
         self._norms = norms
         self._pack = pack
         self._capturable = capturable
@@ -106,10 +108,29 @@ class Stepper:
             self.settle()
             for placed, ref in moved:
                 placed.ref = ref
-                placed.reread_master()
+            self._reread(placed for placed, _ in moved)
             self._reset()
-        for placed in self.residence.written():
-            placed.reread_master()
+        self._reread(self.residence.written())
+
+    def _reread(self, params: Iterable[Placed]) -> None:
+        for placed in params:
+            if not placed.loaded:  # else right before its next step
+                placed.reread_master()
+
+    def take_up(self) -> None:
+        """As `follow_memory`, for somebody who reads the state.
+
+        Where a parameter is no longer what the optimizer was made for, the state stays that of what it was, and a step says what has
+        become of it.
+        """
+        with suppress(TypeError, ValueError):
+            self.follow_memory()
+            self.begin_averages()
+
+    def begin_averages(self) -> None:
+        """Have the averages that a loaded state lacks be the parameters as they are now."""
+        for placed in self.params:
+            placed.begin_average()
 
     def prepare(
         self,
@@ -142,6 +163,11 @@ class Stepper:
         if not capturing:
             schedule.prepare(self.steps, hyper, scaling, limits, stream)
             self.scaling = scaling
+        elif self._first:
+            raise RuntimeError(
+                "parameters whose state was loaded are read before they are stepped, which cannot be captured: "
+                "call step() once before the capture"
+            )
         elif scaling != self.scaling:
             raise RuntimeError(
                 "the gradients of a captured step are scaled otherwise than those of the step before: "
@@ -186,6 +212,8 @@ class Stepper:
             self._begin_states(hyper)
             schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
             schedule.load(self._control.ensure(schedule.engines, self._norms) if mode.on_device else {})
+            active = (placed for placed in self.params if self._gradients.operand(placed.index) is not None)
+            self._first = [placed for placed in active if placed.loaded]
             self.schedule = schedule
         return self.schedule
 
@@ -210,6 +238,9 @@ class Stepper:
 
     def run(self, schedule: Schedule, launch: Callable[[], None]) -> None:
         """Launch a step that was prepared, and count it."""
+        for placed in self._first:
+            placed.reread_master()
+            placed.begin_average()
         if schedule.mode.on_device:
             launch()
         else:
@@ -221,6 +252,9 @@ class Stepper:
                 self.steps[schedule.active] -= 1
                 raise
         self.residence.stepped(schedule.tensors)
+        while self._first:
+            placed = self._first.pop()
+            placed.loaded = placed.lacks_average = False
 
     def settle(self) -> None:
         """Take the step counts over from the device, for which it waits, and forget the schedule."""

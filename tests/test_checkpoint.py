@@ -229,7 +229,11 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]]
         ValueError,
         r"group 0 of state_dict names \['a', 'c'\], this optimizer \['a', 'b'\]",
     ),
-    "names in another order": (set_group("param_names", ["b", "a"]), ValueError, r"names \['b', 'a'\]"),
+    "the states of other names": (
+        set_group("param_names", ["b", "a"]),
+        ValueError,
+        r"exp_avg of parameter 'a' has shape \(2, 2\): must be \(3,\)",
+    ),
     "state of nobody": (lambda saved: saved["state"].__setitem__(7, {}), ValueError, r"states of parameters \[7\]"),
     "no moment": (
         lambda saved: saved["state"][0].pop("exp_avg_sq") is None or None,

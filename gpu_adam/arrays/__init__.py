@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .ordinary import counts_versions, ordinary_tensors
 from .overlap import Occupied, reach
 from .probe import ArrayRef, Family, probe, probe_named
 from .views import assign, copy_of, snapshot, to_host, view, zero
@@ -12,6 +13,8 @@ __all__ = [
     "Occupied",
     "assign",
     "copy_of",
+    "counts_versions",
+    "ordinary_tensors",
     "probe",
     "probe_named",
     "reach",

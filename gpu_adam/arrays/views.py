@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..casting import exact_casts
 from ..formats import BFLOAT16, Format
 from ..layout import Device
+from .ordinary import ordinary_tensors
 from .probe import ArrayRef, Family, probe
 
 
@@ -63,8 +65,9 @@ def view(
         if family == "torch":
             import torch
 
-            tensor = torch.from_numpy(array)
-            return tensor.view(torch.bfloat16) if format is BFLOAT16 else tensor
+            with ordinary_tensors():
+                tensor = torch.from_numpy(array)
+                return tensor.view(torch.bfloat16) if format is BFLOAT16 else tensor
         return array.view(format.dtype) if format is BFLOAT16 else array
     return _device_view(family, device, format, _Stretch(interface, owner))
 
@@ -73,8 +76,9 @@ def _device_view(family: Family, device: Device, format: Format, stretch: _Stret
     if family == "torch":
         import torch
 
-        tensor = torch.as_tensor(stretch, device=f"cuda:{device.index}")
-        return tensor.view(torch.bfloat16) if format is BFLOAT16 else tensor
+        with ordinary_tensors():
+            tensor = torch.as_tensor(stretch, device=f"cuda:{device.index}")
+            return tensor.view(torch.bfloat16) if format is BFLOAT16 else tensor
     if family in ("cupy", "foreign"):
         try:
             import cupy
@@ -94,7 +98,8 @@ def _device_view(family: Family, device: Device, format: Format, stretch: _Stret
 def copy_of(family: Family, array: Any) -> Any:
     """A copy of a view made by `view`, of the same strides, on the same device."""
     if family == "torch":
-        return array.clone()
+        with ordinary_tensors():
+            return array.clone()
     if hasattr(array, "copy_to_host"):
         from numba import cuda
 
@@ -109,13 +114,13 @@ def snapshot(ref: ArrayRef) -> Any:
     return copy_of(ref.family, view(ref.family, ref.device, ref.address, ref.format, ref.shape, ref.strides, ref.array))
 
 
+@exact_casts()
 def assign(to: ArrayRef, value: Any) -> None:
     """Copy the elements of an array into one of the same shape and device, each rounded once to its format."""
     if to.family == "torch":
         to.array.detach().copy_(value)
     elif to.family in ("numpy", "cupy"):
-        with np.errstate(over="ignore", invalid="ignore"):
-            to.array[...] = value
+        to.array[...] = value
     else:
         place = view(to.family, to.device, to.address, to.format, to.shape, to.strides, to.array)
         host = to_host(value).astype(to.format.dtype)
