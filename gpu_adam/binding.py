@@ -7,7 +7,6 @@ from operator import attrgetter, is_
 from typing import Any
 
 from .arrays import zero
-from .parameters import Residence
 from .state import Placed
 
 _grad_of = attrgetter("grad")
@@ -27,7 +26,7 @@ class Bound:
         self.torch = [one for one in params if one.ref.family == "torch"]
         self._tensors = [one.ref.array for one in self.torch]
 
-    def current(self, residence: Residence) -> Sequence[Any]:
+    def current(self) -> Sequence[Any]:
         """One gradient or ``None`` for each parameter; the same object as long as nothing need be looked up."""
         if not self.torch:
             return self.arrays
@@ -38,9 +37,8 @@ class Bound:
                 placed.ref.array.grad if placed.ref.family == "torch" else bound
                 for placed, bound in zip(self._params, self.arrays, strict=True)
             ]
-        # The buckets' own views, untouched, count as one object, so that nothing is looked up tensor by tensor.
-        same = all(map(is_, arrays, self.arrays)) and (not self._pack or residence.gradients_are_home())
-        return self.arrays if same else arrays
+        # The buckets' own views count as one object, which stays as it is.
+        return self.arrays if all(map(is_, arrays, self.arrays)) else arrays
 
     def clear(self, set_to_none: bool) -> None:
         """Fill them with zeros; a torch tensor's ``.grad`` becomes ``None`` if so asked and not packed."""

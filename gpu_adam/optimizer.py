@@ -266,7 +266,7 @@ class GpuOptimizer:
         self._stepper.follow_memory()
         if grads is not None:
             return self._groups.flatten(grads)
-        arrays = self._bound.current(self._stepper.residence)
+        arrays = self._bound.current()
         if arrays is self._bound.arrays and not self._bound.torch and arrays and all(array is None for array in arrays):
             raise ValueError("there are no gradients: call step(grads), or assign opt.grads first")
         return arrays
@@ -427,6 +427,8 @@ class GpuOptimizer:
             RuntimeError: If the optimizer keeps no average.
         """
         self._require_average()
+        if not self._is_swapped:
+            self._stepper.follow_memory()
         self._begin_averages()
         return self._groups.build([placed.view("average") for placed in self._params])
 
@@ -499,6 +501,7 @@ class GpuOptimizer:
         tell that they were written to.
         """
         self._refuse_if_swapped()
+        self._stepper.follow_memory()
         for placed in self._params:
             placed.reread_master()
 
@@ -516,7 +519,7 @@ class GpuOptimizer:
         Assign arrays of the same structure to bind them: `step` without an argument then uses them, and looks at them only once. With
         ``pack=True`` there is nothing to assign: write into the views.
         """
-        return self._groups.build(self._bound.current(self._stepper.residence))
+        return self._groups.build(self._bound.current())
 
     @grads.setter
     def grads(self, grads: Any) -> None:
@@ -527,7 +530,6 @@ class GpuOptimizer:
             raise ValueError("torch tensors bind their own gradients: set .grad, or call step(grads)")
         self._stepper.check_gradients(arrays)
         self._bound.arrays = arrays
-        self._stepper.look_again()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the bound gradients.
@@ -611,6 +613,7 @@ class GpuOptimizer:
             TypeError, ValueError: If it does not fit: other groups, names or shapes, missing keys. Nothing has changed then.
         """
         self._refuse_if_swapped()
+        self._stepper.follow_memory()
         loaded = checkpoint.check(self.algorithm, state_dict, self.param_groups, self._groups.structures, self._params)
         self._stepper.settle()
         checkpoint.apply(self.algorithm, loaded, self.param_groups, self._params, self._stepper.steps)
@@ -629,7 +632,7 @@ class GpuOptimizer:
             "defaults": self.defaults,
             "options": self._options(),
             "state_dict": self.state_dict(),
-            "bound": list(self._bound.current(self._stepper.residence) if self._pack else self._bound.arrays),
+            "bound": list(self._bound.current() if self._pack else self._bound.arrays),
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from .overlap import Occupied, reach
 from .probe import ArrayRef, Family, probe, probe_named
+from .traits import Seen, seen, traits
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
 __all__ = [
     "ArrayRef",
     "Family",
     "Occupied",
+    "Seen",
     "assign",
     "copy_of",
     "probe",
     "probe_named",
     "reach",
+    "seen",
     "snapshot",
     "to_host",
+    "traits",
     "view",
     "zero",
 ]

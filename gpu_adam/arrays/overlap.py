@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .probe import ArrayRef
 from .views import HostStretch
@@ -27,10 +28,10 @@ class Occupied:
         # The furthest end so far tells how far back an overlap is possible at all.
         self._ends = list(accumulate((reach(ref)[1] for ref in self._refs), max))
 
-    def is_clear(self, start: int, stop: int) -> bool:
-        """Whether no array reaches into the bytes from ``start`` to ``stop``; ``False`` may be a false alarm."""
-        k = bisect_left(self._starts, stop)
-        return k == 0 or self._ends[k - 1] <= start
+    def are_clear(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each stretch of bytes whether no array reaches into it; ``False`` may be a false alarm."""
+        before = np.searchsorted(self._starts, stops, "left")
+        return np.concatenate(([0], self._ends))[before] <= starts  # type: ignore[no-any-return]
 
     def overlapping(self, ref: ArrayRef) -> Iterator[int]:
         """The numbers of the arrays that share an element with ``ref``."""
