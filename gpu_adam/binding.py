@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter, is_
 from typing import Any
 
-from .arrays import zero
+from .arrays import ArrayRef, zero
 from .state import Placed
 
 _grad_of = attrgetter("grad")
@@ -43,12 +43,12 @@ class Bound:
     def clear(self, set_to_none: bool) -> None:
         """Fill them with zeros; a torch tensor's ``.grad`` becomes ``None`` if so asked and not packed."""
         if self._pack:
+            for placed, bound in zip(self._params, self.arrays, strict=True):
+                if placed.ref.family == "torch":
+                    _bind(placed, bound)
             likes = {id(one.state): one for one in self._params}
             for one in likes.values():
                 zero(one.state.flat_view("grad", one.ref))
-            for placed, bound in zip(self._params, self.arrays, strict=True):
-                if placed.ref.family == "torch":
-                    placed.ref.array.grad = bound
             return
         for placed, bound in zip(self._params, self.arrays, strict=True):
             if placed.ref.family == "torch" and set_to_none:
@@ -57,3 +57,31 @@ class Bound:
                 gradient = placed.ref.array.grad if placed.ref.family == "torch" else bound
                 if gradient is not None:
                     zero(gradient[1] if isinstance(gradient, tuple) else gradient)  # of rows, their values
+
+
+def check_bindable(ref: ArrayRef, label: str) -> None:
+    """Nothing, if a torch tensor's ``.grad`` may be a view of a bucket of its dtype, and what is there can be copied into it.
+
+    Raises:
+        ValueError: If not.
+    """
+    if ref.family != "torch" or not ref.array.is_leaf:
+        return
+    wanted = getattr(ref.array, "grad_dtype", ref.array.dtype)  # None: any; absent before PyTorch 2.10
+    if wanted not in (None, ref.array.dtype):
+        raise ValueError(
+            f"{label} has grad_dtype {wanted}, and pack=True keeps gradients in {ref.array.dtype}: set grad_dtype to that, or to None"
+        )
+    gradient = ref.array.grad
+    if gradient is not None and gradient.is_sparse:
+        raise ValueError(f"{label} has a sparse .grad, and pack=True keeps dense ones: set it to None, or to_dense()")
+
+
+def _bind(placed: Placed, gradient: Any) -> None:
+    if placed.ref.array.grad is gradient:
+        return
+    try:
+        placed.ref.array.grad = gradient
+    except RuntimeError as error:
+        reason = str(error).partition(". ")[0]
+        raise ValueError(f"{placed.label} does not take its bucket's gradient any more: {reason}") from None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArrayRef, Family, Occupied, probe_named, reach
+from .arrays import ArrayRef, Family, Lifetime, Occupied, probe_named, reach
 from .formats import Format
 from .layout import MAX_DIMS, Device, Walk, walk
 from .recognition import Recognition
@@ -120,12 +120,12 @@ class Gradients:
         shape = self._slots[index].shape
         return 0 if shape is None else shape[0].itemsize
 
-    def update(self, arrays: Sequence[Any], keep: bool = False) -> tuple[bool, list[int]]:
+    def update(self, arrays: Sequence[Any], lifetime: Lifetime = Lifetime.GIVEN) -> tuple[bool, list[int]]:
         """Take up the gradients of a step.
 
         Args:
             arrays: One array or ``None`` for each parameter.
-            keep: Whether this list stays as it is, and its arrays with it.
+            lifetime: Of the list and its arrays.
 
         Returns:
             Whether a plan made for the earlier gradients no longer fits, and the parameters whose gradient has moved.
@@ -158,12 +158,14 @@ class Gradients:
                 addresses[index] = found.address
                 families[index] = None if self._slots[index].kept is not None else found.family
         self._addresses = addresses
-        self._recognition.learn(arrays, families, keep)
+        self._recognition.learn(arrays, families, lifetime)
         return reshaped, [] if reshaped else np.flatnonzero(addresses != before).tolist()
 
     def check(self, arrays: Sequence[Any]) -> None:
-        """Raise what `update` would raise, and change nothing."""
+        """Raise what `update` would raise, and for what cannot be bound; change nothing."""
         for placed, array in zip(self._params, arrays, strict=True):
+            if isinstance(array, np.generic):
+                raise TypeError(f"the gradient of {placed.label} is a number, which never changes: bind an array")
             if array is not None:
                 self._check(placed, array)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter, methodcaller
 from typing import Any
 
-from .arrays import ArrayRef, Family, Occupied, probe_named, seen
+from .arrays import ArrayRef, Family, Lifetime, Occupied, probe_named, seen
 from .layout import Device, overlaps_itself
 from .state import Placed, state_strides
 
@@ -53,8 +53,8 @@ def check_apart(refs: Sequence[tuple[str, ArrayRef]]) -> None:
 class Residence:
     """What the parameters were when they were last looked at, which they are when this is made.
 
-    Nearly all of it can change under a name: torch swaps a tensor's memory and format (``p.data = …``, ``module.half()``), cuts or frees what
-    holds it; NumPy and CuPy set shape, strides and dtype in place, and resize. Looked at before each step, so in bulk.
+    Nearly all of it can change under a name: torch swaps a tensor's memory and format (``p.data = …``, ``module.half()``), cuts or frees
+    what holds it; NumPy and CuPy set shape, strides and dtype in place, and resize. Looked at before each step, so in bulk.
     """
 
     def __init__(self, params: Sequence[Placed]) -> None:
@@ -116,7 +116,8 @@ class _Library:
 
     def look_again(self) -> None:
         """Take the arrays for what they are now."""
-        self._seen = seen(self._family, self._arrays, held=True)
+        own = all(placed.ref.address == placed.state.address("param", placed.segment.start) for placed in self.params)
+        self._seen = seen(self._family, self._arrays, Lifetime.OWN if own else Lifetime.HELD)
         self._addresses = None if self._seen is None else self._seen.addresses
 
     def is_unchanged(self) -> bool:
@@ -127,9 +128,9 @@ class _Library:
 class _Writes:
     """Which torch tensors were written to, or given other memory, since this was last asked.
 
-    A tensor counts what is written to it, but not that its ``.data`` was assigned, after which other values may lie at its old address. What
-    holds its elements is another object then. Of that object a weak handle is kept: it keeps no memory alive, and keeps the object's address
-    from being given out again.
+    A tensor counts what is written to it, but not that its ``.data`` was assigned, after which other values may lie at its old address.
+    What holds its elements is another object then. Of that object a weak handle is kept: it keeps no memory alive, and keeps the object's
+    address from being given out again.
     """
 
     def __init__(self, tensors: Sequence[Any]) -> None:

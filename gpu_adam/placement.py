@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .arrays import ArrayRef
+from .binding import check_bindable
 from .engines import Engine, EngineUnavailable, engine_named, gpu_engine
 from .layout import MAX_DIMS, Device, Extent, walk
 from .layout import pack as buckets_of
@@ -34,7 +35,8 @@ def place(
 
     Raises:
         TypeError: For ``pack`` and an array of an unknown library.
-        ValueError: If the engine does not work where a parameter lies, or its strides are too many.
+        ValueError: For ``pack`` and a tensor that takes no gradient of its own dtype; if the engine does not work where a parameter lies,
+            or its strides are too many.
         EngineUnavailable: If the engine cannot run here.
     """
     engines: dict[Device, Engine] = {}
@@ -58,6 +60,8 @@ def _extent(index: int, label: str, ref: ArrayRef, pack: bool, master_weights: b
         raise TypeError(
             f"{label} is a {type(ref.array).__name__}: pack=True works with NumPy, CuPy, Numba and torch arrays"
         )
+    if pack:
+        check_bindable(ref, label)
     dims = len(walk(ref.shape, ref.strides, ref.strides).shape)
     if dims > MAX_DIMS:
         raise ValueError(f"{label} needs {dims} strided dimensions: at most {MAX_DIMS} are supported")

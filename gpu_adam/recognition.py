@@ -1,4 +1,4 @@
-"""Which gradients of a step are like those of the last one, so that nothing but addresses need be looked at: in bulk, library by library."""
+"""Which gradients of a step differ from the last ones in their addresses at most: told in bulk, library by library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Family, Seen, seen, traits
+from .arrays import Family, Lifetime, Seen, seen, traits
 
 
 @dataclass
@@ -81,24 +81,24 @@ class Recognition:
                 addresses[index] = found[1]
         return unknown
 
-    def learn(self, arrays: Sequence[Any], fresh: Mapping[int, Family | None], held: bool) -> None:
+    def learn(self, arrays: Sequence[Any], fresh: Mapping[int, Family | None], lifetime: Lifetime) -> None:
         """Remember what gradients are like.
 
         Args:
             arrays: One gradient or ``None`` for each parameter.
             fresh: The libraries of those that `look` did not know; ``None`` for a gradient that must be looked at each time.
-            held: Whether this list stays as it is, and with it the arrays.
+            lifetime: Of the list and its arrays.
         """
+        held = None if lifetime is Lifetime.GIVEN else arrays
         for index, family in fresh.items():
             found = None if family is None else traits(family, arrays[index])
             self._families[index], self._traits[index] = (family, found[0]) if found else (None, None)
         types = self._types if arrays is self.held else list(map(type, arrays))
-        if not self._misses and types == self._types and self.held is (arrays if held else None):
-            if not fresh.keys() - set(self._alone):
-                for part in self._parts:
-                    part.known = part.seen.addresses
-                return
-        self._types, self.held = types, arrays if held else None
+        if not self._misses and types == self._types and self.held is held and not fresh.keys() - set(self._alone):
+            for part in self._parts:
+                part.known = part.seen.addresses
+            return
+        self._types, self.held = types, held
         self._parts, self._alone, self._misses = [], [], False
         members: dict[Family | None, list[int]] = {}
         for index, array in enumerate(arrays):
@@ -106,7 +106,7 @@ class Recognition:
                 members.setdefault(self._families[index], []).append(index)
         for family, indices in members.items():
             pick = _picking(indices, len(arrays))
-            look = None if family is None else seen(family, pick(arrays), held=held)
+            look = None if family is None else seen(family, pick(arrays), lifetime)
             if look is None:
                 self._alone.extend(indices)
             else:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
+from .arrays import Lifetime
 from .control import Control
 from .gradients import Gradients
 from .hyperparameters import Averaging
@@ -150,7 +151,8 @@ class Stepper:
 
     def _take_gradients(self, arrays: Sequence[Any], keep: bool, stream: int | None, capturing: bool) -> None:
         again = self._gradients.holds(arrays)
-        reshaped, moved = self._gradients.update(arrays, keep)
+        lifetime = Lifetime.GIVEN if not keep else Lifetime.OWN if self._pack else Lifetime.HELD
+        reshaped, moved = self._gradients.update(arrays, lifetime)
         if self.schedule is not None and not (again and not reshaped and not moved):
             # Gradients that have come back into the buckets deserve the flat kernels again.
             home = not self._pack or not keep or self.schedule.is_flat

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from .overlap import Occupied, reach
-from .probe import ArrayRef, Family, probe, probe_named
-from .traits import Seen, seen, traits
+from .kinds import name_of
+from .overlap import Occupied
+from .probe import ArrayRef, Family, probe, probe_named, reach
+from .traits import Lifetime, Seen, seen, traits
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
 __all__ = [
     "ArrayRef",
     "Family",
+    "Lifetime",
     "Occupied",
     "Seen",
     "assign",
     "copy_of",
+    "name_of",
     "probe",
     "probe_named",
     "reach",

@@ -1,9 +1,10 @@
 """NumPy arrays looked at by the thousand: the words of their structures, gathered in one go from where they lie.
 
-Reading the attributes of one array takes a fraction of a microsecond each, and all arrays are looked at before each step. What tells two arrays
+Reading one attribute of one array takes a fraction of a microsecond, and all arrays are looked at before each step. What tells two arrays
 apart lies in ``PyArrayObject_fields``, which is part of NumPy's binary interface
-(https://numpy.org/doc/stable/reference/c-api/types-and-structures.html): the address, the number of dimensions, pointers to shape and strides,
-the base, the dtype, the flags. Where a Python or a NumPy lays them out otherwise, `trusted` says so, and attributes are read instead.
+(https://numpy.org/doc/stable/reference/c-api/types-and-structures.html): the address, the number of dimensions, pointers to shape and
+strides, the base, the dtype, the flags. Where a Python or a NumPy lays them out otherwise, `trusted` says so, and attributes are read
+instead.
 """
 
 from __future__ import annotations
@@ -31,12 +32,17 @@ class _Everything:
     __array_interface__ = {"shape": (1 << 53,), "typestr": "<i8", "data": (_WORD, True), "version": 3}  # noqa: RUF012
 
 
-_memory = np.asarray(_Everything())
+_memory: NDArray[np.int64] = np.asarray(_Everything())
+
+
+def _places(addresses: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the words at these addresses, multiples of 8, stand among all."""
+    return (addresses - _WORD) // _WORD
 
 
 def _words(addresses: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The words at these addresses, multiples of 8, of memory that is alive."""
-    words: NDArray[np.int64] = _memory.take((addresses - _WORD) // _WORD)
+    """The words at these addresses, of memory that is alive."""
+    words: NDArray[np.int64] = _memory.take(_places(addresses))
     return words
 
 
@@ -57,9 +63,11 @@ class Structs:
 
     Args:
         arrays: NumPy arrays.
-        held: Whether somebody holds these arrays for as long as this object is asked about them. Their flags are then looked at too, and the
-            arrays that own what they view.
+        held: Whether it is these very arrays that will be looked at, and somebody holds them until then. Their flags are then looked at
+            too, and the arrays that own what they view.
     """
+
+    addresses: NDArray[np.int64]
 
     def __init__(self, arrays: Sequence[Any], held: bool) -> None:
         ids = _ids(arrays)
@@ -71,35 +79,38 @@ class Structs:
         starts = np.cumsum(self._ndims) - self._ndims
         self._which = np.repeat(np.arange(len(ids)), self._ndims)
         self._offsets = _WORD * (np.arange(len(self._which)) - starts[self._which])
-        places = self._places_of(heads)
-        self._extents = _words(places)
+        extents = self._extents_of(heads)
+        self._extents = _words(extents)
         self._held = held
         if held:
             self._owners = [owner for array in arrays if (owner := owner_of(array)) is not None and owner is not array]
-            self._watched = (np.concatenate((ids, _ids(self._owners))) + _HEAD[:, None]).reshape(-1)
-            self._words = _words(self._watched)
-            self._places = places
+            watched = (np.concatenate((ids, _ids(self._owners))) + _HEAD[:, None]).reshape(-1)
+            self._heads_at, self._extents_at = _places(watched), _places(extents)
+            self._heads = _memory.take(self._heads_at)
 
     def look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
         """The addresses of these arrays, of the types of those that were seen; ``None`` if they may differ from those in anything else."""
         if self._held:
             # Shape and strides may be read where they were only while the structures still point there.
-            same = (_words(self._watched) == self._words).all() and (_words(self._places) == self._extents).all()
-            return self.addresses if same else None
+            same = (_memory.take(self._heads_at) == self._heads).all()
+            if not same or (_memory.take(self._extents_at) != self._extents).any():
+                return None
+            return self.addresses
         heads = _heads(_ids(arrays))
         if (
             (heads[1] != self._ndims).any()
             or (heads[4] != self._dtype_ids).any()
-            or (_words(self._places_of(heads)) != self._extents).any()
+            or (_words(self._extents_of(heads)) != self._extents).any()
         ):
             return None
         if (heads[0] != self.addresses).any():
             self.addresses = heads[0].copy()
         return self.addresses
 
-    def _places_of(self, heads: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _extents_of(self, heads: NDArray[np.int64]) -> NDArray[np.int64]:
         """The addresses of all sizes, and of all strides."""
-        return (heads[2:4, self._which] + self._offsets).reshape(-1)
+        places: NDArray[np.int64] = heads[2:4, self._which] + self._offsets
+        return places.reshape(-1)
 
 
 def owner_of(array: NDArray[Any]) -> NDArray[Any] | None:
@@ -119,7 +130,13 @@ def trusted() -> bool:
         return False
     frozen = np.ones((3, 5, 2), np.float16).transpose(2, 0, 1)[:, ::-1]
     frozen.flags.writeable = False
-    samples = [np.ones((2, 3), np.float32), np.zeros(()), np.arange(7.0)[1::2], np.zeros((0, 4)), frozen]
+    samples: list[NDArray[Any]] = [
+        np.ones((2, 3), np.float32),
+        np.zeros(()),
+        np.arange(7.0)[1::2],
+        np.zeros((0, 4)),
+        frozen,
+    ]
     heads = _heads(_ids(samples))
     pairs = zip(samples, heads.T.tolist(), strict=True)
     if any(

@@ -1,14 +1,16 @@
 """What can change under an array's name, or tells it from the next one, read for many arrays of one library in one go.
 
-An address alone is no identity: memory is freed and given out again with another dtype, shape or size, and most libraries change dtype, shape,
-strides or memory of an array in place. So all of it is compared, each time, and no reference to a caller's array is needed.
+An address alone is no identity: memory is freed and given out again with another dtype, shape or size, and most libraries change dtype,
+shape, strides or memory of an array in place. So all of it is compared, each time, and no reference to a caller's array is needed.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from functools import partial
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -17,6 +19,18 @@ from numpy.typing import NDArray
 
 from .probe import Family
 from .structs import Structs, owner_of, trusted
+
+
+class Lifetime(Enum):
+    """How long arrays stay that are looked at more than once."""
+
+    GIVEN = 0
+    """Others come the next time."""
+    HELD = 1
+    """These very arrays are looked at again, and somebody holds them until then."""
+    OWN = 2
+    """The same, and they were last seen in memory that is our own and stays as large as it is."""
+
 
 Reader = Callable[[Sequence[Any]], Iterable[Any]]
 """One trait of each of some arrays."""
@@ -32,23 +46,15 @@ class Seen(Protocol):
     addresses: NDArray[np.int64]
 
     def look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
-        """The `addresses` of as many arrays of the same types now; ``None`` if they may differ from those that were seen in anything else."""
+        """The `addresses` of as many arrays of the same types now; ``None`` if they may differ from the last ones in anything else."""
 
 
-def seen(family: Family, arrays: Sequence[Any], *, held: bool = False) -> Seen | None:
-    """What some arrays of one library are like; ``None`` where nothing can be told in bulk.
-
-    Args:
-        family: Their library.
-        arrays: The arrays.
-        held: Whether it is these very arrays that will be looked at, and somebody holds them until then.
-    """
+def seen(family: Family, arrays: Sequence[Any], lifetime: Lifetime) -> Seen | None:
+    """What some arrays of one library are like; ``None`` where nothing can be told in bulk."""
     try:
         if family == "numpy" and trusted():
-            return Structs(arrays, held)
-        readers = _readers(family)
-        if family == "numpy" and held:
-            readers = (*readers, *_OF_HELD_NUMPY)
+            return Structs(arrays, lifetime is not Lifetime.GIVEN)
+        readers = _readers(family, lifetime)
         return _Columns(readers, arrays) if readers else None
     except _UNREADABLE:
         return None
@@ -70,21 +76,25 @@ class _Columns:
     """As lists, one for each trait: see `Seen`."""
 
     def __init__(self, readers: Sequence[Reader], arrays: Sequence[Any]) -> None:
-        self._address, *self._readers = readers
-        self._values = [list(read(arrays)) for read in self._readers]
-        self._list = list(self._address(arrays))
+        self._addresses, self._device, *self._rest = readers
+        self._values = [list(read(arrays)) for read in self._rest]
+        self._devices = list(self._device(arrays))
+        self._list = list(self._addresses(arrays))
         self.addresses = np.array(self._list, np.int64)
 
     def look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
         try:
-            for read, values in zip(self._readers, self._values, strict=True):
+            for read, values in zip(self._rest, self._values, strict=True):
                 if list(read(arrays)) != values:
                     return None
-            now = list(self._address(arrays))
+            now = list(self._addresses(arrays))
+            if now != self._list:
+                # At the same address is the same device.
+                if list(self._device(arrays)) != self._devices:
+                    return None
+                self._list, self.addresses = now, np.array(now, np.int64)
         except _UNREADABLE:
             return None
-        if now != self._list:
-            self._list, self.addresses = now, np.array(now, np.int64)
         return self.addresses
 
 
@@ -103,34 +113,48 @@ def _numba_address(array: Any) -> int:
         return int(array.__cuda_array_interface__["data"][0])
 
 
-_LAID_OUT = tuple(_each(attrgetter(name)) for name in ("dtype", "shape", "strides"))
-
-_READERS: dict[str, tuple[Reader, ...]] = {
-    "numpy": (_each(lambda array: array.__array_interface__["data"][0]), *_LAID_OUT),
-    "cupy": (_each(attrgetter("data.ptr")), *_LAID_OUT, _each(attrgetter("data.device_id"))),
-    "numba": (_each(_numba_address), *_LAID_OUT),
-}
-
-
 def _owned(array: NDArray[Any]) -> tuple[int, int] | None:
     """The memory of the array that owns an array's elements: where it begins, and its bytes."""
     owner = owner_of(array)
     return None if owner is None else (owner.__array_interface__["data"][0], owner.nbytes)
 
 
-_OF_HELD_NUMPY = (_each(attrgetter("flags.writeable")), _each(_owned))
+def _nowhere(arrays: Sequence[Any]) -> Iterable[int]:
+    """What stands for the device where a library has one only, or where an address tells it."""
+    return repeat(0, len(arrays))
 
 
-def _readers(family: Family) -> tuple[Reader, ...]:
-    """How the address of arrays of a library is read, then each trait; none for libraries of which nothing is known."""
-    if family == "torch" and "torch" not in _READERS:
-        torch = sys.modules["torch"]
-        tensor, storage = torch.Tensor, torch.UntypedStorage
-        _READERS["torch"] = (
-            _each(tensor.data_ptr),
-            *(_each(attrgetter(name)) for name in ("dtype", "shape")),
-            *(_each(method) for method in (tensor.stride, tensor.get_device, tensor.is_neg)),
-            # What holds the elements may have been freed, or cut, at the same address.
-            lambda arrays: map(storage.nbytes, map(tensor.untyped_storage, arrays)),
-        )
+_DTYPE, _SHAPE, _STRIDES = (_each(attrgetter(name)) for name in ("dtype", "shape", "strides"))
+
+_READERS: dict[str, tuple[Reader, ...]] = {
+    "numpy": (_each(lambda array: array.__array_interface__["data"][0]), _nowhere, _DTYPE, _SHAPE, _STRIDES),
+    "cupy": (_each(attrgetter("data.ptr")), _each(attrgetter("data.device_id")), _DTYPE, _SHAPE, _STRIDES),
+    "numba": (_each(_numba_address), _nowhere, _DTYPE, _SHAPE, _STRIDES),
+}
+"""How the address is read, the device, then each trait."""
+
+
+def _readers(family: Family, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
+    """As `_READERS`; none for libraries of which nothing is known."""
+    if family == "torch":
+        return _of_torch(lifetime)
+    if family == "numpy" and lifetime is not Lifetime.GIVEN:
+        return (*_READERS[family], _each(attrgetter("flags.writeable")), _each(_owned))
     return _READERS.get(family, ())
+
+
+def _of_torch(lifetime: Lifetime) -> tuple[Reader, ...]:
+    torch = sys.modules["torch"]
+    tensor, storage = torch.Tensor, torch.UntypedStorage
+    readers = [
+        _each(tensor.data_ptr),
+        _each(tensor.get_device),
+        _DTYPE,
+        _SHAPE,
+        _each(tensor.stride),
+        _each(tensor.is_neg),
+    ]
+    if lifetime is not Lifetime.OWN:
+        # What holds the elements may have been freed, or cut, at the same address.
+        readers.append(lambda arrays: map(storage.nbytes, map(tensor.untyped_storage, arrays)))
+    return tuple(readers)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..formats import BFLOAT16, Format
 from ..layout import Device
+from .kinds import check_numpy
 from .probe import ArrayRef, Family, probe
 
 
@@ -135,6 +136,7 @@ def to_host(array: Any) -> NDArray[Any]:
         ValueError: If it cannot be read.
     """
     if isinstance(array, np.ndarray):
+        check_numpy(array, writable=False)
         return array
     ref = probe(array)
     if ref.device.kind == "cpu":
