@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Family, Lifetime, Seen, seen, traits
+from .arrays import Family, Lifetime, Seen, seen, traits_of
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Recognition:
         unknown = []
         for index in indices:
             array, family = arrays[index], self._families[index]
-            found = None if family is None or type(array) is not self._types[index] else traits(family, array)
+            found = None if family is None or type(array) is not self._types[index] else traits_of(family, array)
             if found is None or found[0] != self._traits[index]:
                 unknown.append(index)
             else:
@@ -91,7 +91,7 @@ class Recognition:
         """
         held = None if lifetime is Lifetime.GIVEN else arrays
         for index, family in fresh.items():
-            found = None if family is None else traits(family, arrays[index])
+            found = None if family is None else traits_of(family, arrays[index])
             self._families[index], self._traits[index] = (family, found[0]) if found else (None, None)
         types = self._types if arrays is self.held else list(map(type, arrays))
         if not self._misses and types == self._types and self.held is held and not fresh.keys() - set(self._alone):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .kinds import name_of
 from .overlap import Occupied
 from .probe import ArrayRef, Family, probe, probe_named, reach
-from .traits import Lifetime, Seen, seen, traits
+from .traits import Lifetime, Seen, seen, traits_of
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "seen",
     "snapshot",
     "to_host",
-    "traits",
+    "traits_of",
     "view",
     "zero",
 ]

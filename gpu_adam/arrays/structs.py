@@ -70,9 +70,13 @@ class Structs:
     addresses: NDArray[np.int64]
 
     def __init__(self, arrays: Sequence[Any], held: bool) -> None:
-        ids = _ids(arrays)
+        watched = list(arrays)
+        if held:
+            self._owners = [owner for array in arrays if (owner := owner_of(array)) is not None and owner is not array]
+            watched += self._owners
+        ids = _ids(watched)
         heads = _heads(ids)
-        self.addresses = heads[0].copy()
+        self.addresses = heads[0, : len(arrays)].copy()
         # A dtype that is alive keeps its address to itself.
         self._dtypes = [array.dtype for array in arrays]
         self._ndims, self._dtype_ids = heads[1].copy(), heads[4].copy()
@@ -83,9 +87,7 @@ class Structs:
         self._extents = _words(extents)
         self._held = held
         if held:
-            self._owners = [owner for array in arrays if (owner := owner_of(array)) is not None and owner is not array]
-            watched = (np.concatenate((ids, _ids(self._owners))) + _HEAD[:, None]).reshape(-1)
-            self._heads_at, self._extents_at = _places(watched), _places(extents)
+            self._heads_at, self._extents_at = _places((ids + _HEAD[:, None]).reshape(-1)), _places(extents)
             self._heads = _memory.take(self._heads_at)
 
     def look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:

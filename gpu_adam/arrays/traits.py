@@ -60,7 +60,7 @@ def seen(family: Family, arrays: Sequence[Any], lifetime: Lifetime) -> Seen | No
         return None
 
 
-def traits(family: Family, array: Any) -> tuple[list[Any], int] | None:
+def traits_of(family: Family, array: Any) -> tuple[list[Any], int] | None:
     """What `seen` compares, of one array, and its address; ``None`` where it cannot be told."""
     readers = _readers(family)
     try:
