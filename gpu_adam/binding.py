@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import zero
+from .arrays import ArrayRef, zero
 from .frozen import Frozen
-from .parameters import Residence
 from .state import Placed
 
 _grad_of = attrgetter("grad")
@@ -49,7 +48,7 @@ class Bound:
             frozen = set(self._frozen.indices)
             self.steady = [None if k in frozen else array for k, array in enumerate(self.arrays)]
 
-    def current(self, residence: Residence) -> Sequence[Any]:
+    def current(self) -> Sequence[Any]:
         """One gradient or ``None`` for each parameter; the same object as long as nothing need be looked up."""
         if not self.torch:
             return self.arrays
@@ -63,9 +62,8 @@ class Bound:
             ]
         for index in self._frozen.indices:
             arrays[index] = None
-        # The buckets' own views, untouched, count as one object, so that nothing is looked up tensor by tensor.
-        same = all(map(is_, arrays, self.steady)) and (not self._pack or residence.gradients_are_home())
-        return self.steady if same else arrays
+        # The buckets' own views count as one object, which stays as it is.
+        return self.steady if all(map(is_, arrays, self.steady)) else arrays
 
     def refuse_absent(self, steps: NDArray[np.int64]) -> None:
         """Raise an error if gradients are absent because nobody will ever provide them.
@@ -84,20 +82,51 @@ class Bound:
     def clear(self, set_to_none: bool) -> None:
         """Fill them with zeros; a torch tensor's ``.grad`` becomes ``None`` if so asked and not packed."""
         if self._pack:
+            for placed, bound in zip(self._params, self.arrays, strict=True):
+                if placed.ref.family == "torch" and placed.has("grad"):
+                    _bind(placed, bound)
             likes = {id(one.state): one for one in self._params if one.has("grad")}
             for one in likes.values():
                 zero(one.state.flat_view("grad", one.ref))
         for placed, bound in zip(self._params, self.arrays, strict=True):
+            if placed.has("grad"):
+                continue
             tensor = placed.ref.array
             if placed.ref.family != "torch":
-                if not self._pack and bound is not None:
+                if bound is not None:
                     zero(bound[1] if isinstance(bound, tuple) else bound)  # of rows, their values
-            elif placed.has("grad"):
-                tensor.grad = bound
             elif set_to_none:
                 tensor.grad = None
             elif tensor.grad is not None:
                 _clear_grad(tensor)
+
+
+def check_bindable(ref: ArrayRef, label: str) -> None:
+    """Nothing, if a torch tensor's ``.grad`` may be a view of a bucket of its dtype, and what is there can be copied into it.
+
+    Raises:
+        ValueError: If not.
+    """
+    if ref.family != "torch" or not ref.array.is_leaf:
+        return
+    wanted = getattr(ref.array, "grad_dtype", ref.array.dtype)  # None: any; absent before PyTorch 2.10
+    if wanted not in (None, ref.array.dtype):
+        raise ValueError(
+            f"{label} has grad_dtype {wanted}, and pack=True keeps gradients in {ref.array.dtype}: set grad_dtype to that, or to None"
+        )
+    gradient = ref.array.grad
+    if gradient is not None and gradient.is_sparse:
+        raise ValueError(f"{label} has a sparse .grad, and pack=True keeps dense ones: set it to None, or to_dense()")
+
+
+def _bind(placed: Placed, gradient: Any) -> None:
+    if placed.ref.array.grad is gradient:
+        return
+    try:
+        placed.ref.array.grad = gradient
+    except RuntimeError as error:
+        reason = str(error).partition(". ")[0]
+        raise ValueError(f"{placed.label} does not take its bucket's gradient any more: {reason}") from None
 
 
 def _clear_grad(tensor: Any) -> None:

@@ -16,7 +16,7 @@ from .casting import exact_casts
 from .hyperparameters import Averaging
 from .matching import match
 from .placement import place
-from .plain import plain, plain_setting
+from .plain import plain, plain_pair
 from .state import AVERAGE, BucketState, Placed
 from .structure import Structure
 
@@ -88,7 +88,11 @@ def save(
 
 
 def _copied(algorithm: Algorithm, key: str, value: Any) -> Any:
-    return plain_setting(value) if key in algorithm.keys else plain(value)
+    return (
+        plain_pair(value)
+        if any(one.key == key and one.entry is not None for one in algorithm.numbers)
+        else plain(value)
+    )
 
 
 def _step_of(t: int, placed: Placed) -> Any:

@@ -69,6 +69,11 @@ def format_of(dtype: DTypeLike) -> Format:
     dtype = np.dtype(dtype)
     found = _BY_NAME.get(dtype.name)
     if found is None or not dtype.isnative:
-        spelled = dtype.name if dtype.isnative else f"{dtype.name} in the other byte order"
-        raise TypeError(f"dtype {spelled} is not supported: use one of {', '.join(_BY_NAME)}")
+        name = str(dtype) if dtype.names else dtype.name
+        raise TypeError(unsupported(name if dtype.isnative else f"{name} in the other byte order"))
     return found
+
+
+def unsupported(name: str) -> str:
+    """What is said of an array whose dtype is none of the formats."""
+    return f"has dtype {name}, which is not supported: use one of {', '.join(_BY_NAME)}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter, methodcaller
 from typing import Any
 
-from .arrays import ArrayRef, Occupied, probe_named, reach
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import ArrayRef, Family, Lifetime, Occupied, probe_named, reach
 from .formats import Format
 from .layout import MAX_DIMS, Device, Walk, walk
+from .recognition import Recognition
 from .rows import RowBuffer, RowGradient, is_rows, row_gradient
 from .state import Placed
 
@@ -39,95 +41,19 @@ class Operand:
     indices: int = 0
 
 
-def _torch_strides(tensor: Any) -> Any:
-    try:
-        return tensor.stride(), tensor.is_neg()
-    except RuntimeError:  # a sparse tensor has none
-        return None
-
-
-# How the libraries whose arrays come anew every step tell an array's strides and its address, in a fraction of what a probe costs.
-_STRIDES: dict[str, Callable[[Any], Any]] = {
-    "numpy": attrgetter("strides"),
-    "cupy": attrgetter("strides"),
-    "torch": _torch_strides,
-}
-_ADDRESS: dict[str, Callable[[Any], int]] = {
-    "numpy": lambda array: array.__array_interface__["data"][0],
-    "cupy": attrgetter("data.ptr"),
-    "torch": methodcaller("data_ptr"),
-}
-
-
+@dataclass
 class _Slot:
-    """The last gradient seen for one parameter."""
+    """The last gradient seen for one parameter.
 
-    __slots__ = ("_kind", "_layout", "_traits", "_weak", "address", "family", "reach", "rows", "shape")
+    Attributes:
+        shape: What a plan depends on.
+        rows: Of a gradient of rows these.
+        kept: What holds the elements where the caller's object is no array: the memory of a number.
+    """
 
-    def __init__(self) -> None:
-        self.address = 0
-        self.family = ""
-        self.reach = (0, 0)
-        self.shape: Shape | None = None
-        self.rows: RowGradient | None = None
-        self._weak: weakref.ref[Any] | None = None
-        self._kind: type | None = None
-        self._traits: tuple[Any, ...] = ()
-        self._layout: tuple[Any, Any] = ((), ())
-
-    def holds(self, array: Any) -> bool:
-        """Whether this is the array that was seen last, where it was.
-
-        Only a weak reference is kept: a strong one would keep a gradient alive that the caller has let go, for a whole backward pass.
-        Being the same object is not enough: torch swaps a tensor's memory, and its shape and strides, under it, NumPy and CuPy its
-        shape. Of libraries not known here nothing is known.
-        """
-        held = None if self._weak is None else self._weak()
-        if held is None or held is not array or self.family == "foreign":
-            return False
-        if self.family == "numba":
-            return True
-        if held.shape != self._layout[0]:
-            return False
-        if self.family == "torch":
-            return bool(held.data_ptr() == self.address and held.stride() == self._layout[1])
-        return bool(held.strides == self._layout[1])
-
-    def moved_to(self, array: Any) -> int | None:
-        """The address of an array that differs from the last one in nothing else; ``None`` if it may differ in more."""
-        if type(array) is not self._kind or self._traits != _traits(self.family, array):
-            return None
-        return _ADDRESS[self.family](array)
-
-    def move(self, array: Any, address: int) -> None:
-        """Remember an array that differs from the last one in its address alone."""
-        try:
-            self._weak = weakref.ref(array)
-        except TypeError:
-            self._weak = None
-        self.address = address
-
-    def take(self, array: Any, ref: ArrayRef) -> None:
-        """Remember any array, without keeping it alive."""
-        self.family = ref.family
-        self.rows = None
-        self.shape = (ref.format, ref.strides)
-        start, stop = reach(ref)
-        self.reach = (start - ref.address, stop - ref.address)
-        fast = ref.family in _STRIDES
-        self._kind, self._traits = (type(array), _traits(ref.family, array)) if fast else (None, ())
-        strides = array.stride() if ref.family == "torch" else array.strides if fast else ()
-        self._layout = (array.shape, strides) if fast else ((), ())
-        self.move(array, ref.address)
-
-    def take_rows(self, rows: RowGradient, working: Format, address: int) -> None:
-        """Remember a gradient of rows, which no later one is taken to be like."""
-        self.family, self.rows, self.shape, self.address = "foreign", rows, (working, (rows.capacity,)), address
-        self._weak, self._kind = None, None
-
-
-def _traits(family: str, array: Any) -> tuple[Any, ...]:
-    return array.dtype, array.shape, array.device, _STRIDES[family](array)
+    shape: Shape | None = None
+    rows: RowGradient | None = None
+    kept: Any = None
 
 
 class Gradients:
@@ -143,12 +69,17 @@ class Gradients:
         self._no_rows = no_rows
         self._buffers: dict[int, RowBuffer] = {}
         self._slots = [_Slot() for _ in params]
+        self._recognition = Recognition(len(params))
+        self._addresses: NDArray[np.int64] = np.zeros(len(params), np.int64)
+        self._lows, self._highs, self._itemsizes = np.zeros((3, len(params)), np.int64)
         self._on_device: dict[Device, list[Placed]] = {}
         for placed in params:
             self._on_device.setdefault(placed.ref.device, []).append(placed)
         self._occupied = {
             device: Occupied([placed.ref for placed in members]) for device, members in self._on_device.items()
         }
+        numbers = {device: number for number, device in enumerate(self._on_device)}
+        self._device_numbers = np.array([numbers[placed.ref.device] for placed in params], np.int64)
 
     def operand(self, index: int) -> Operand | None:
         """What a step reads of a parameter's gradient; ``None`` where it has none."""
@@ -157,7 +88,8 @@ class Gradients:
             return None
         format, strides = slot.shape
         if slot.rows is None:
-            return Operand(slot.address, placed.size, format, walk(placed.ref.shape, placed.ref.strides, strides))
+            journey = walk(placed.ref.shape, placed.ref.strides, strides)
+            return Operand(self.address(index), placed.size, format, journey)
         sums, rows = self._buffers[index].addresses
         width = self._buffers[index].width
         size = slot.rows.capacity * width
@@ -175,25 +107,25 @@ class Gradients:
         """Whether any gradient is of rows."""
         return bool(self._buffers) and any(slot.rows is not None for slot in self._slots)
 
-    @property
-    def settled(self) -> bool:
-        """Whether arrays that the caller keeps unchanged need not be looked at again; those of libraries not known here do."""
-        return all(slot.family not in ("foreign", "torch") for slot in self._slots)
+    def holds(self, arrays: Sequence[Any]) -> bool:
+        """Whether this is the list that was taken up last, and stays as it is."""
+        return arrays is self._recognition.held
 
     def address(self, index: int) -> int:
         """The address of a parameter's gradient."""
-        return self._slots[index].address
+        return int(self._addresses[index])
 
     def itemsize(self, index: int) -> int:
         """Bytes of one element of a parameter's gradient."""
         shape = self._slots[index].shape
         return 0 if shape is None else shape[0].itemsize
 
-    def update(self, arrays: Sequence[Any]) -> tuple[bool, list[int]]:
+    def update(self, arrays: Sequence[Any], lifetime: Lifetime = Lifetime.GIVEN) -> tuple[bool, list[int]]:
         """Take up the gradients of a step.
 
         Args:
             arrays: One array or ``None`` for each parameter.
+            lifetime: Of the list and its arrays.
 
         Returns:
             Whether a plan made for the earlier gradients no longer fits, and the parameters whose gradient has moved.
@@ -202,60 +134,69 @@ class Gradients:
             TypeError, ValueError: If a gradient is no array, or of another shape or device than its parameter, or overlaps a parameter's
                 memory without being that very array. Nothing has changed then.
         """
-        fresh: list[tuple[int, Any, ArrayRef | RowGradient]] = []
-        addressed: list[tuple[int, Any, int]] = []
-        gone = []
-        for index, (slot, array) in enumerate(zip(self._slots, arrays, strict=True)):
-            if array is None:
-                if slot.shape is not None:
-                    gone.append(index)
-            elif not slot.holds(array):
-                address = slot.moved_to(array)
-                if address is not None and self._is_clear(index, address):
-                    addressed.append((index, array, address))
-                else:
-                    fresh.append((index, array, self._check(self._params[index], array)))
+        before, addresses = self._addresses, self._addresses.copy()
+        unknown = self._recognition.look(arrays, addresses)
+        moved = np.flatnonzero(addresses != before)
+        if len(moved):
+            clear = self._are_clear(moved, addresses[moved])
+            unknown += moved[~clear].tolist()
+        gone = [index for index in unknown if arrays[index] is None and self._slots[index].shape is not None]
+        fresh = {
+            index: self._check(self._params[index], arrays[index]) for index in unknown if arrays[index] is not None
+        }
+        # Nothing has changed up to here, and nothing is refused from here on.
         reshaped = bool(gone)
-        moved = []
+        families: dict[int, Family | None] = dict.fromkeys(gone)
         for index in gone:
-            self._slots[index] = _Slot()
-        for index, array, address in addressed:
-            if address != self._slots[index].address:
-                moved.append(index)
-            self._slots[index].move(array, address)
-        for index, array, ref in fresh:
-            slot = self._slots[index]
-            if isinstance(ref, RowGradient):
-                reshaped |= self._take_rows(index, ref)
-                continue
-            reshaped |= slot.rows is not None
-            if slot.shape != (ref.format, ref.strides):
-                reshaped = True
-            elif slot.address != ref.address:
-                moved.append(index)
-            slot.take(array, ref)
-        return reshaped, moved
+            self._slots[index], addresses[index] = _Slot(), 0
+        for index, found in fresh.items():
+            if isinstance(found, RowGradient):
+                reshaped |= self._take_rows(index, found)
+                addresses[index], families[index] = self._buffers[index].addresses[0], None
+            else:
+                reshaped |= self._take(index, arrays[index], found)
+                addresses[index] = found.address
+                families[index] = None if self._slots[index].kept is not None else found.family
+        self._addresses = addresses
+        self._recognition.learn(arrays, families, lifetime)
+        return reshaped, [] if reshaped else np.flatnonzero(addresses != before).tolist()
 
     def check(self, arrays: Sequence[Any]) -> None:
-        """Raise what `update` would raise, and change nothing."""
+        """Raise what `update` would raise, and for what cannot be bound; change nothing."""
         for placed, array in zip(self._params, arrays, strict=True):
+            if isinstance(array, np.generic):
+                raise TypeError(f"the gradient of {placed.label} is a number, which never changes: bind an array")
             if array is not None:
                 self._check(placed, array)
 
-    def _is_clear(self, index: int, address: int) -> bool:
-        """Whether a gradient like the last one fits at an address, judged by its extent; if not, it takes a closer look."""
-        shape, (low, high) = self._slots[index].shape, self._slots[index].reach
-        usable = shape is not None and address != 0 and address % shape[0].itemsize == 0
-        return usable and self._occupied[self._params[index].ref.device].is_clear(address + low, address + high)
+    def _are_clear(self, indices: NDArray[np.int64], addresses: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether gradients like the last ones fit at these addresses, judged by their extents; if not, it takes a closer look."""
+        clear: NDArray[np.bool_] = (addresses != 0) & (addresses % self._itemsizes[indices] == 0)
+        starts, stops = addresses + self._lows[indices], addresses + self._highs[indices]
+        for number, occupied in enumerate(self._occupied.values()):
+            mine = self._device_numbers[indices] == number
+            clear[mine] &= occupied.are_clear(starts[mine], stops[mine])
+        return clear
+
+    def _take(self, index: int, array: Any, ref: ArrayRef) -> bool:
+        """Remember a dense gradient; whether the plan changes with it."""
+        slot = self._slots[index]
+        before = (slot.rows, slot.shape)
+        slot.rows, slot.shape = None, (ref.format, ref.strides)
+        slot.kept = None if ref.array is array else ref.array
+        start, stop = reach(ref)
+        self._lows[index], self._highs[index] = start - ref.address, stop - ref.address
+        self._itemsizes[index] = ref.format.itemsize
+        return before != (None, slot.shape)
 
     def _take_rows(self, index: int, rows: RowGradient) -> bool:
         """Remember a gradient of rows; whether the plan changes with it."""
         slot, placed = self._slots[index], self._params[index]
         buffer = self._buffers.setdefault(index, RowBuffer(placed))
-        before = (slot.rows is not None, slot.shape, slot.address)
+        before = (slot.rows is not None, slot.shape, self.address(index))
         buffer.ensure(rows.capacity)
-        slot.take_rows(rows, buffer.format, buffer.addresses[0])
-        return before != (True, slot.shape, slot.address)
+        slot.rows, slot.shape, slot.kept = rows, (buffer.format, (rows.capacity,)), None
+        return before != (True, slot.shape, buffer.addresses[0])
 
     def _check(self, placed: Placed, array: Any) -> ArrayRef | RowGradient:
         what = f"the gradient of {placed.label}"

@@ -275,7 +275,7 @@ class GpuOptimizer:
         self._follow()
         if grads is not None:
             return self._groups.flatten(grads)
-        arrays = self._bound.current(self._stepper.residence)
+        arrays = self._bound.current()
         if arrays is self._bound.steady and arrays and all(array is None for array in arrays):
             self._bound.refuse_absent(self._stepper.steps)
         return arrays
@@ -506,6 +506,7 @@ class GpuOptimizer:
         tell that they were written to.
         """
         self._refuse_if_swapped()
+        self._stepper.follow_memory()
         for placed in self._params:
             placed.reread_master()
 
@@ -523,7 +524,7 @@ class GpuOptimizer:
         Assign arrays of the same structure to bind them: `step` without an argument then uses them, and looks at them only once. With
         ``pack=True`` there is nothing to assign: write into the views.
         """
-        return self._groups.build(self._bound.current(self._stepper.residence))
+        return self._groups.build(self._bound.current())
 
     @grads.setter
     def grads(self, grads: Any) -> None:
@@ -534,7 +535,6 @@ class GpuOptimizer:
             raise ValueError("torch tensors bind their own gradients: set .grad, or call step(grads)")
         self._stepper.check_gradients(arrays)
         self._bound.bind(arrays)
-        self._stepper.look_again()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the bound gradients.
@@ -666,7 +666,7 @@ class GpuOptimizer:
             "defaults": self.defaults,
             "options": self._options(),
             "state_dict": self.state_dict(),
-            "bound": list(self._bound.current(self._stepper.residence) if self._pack else self._bound.arrays),
+            "bound": list(self._bound.current() if self._pack else self._bound.arrays),
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter, methodcaller
 from typing import Any
 
-from .arrays import ArrayRef, Occupied, counts_versions, probe_named
+from .arrays import ArrayRef, Family, Lifetime, Occupied, counts_versions, probe_named, seen
 from .layout import Device, overlaps_itself
 from .state import Placed, state_strides
 
@@ -55,41 +56,31 @@ def check_apart(refs: Sequence[tuple[str, ArrayRef]]) -> None:
 
 
 class Residence:
-    """Where the parameters were last seen.
+    """What the parameters were when they were last looked at, which they are when this is made.
 
-    Arrays of NumPy, CuPy and Numba stay where they are as long as they live. Under a torch tensor the memory can be swapped
-    (``p.data = …``), and of arrays known by a protocol only nothing is known at all. Looked at before each step, so in bulk.
+    Nearly all of it can change under a name: torch swaps a tensor's memory and format (``p.data = …``, ``module.half()``), cuts or frees
+    what holds it; NumPy and CuPy set shape, strides and dtype in place, and resize. Looked at before each step, so in bulk.
     """
 
     def __init__(self, params: Sequence[Placed]) -> None:
         self._params = params
-        self._torch = [placed for placed in params if placed.ref.family == "torch"]
-        self._foreign = [placed for placed in params if placed.ref.family == "foreign"]
-        self._addresses = [placed.ref.array.data_ptr for placed in self._torch]
-        self._strides = [placed.ref.array.stride for placed in self._torch]
-        self._last = ([placed.ref.address for placed in self._torch], [placed.ref.strides for placed in self._torch])
-        homes = [(one, one.address("grad")) for one in self._torch if one.size and one.has("grad")]
-        self._homes = [address for _, address in homes]
-        self._bound = [
-            one.ref.array.grad.data_ptr for one, address in homes if address and one.ref.array.grad is not None
-        ]
-        self._masters = [one for one in self._torch if one.master and counts_versions(one.ref.array)]
-        self._versions = self._read_versions()
+        members: dict[Family, list[Placed]] = {}
+        for placed in params:
+            members.setdefault(placed.ref.family, []).append(placed)
+        self._libraries = [_Library(own) for own in members.values()]
+        self._masters = [placed for placed in members.get("torch", []) if placed.master]
+        self._writes = _Writes([placed.ref.array for placed in self._masters])
 
     def moved(self) -> list[tuple[Placed, ArrayRef]]:
-        """The parameters that may be elsewhere, and where they are; mostly none.
+        """The parameters that are elsewhere, and where they are; mostly none.
 
         Raises:
-            ValueError: If one has become another array than the optimizer was made for.
+            TypeError, ValueError: If one has become another array than the optimizer was made for.
         """
-        foreign = [(placed, param_ref(placed.ref.array, placed.label)) for placed in self._foreign]
-        # The strides as well: a transposed view of the same memory has the same address.
-        now = ([address() for address in self._addresses], [strides() for strides in self._strides])
-        if now == self._last and all(ref.same_elements(placed.ref) for placed, ref in foreign):
-            return []
-        moved = [*foreign, *((placed, param_ref(placed.ref.array, placed.label)) for placed in self._torch)]
-        for placed, ref in moved:
-            old = placed.ref
+        changed = [library for library in self._libraries if not library.is_unchanged()]
+        moved = []
+        for placed in (placed for library in changed for placed in library.params):
+            ref, old = param_ref(placed.ref.array, placed.label), placed.ref
             if (ref.shape, ref.format, ref.device) != (old.shape, old.format, old.device):
                 raise ValueError(
                     f"{placed.label} was {old.format} {old.shape} on {old.device} and is now {ref.format} {ref.shape} "
@@ -97,23 +88,18 @@ class Residence:
                 )
             if state_strides(ref) != state_strides(old):
                 raise ValueError(f"{placed.label} now lies in memory in another order: make a new optimizer")
+            if not ref.same_elements(old):
+                moved.append((placed, ref))
         fresh = {placed.index: ref for placed, ref in moved}
-        check_apart([(placed.label, fresh.get(placed.index, placed.ref)) for placed in self._params])
+        if moved:
+            check_apart([(placed.label, fresh.get(placed.index, placed.ref)) for placed in self._params])
+        for library in changed:
+            library.look_again()
         return moved
-
-    def gradients_are_home(self) -> bool:
-        """Whether the torch tensors' gradients are where their buckets put them."""
-        return [address() for address in self._bound] == self._homes
 
     def written(self) -> list[Placed]:
         """The 16-bit torch parameters that were written to since this was last asked, as by their module's ``load_state_dict``."""
-        versions = self._read_versions()
-        if versions == self._versions:
-            return []
-        pairs = zip(self._masters, versions, self._versions, strict=True)
-        written = [placed for placed, now, before in pairs if now != before]
-        self._versions = versions
-        return written
+        return [self._masters[k] for k in self._writes.news()]
 
     def stepped(self, tensors: Sequence[Any]) -> None:
         """Tell torch that a step has written to these tensors, so that autograd refuses to use their values of before."""
@@ -121,7 +107,72 @@ class Residence:
             import torch
 
             torch.autograd.graph.increment_version(tensors)
-            self._versions = self._read_versions()
+            self._writes.forget_own()
+
+
+class _Library:
+    """The parameters of one library."""
+
+    def __init__(self, params: Sequence[Placed]) -> None:
+        self.params = params
+        self._arrays = [placed.ref.array for placed in params]
+        self._family = params[0].ref.family
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Take the arrays for what they are now."""
+        own = all(placed.ref.address == placed.address("param") for placed in self.params)
+        self._seen = seen(self._family, self._arrays, Lifetime.OWN if own else Lifetime.HELD)
+        self._addresses = None if self._seen is None else self._seen.addresses
+
+    def is_unchanged(self) -> bool:
+        """Whether nothing about any of them has changed; ``False`` where nobody can tell."""
+        return self._seen is not None and self._seen.look(self._arrays) is self._addresses
+
+
+class _Writes:
+    """Which torch tensors were written to, or given other memory, since this was last asked.
+
+    A tensor counts what is written to it, but not that its ``.data`` was assigned, after which other values may lie at its old address.
+    What holds its elements is another object then. Of that object a weak handle is kept: it keeps no memory alive, and keeps the object's
+    address from being given out again.
+    """
+
+    def __init__(self, tensors: Sequence[Any]) -> None:
+        self._tensors = tensors
+        # An inference tensor counts no versions.
+        self._counting = [k for k, tensor in enumerate(tensors) if counts_versions(tensor)]
+        self._counters = [tensors[k] for k in self._counting]
+        self._remember()
+
+    def _remember(self) -> None:
+        self._versions = self._read_versions()
+        self._handles = []
+        if self._tensors:
+            from torch.multiprocessing.reductions import StorageWeakRef
+
+            self._handles = [StorageWeakRef(tensor.untyped_storage()) for tensor in self._tensors]
+        self._holders = self._read_holders()
+
+    def news(self) -> list[int]:
+        """The tensors' numbers."""
+        versions, holders = self._read_versions(), self._read_holders()
+        if versions == self._versions and holders == self._holders:
+            return []
+        written = {k for k, old, new in zip(self._counting, self._versions, versions, strict=True) if old != new}
+        written |= {k for k, (old, new) in enumerate(zip(self._holders, holders, strict=True)) if old != new}
+        self._remember()
+        return sorted(written)
+
+    def forget_own(self) -> None:
+        """Take the last writes for our own."""
+        self._versions = self._read_versions()
 
     def _read_versions(self) -> list[int]:
-        return [placed.ref.array._version for placed in self._masters]
+        return list(map(_version_of, self._counters))
+
+    def _read_holders(self) -> list[int]:
+        return list(map(_holder_of, map(_storage_of, self._tensors)))
+
+
+_version_of, _holder_of, _storage_of = attrgetter("_version"), attrgetter("_cdata"), methodcaller("untyped_storage")

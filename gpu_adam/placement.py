@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .arrays import ArrayRef
+from .binding import check_bindable
 from .engines import Engine, EngineUnavailable, engine_named, gpu_engine
 from .layout import MAX_DIMS, Device, Extent, walk
 from .layout import pack as buckets_of
@@ -25,7 +26,8 @@ def engines_for(
 
     Raises:
         TypeError: For ``pack`` and an array of an unknown library.
-        ValueError: If the engine does not work where a parameter lies, or its strides are too many.
+        ValueError: For ``pack`` and a tensor that takes no gradient of its own dtype; if the engine does not work where a parameter lies,
+            or its strides are too many.
         EngineUnavailable: If the engine cannot run here.
     """
     engines: dict[Device, Engine] = {}
@@ -66,7 +68,12 @@ def pack_in(params: Sequence[Placed]) -> dict[int, Any]:
 
     Returns:
         The views of their gradients, by the parameters' numbers.
+
+    Raises:
+        ValueError: For a torch tensor whose gradient cannot lie in a bucket.
     """
+    for one in params:
+        check_bindable(one.ref, one.label)
     place(params, aligned=True)
     try:
         # All memory first: where there is too little of it, nothing has changed.

@@ -34,6 +34,6 @@ def plain(value: Any) -> Any:
     return value if callable(value) else deepcopy(value)
 
 
-def plain_setting(value: Any) -> Any:
-    """The same of a hyperparameter, whose numbers may also stand in an array."""
-    return tuple(value.tolist()) if isinstance(value, np.ndarray) and value.ndim == 1 else plain(value)
+def plain_pair(value: Any) -> Any:
+    """The same of a pair of numbers, which may also stand in an array."""
+    return tuple(value.tolist()) if isinstance(value, np.ndarray) and value.shape == (2,) else plain(value)

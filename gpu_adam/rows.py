@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import ArrayRef, probe_named
+from .arrays import ArrayRef, name_of, probe_named
 from .engines import Memory, RowSums
 from .formats import Format
 from .layout import Device, row_major
@@ -67,6 +67,7 @@ def row_gradient(placed: Placed, gradient: Any, what: str) -> RowGradient:
         if gradient.sparse_dim() != 1:
             raise ValueError(f"{what} is sparse in {gradient.sparse_dim()} dimensions: must be in the first one")
         rows, values = gradient._indices()[0], gradient._values()
+    probe_named(values, f"the values of {what}")  # as they are given: what they mean is lost in a contiguous copy
     found = probe_named(_contiguous(values), f"the values of {what}")
     if not _lies_in_rows(found):
         raise ValueError(f"the values of {what} have strides {found.strides}: must lie row after row")
@@ -77,6 +78,8 @@ def row_gradient(placed: Placed, gradient: Any, what: str) -> RowGradient:
     shape, name = tuple(getattr(rows, "shape", ())), str(getattr(rows, "dtype", type(rows).__name__))
     if name.removeprefix("torch.") not in ("int32", "int64"):
         raise TypeError(f"the rows of {what} are {name}: must be an array of int64 or int32")
+    if isinstance(rows, np.ndarray) and type(rows) is not np.ndarray:
+        raise TypeError(f"the rows of {what} are a {name_of(rows)}: must be a numpy.ndarray")
     if len(shape) != 1 or found.shape != (*shape, *ref.shape[1:]):
         raise ValueError(f"{what} has rows {shape} and values {found.shape}: must be (n,) and (n, *{ref.shape[1:]})")
     where = str(getattr(rows, "device", "cpu"))

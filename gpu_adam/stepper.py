@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
-from .arrays import to_host
+from .arrays import Lifetime, to_host
 from .control import Control
 from .gradients import Gradients
 from .hyperparameters import Averaging
@@ -60,7 +60,6 @@ class Stepper:
 
     def _reset(self) -> None:
         self._gradients = self.fresh_gradients()
-        self._seen: Sequence[Any] | None = None
         self.residence = Residence(self.params)
         gpus = {one.ref.device: one for one in self.params if one.ref.device.kind != "cpu"}
         self._lanes = [(one.engine, device, one.ref.family) for device, one in gpus.items()]
@@ -73,10 +72,6 @@ class Stepper:
     def check_gradients(self, arrays: Sequence[Any]) -> None:
         """Raise what a step with these gradients would raise."""
         self._gradients.check(arrays)
-
-    def look_again(self) -> None:
-        """Take no gradient for one that was seen."""
-        self._seen = None
 
     def is_captured(self, stream: int | None) -> bool:
         """Whether the step is being captured in a graph.
@@ -104,13 +99,13 @@ class Stepper:
     def follow_memory(self) -> None:
         """Take up what was done to the parameters' memory since the last step."""
         moved = self.residence.moved()
+        written = self.residence.written()
         if moved:
             self.settle()
             for placed, ref in moved:
                 placed.ref = ref
-            self._reread(placed for placed, _ in moved)
             self._reset()
-        self._reread(self.residence.written())
+        self._reread([*written, *(placed for placed, _ in moved)])
 
     def _reread(self, params: Iterable[Placed]) -> None:
         for placed in params:
@@ -155,8 +150,7 @@ class Stepper:
             stream: The stream; ``None`` for the library's current one.
             capturing: Whether it is being captured.
         """
-        if arrays is not self._seen:
-            self._take_gradients(arrays, keep, stream, capturing)
+        self._take_gradients(arrays, keep, stream, capturing)
         schedule = self._scheduled(hyper, mode)
         if self._gradients.has_rows and stream is not None:
             raise ValueError("gradients of rows are sorted on the current stream: make stream= the current one")
@@ -183,9 +177,10 @@ class Stepper:
             self.schedule.prepare(self.steps, hyper, self.scaling, limits, stream, wait=True)
 
     def _take_gradients(self, arrays: Sequence[Any], keep: bool, stream: int | None, capturing: bool) -> None:
-        self._seen = None
-        reshaped, moved = self._gradients.update(arrays)
-        if self.schedule is not None:
+        again = self._gradients.holds(arrays)
+        lifetime = Lifetime.GIVEN if not keep else Lifetime.OWN if self._pack else Lifetime.HELD
+        reshaped, moved = self._gradients.update(arrays, lifetime)
+        if self.schedule is not None and not (again and not reshaped and not moved):
             # Gradients that have come back into the buckets deserve the flat kernels again.
             home = not self._pack or not keep or self.schedule.is_flat
             fits = False
@@ -202,8 +197,6 @@ class Stepper:
                 raise
             if not fits:
                 self.settle()
-        if keep and (self._pack or self._gradients.settled):
-            self._seen = arrays
 
     def _scheduled(self, hyper: Sequence[Hyperparameters], mode: Mode) -> Schedule:
         if self.schedule is not None and self.schedule.mode != mode:

@@ -177,15 +177,16 @@ class Capsule:
         self._device = (1 if isinstance(memory, np.ndarray) else 2, 0)
         self._shape, self._strides = (ctypes.c_int64 * ndim)(*layout.shape), (ctypes.c_int64 * ndim)(*layout.strides)
         code, bits, offset = _CODES[dtype.name], 8 * dtype.itemsize, layout.offset * dtype.itemsize
-        self._tensor = dlpack._Tensor(
+        tensor = dlpack._Tensor(
             address_of(memory), *self._device, ndim, code, bits, 1, self._shape, self._strides, offset
         )
+        self._exported = dlpack._Versioned(1, 0, None, None, 0, tensor)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._device
 
-    def __dlpack__(self, *, stream: Any = None) -> Any:
-        return _new_capsule(ctypes.addressof(self._tensor), b"dltensor", None)
+    def __dlpack__(self, *, stream: Any = None, max_version: tuple[int, int] | None = None) -> Any:
+        return _new_capsule(ctypes.addressof(self._exported), b"dltensor_versioned", None)
 
 
 def address_of(array: Any) -> int:

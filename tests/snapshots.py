@@ -21,7 +21,7 @@ def everything(optimizer: Any) -> dict[str, Any]:
         "keys": [list(group) for group in optimizer.param_groups],
         "skipped": optimizer.steps_skipped,
         "schedule": optimizer._stepper.schedule,
-        "memory": [one.state.address("exp_avg", 0) for one in optimizer._params],
+        "memory": [one.address("exp_avg") for one in optimizer._params],
     }
 
 

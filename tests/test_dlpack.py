@@ -76,21 +76,53 @@ class Wrapped:
         return self.array.__dlpack_device__()
 
 
+OLD = [OldTensor, lambda a: Tensor(a, versioned=False)]
+
+
 @pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize(
-    "wrap", [Tensor, OldTensor, lambda a: Tensor(a, versioned=False), lambda a: Tensor(a, offset=64)]
-)
-def test_foreign_arrays_are_updated_in_their_own_memory(name: str, wrap: Any) -> None:
+@pytest.mark.parametrize("wrap", [Tensor, lambda a: Tensor(a, offset=64)])
+@pytest.mark.parametrize("wrap_gradient", [Tensor, *OLD])
+def test_foreign_arrays_are_updated_in_their_own_memory(name: str, wrap: Any, wrap_gradient: Any) -> None:
     memory = values(DTYPES[name], 24, 1).reshape(4, 6)
     reference = Reference(memory.T)
     optimizer = GpuAdam([wrap(memory.T)])
     for seed in range(3):
         gradient = values(DTYPES[name], 24, 10 + seed).reshape(6, 4)
-        optimizer.step([wrap(gradient)])
+        optimizer.step([wrap_gradient(gradient)])
         reference.step(gradient, Options())
         assert_same_bits(memory.T, reference.p)
     state = optimizer.state_dict()["state"][0]
     assert_same_bits(state["exp_avg"], reference.m)
+
+
+@pytest.mark.parametrize("wrap", OLD)
+def test_a_capsule_that_cannot_say_whether_its_memory_is_writable_is_no_parameter(wrap: Any) -> None:
+    memory = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=r"parameter 'w' is a .*Tensor, whose DLPack capsule has no version"):
+        GpuAdam({"w": wrap(memory)})
+    assert (memory == 1).all()
+
+
+def test_an_old_capsule_is_a_parameter_where_somebody_else_says_that_it_is_writable() -> None:
+    class Speaking(OldTensor):
+        @property
+        def __array_interface__(self) -> Any:
+            return self.array.__array_interface__
+
+    memory = np.ones(3, np.float32)
+    GpuAdam([Speaking(memory)]).step([np.ones(3, np.float32)])
+    assert (memory < 1).all()
+    memory.flags.writeable = False
+    with pytest.raises(ValueError, match="no version"):
+        GpuAdam([Speaking(memory)])
+
+    class Known(OldTensor):
+        pass
+
+    Known.__module__ = "paddle.base"
+    memory = np.ones(3, np.float32)
+    GpuAdam([Known(memory)]).step([np.ones(3, np.float32)])
+    assert (memory < 1).all()
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1, 1), (2, 0, 3)])
@@ -109,7 +141,8 @@ def test_absent_strides_mean_row_major() -> None:
 
 def test_numpy_and_torch_arrays_behind_dlpack_alone() -> None:
     p, g = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
-    GpuAdam([Wrapped(p)]).step([Wrapped(g)])
+    if np.lib.NumpyVersion(np.__version__) >= "2.1.0":  # versions of DLPack
+        GpuAdam([Wrapped(p)]).step([Wrapped(g)])
     torch = pytest.importorskip("torch", reason="torch is not installed")
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         tensor = torch.ones(3, 2, dtype=dtype).t()

@@ -406,12 +406,20 @@ def odd_strides() -> np.ndarray:
 
 
 NOT_PARAMETERS: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: np.ones(3, int), TypeError, "parameter 'w' dtype int64 is not supported: use one of float64, float32"),
-    (lambda: np.ones(3, complex), TypeError, "parameter 'w' dtype complex128 is not supported"),
-    (lambda: np.ones(3, bool), TypeError, "parameter 'w' dtype bool is not supported"),
-    (lambda: np.ones(3, np.longdouble), TypeError, "parameter 'w' dtype .* is not supported"),
-    (lambda: np.ones(3, ">f4"), TypeError, "parameter 'w' dtype float32 in the other byte order is not supported"),
-    (lambda: np.array([None]), TypeError, "parameter 'w' dtype object is not supported"),
+    (
+        lambda: np.ones(3, int),
+        TypeError,
+        "parameter 'w' has dtype int64, which is not supported: use one of float64, float32",
+    ),
+    (lambda: np.ones(3, complex), TypeError, "parameter 'w' has dtype complex128, which is not supported"),
+    (lambda: np.ones(3, bool), TypeError, "parameter 'w' has dtype bool, which is not supported"),
+    (lambda: np.ones(3, np.longdouble), TypeError, "parameter 'w' has dtype .*, which is not supported"),
+    (
+        lambda: np.ones(3, ">f4"),
+        TypeError,
+        "parameter 'w' has dtype float32 in the other byte order, which is not supported",
+    ),
+    (lambda: np.array([None]), TypeError, "parameter 'w' has dtype object, which is not supported"),
     (lambda: 3.0, TypeError, "parameter 'w' is a builtins.float: use a NumPy, CuPy"),
     (lambda: None, TypeError, "parameter 'w' is a builtins.NoneType: use a NumPy"),
     (lambda: f32(3), TypeError, "parameter 'w' is a numpy.float32: use a NumPy"),
@@ -495,8 +503,12 @@ NOT_GRADIENTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: [ones(2), ones(4)], ValueError, r"the gradient of parameter 'b' has shape \(4,\): must be \(3,\)"),
     (lambda: [ones(2), ones(1, 3)], ValueError, r"the gradient of parameter 'b' has shape \(1, 3\): must be \(3,\)"),
     (lambda: [ones(2), ones()], ValueError, r"the gradient of parameter 'b' has shape \(\): must be \(3,\)"),
-    (lambda: [ones(2), np.ones(3, int)], TypeError, "the gradient of parameter 'b' dtype int64 is not supported"),
-    (lambda: [ones(2), np.ones(3, complex)], TypeError, "the gradient of parameter 'b' dtype complex128"),
+    (
+        lambda: [ones(2), np.ones(3, int)],
+        TypeError,
+        "the gradient of parameter 'b' has dtype int64, which is not supported",
+    ),
+    (lambda: [ones(2), np.ones(3, complex)], TypeError, "the gradient of parameter 'b' has dtype complex128"),
     (lambda: [ones(2), 1.0], TypeError, "the gradient of parameter 'b' is a builtins.float"),
     (lambda: [ones(2), misaligned()], ValueError, "the gradient of parameter 'b' starts at address"),
     (lambda: [ones(2), odd_strides()], ValueError, "the gradient of parameter 'b' has strides of"),

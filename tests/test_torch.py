@@ -319,7 +319,7 @@ def test_a_lazily_negated_gradient_is_refused_and_not_read_with_the_wrong_sign()
 )
 def test_other_dtypes_are_refused(tensor: Any) -> None:
     with pytest.raises(
-        TypeError, match=rf"parameter 'p' dtype {str(tensor.dtype)[6:]} is not supported: use one of float64"
+        TypeError, match=rf"parameter 'p' has dtype {str(tensor.dtype)[6:]}, which is not supported: use one of float64"
     ):
         GpuAdam({"p": tensor})
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from .kinds import name_of
 from .ordinary import counts_versions, ordinary_tensors
-from .overlap import Occupied, reach
-from .probe import ArrayRef, Family, probe, probe_named
+from .overlap import Occupied
+from .probe import ArrayRef, Family, probe, probe_named, reach
+from .traits import Lifetime, Seen, seen, traits_of
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
 __all__ = [
     "ArrayRef",
     "Family",
+    "Lifetime",
     "Occupied",
+    "Seen",
     "assign",
     "copy_of",
     "counts_versions",
+    "name_of",
     "ordinary_tensors",
     "probe",
     "probe_named",
     "reach",
+    "seen",
     "snapshot",
     "to_host",
+    "traits_of",
     "view",
     "zero",
 ]

@@ -56,14 +56,17 @@ _is_named.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 @dataclass(frozen=True)
 class Exported:
-    """What a capsule says: see `gpu_adam.arrays.ArrayRef` for the fields."""
+    """What a capsule says: see `gpu_adam.arrays.ArrayRef` for the fields.
+
+    Whether the memory may be written to is ``None`` where a capsule has no version and so cannot say.
+    """
 
     device: Device
     format: Format
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     address: int
-    writable: bool
+    writable: bool | None
 
 
 def read(array: Any) -> Exported:
@@ -77,13 +80,15 @@ def read(array: Any) -> Exported:
     try:
         capsule = array.__dlpack__(max_version=(1, 0))
     except TypeError:
-        # Exporters older than DLPack 1.0 do not know the argument, and cannot say that memory is read-only.
+        # Exporters older than DLPack 1.0 do not know the argument.
         capsule = array.__dlpack__()
+    writable: bool | None
     if _is_named(capsule, b"dltensor_versioned"):
         versioned = _Versioned.from_address(_pointer_of(capsule, b"dltensor_versioned"))
-        tensor, writable = versioned.tensor, not versioned.flags & _READ_ONLY
+        tensor = versioned.tensor
+        writable = not versioned.flags & _READ_ONLY
     else:
-        tensor, writable = _Tensor.from_address(_pointer_of(capsule, b"dltensor")), True
+        tensor, writable = _Tensor.from_address(_pointer_of(capsule, b"dltensor")), None
     kind = _KINDS.get(tensor.device_type)
     if kind is None:
         raise ValueError(f"lives on DLPack device type {tensor.device_type}: use memory of the CPU or of CUDA")

@@ -8,8 +8,9 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .probe import ArrayRef
+from .probe import ArrayRef, reach
 from .views import HostStretch
 
 _MAX_WORK = 100_000
@@ -27,10 +28,10 @@ class Occupied:
         # The furthest end so far tells how far back an overlap is possible at all.
         self._ends = list(accumulate((reach(ref)[1] for ref in self._refs), max))
 
-    def is_clear(self, start: int, stop: int) -> bool:
-        """Whether no array reaches into the bytes from ``start`` to ``stop``; ``False`` may be a false alarm."""
-        k = bisect_left(self._starts, stop)
-        return k == 0 or self._ends[k - 1] <= start
+    def are_clear(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each stretch of bytes whether no array reaches into it; ``False`` may be a false alarm."""
+        before = np.searchsorted(self._starts, stops, "left")
+        return np.concatenate(([0], self._ends))[before] <= starts
 
     def overlapping(self, ref: ArrayRef) -> Iterator[int]:
         """The numbers of the arrays that share an element with ``ref``."""
@@ -51,17 +52,6 @@ class Occupied:
                 if shares_memory(ref, self._refs[later]):
                     return self._indices[k], self._indices[later]
         return None
-
-
-def reach(ref: ArrayRef) -> tuple[int, int]:
-    """The first byte that an array may touch, and the first that it does not."""
-    if 0 in ref.shape:
-        return ref.address, ref.address
-    spans = [stride * (size - 1) for size, stride in zip(ref.shape, ref.strides, strict=True)]
-    itemsize = ref.format.itemsize
-    low = sum(span for span in spans if span < 0)
-    high = sum(span for span in spans if span > 0)
-    return ref.address + low * itemsize, ref.address + (high + 1) * itemsize
 
 
 def shares_memory(a: ArrayRef, b: ArrayRef) -> bool:

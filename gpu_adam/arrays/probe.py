@@ -9,9 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ..engines import EngineUnavailable, gpu_engine
-from ..formats import Format, format_named, format_of
+from ..formats import Format, format_named, format_of, unsupported
 from ..layout import Device, row_major
 from . import dlpack
+from .kinds import check_mutable, check_numpy, check_torch, may_be_written, name_of
+from .structs import owner_of
 
 Family = Literal["numpy", "torch", "cupy", "numba", "foreign"]
 
@@ -44,6 +46,17 @@ class ArrayRef:
         return mine == (other.device, other.format, other.address, other.shape, other.strides)
 
 
+def reach(ref: ArrayRef) -> tuple[int, int]:
+    """The first byte that an array may touch, and the first that it does not."""
+    if 0 in ref.shape:
+        return ref.address, ref.address
+    spans = [stride * (size - 1) for size, stride in zip(ref.shape, ref.strides, strict=True)]
+    itemsize = ref.format.itemsize
+    low = sum(span for span in spans if span < 0)
+    high = sum(span for span in spans if span > 0)
+    return ref.address + low * itemsize, ref.address + (high + 1) * itemsize
+
+
 def probe(array: Any, *, writable: bool = False) -> ArrayRef:
     """The description of an array.
 
@@ -52,11 +65,18 @@ def probe(array: Any, *, writable: bool = False) -> ArrayRef:
         writable: Whether it must be writable.
 
     Raises:
-        TypeError: If it is none of these, or its elements are not float64, float32, float16 or bfloat16.
-        ValueError: If it is read-only where it must not be, not aligned to its elements, sparse, or on an unknown device.
+        TypeError: If it is none of these, means more than its memory says, is immutable where it must not be, or its elements are not
+            float64, float32, float16 or bfloat16.
+        ValueError: If it is read-only where it must not be, not aligned to its elements, sparse, on an unknown device, or its memory
+            was freed.
     """
-    found, can_write = _describe(array)
-    if writable and not can_write:
+    found, can_write = _describe(array, writable)
+    if writable and can_write is None and not may_be_written(array, found.address):
+        raise ValueError(
+            f"is a {name_of(array)}, whose DLPack capsule has no version and so cannot say whether its memory may be written to: "
+            "use arrays of a library with DLPack 1.0"
+        )
+    if writable and can_write is False:
         raise ValueError("is read-only: the update happens in the caller's memory")
     if 0 in found.shape:
         return found
@@ -78,13 +98,29 @@ def probe_named(array: Any, what: str, *, writable: bool = False) -> ArrayRef:
         raise kind(f"{what} {error}") from None
 
 
-def _describe(array: Any) -> tuple[ArrayRef, bool]:
+def _describe(array: Any, writable: bool) -> tuple[ArrayRef, bool | None]:
+    """The description of an array, and whether its memory may be written to; ``None`` where its library cannot say."""
     if isinstance(array, np.ndarray):
-        return _numpy(array)
+        return _numpy(array, writable)
+    if isinstance(array, np.generic):
+        if writable:
+            raise TypeError(
+                f"is a {name_of(array)}: use a NumPy array, which can change where a number cannot: numpy.array(x)"
+            )
+        # What NumPy's arithmetic makes of 0-dimensional arrays.
+        return _numpy(np.asarray(array), writable)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
-        return _torch(array, torch)
+        try:
+            return _torch(array, torch), True
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0].partition(". ")[0]
+            raise ValueError(
+                f"cannot be looked at ({reason}): use a tensor outside of torch.func and torch.vmap, with memory"
+            ) from None
     if not isinstance(array, type):
+        if writable:
+            check_mutable(array)
         if hasattr(array, "__cuda_array_interface__"):
             return _cuda_array_interface(array)
         if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
@@ -92,33 +128,48 @@ def _describe(array: Any) -> tuple[ArrayRef, bool]:
             ref = ArrayRef("foreign", found.device, found.format, found.shape, found.strides, found.address, array)
             return ref, found.writable
     raise TypeError(
-        f"is a {type(array).__module__}.{type(array).__qualname__}: use a NumPy, CuPy or Numba device array, a torch tensor, "
+        f"is a {name_of(array)}: use a NumPy, CuPy or Numba device array, a torch tensor, "
         "or an object with __cuda_array_interface__ or __dlpack__"
     )
 
 
-def _numpy(array: np.ndarray[Any, Any]) -> tuple[ArrayRef, bool]:
+def _numpy(array: np.ndarray[Any, Any], writable: bool) -> tuple[ArrayRef, bool]:
+    check_numpy(array, writable)
     format = format_of(array.dtype)
     strides = _in_elements(array.strides, format)
     address = array.__array_interface__["data"][0]
-    return ArrayRef("numpy", Device("cpu"), format, array.shape, strides, address, array), array.flags.writeable
+    ref = ArrayRef("numpy", Device("cpu"), format, array.shape, strides, address, array)
+    owner = owner_of(array)
+    if owner is not None and owner is not array:
+        start = owner.__array_interface__["data"][0]
+        _check_within(ref, start, start + owner.nbytes, "the array that it is a view of")
+    return ref, array.flags.writeable
 
 
-def _torch(tensor: Any, torch: Any) -> tuple[ArrayRef, bool]:
-    if tensor.layout is not torch.strided:
-        raise ValueError(f"has layout {tensor.layout}: use a dense tensor")
-    if tensor.is_neg():
-        raise ValueError("is a lazy negation of what lies in memory: use its resolve_neg()")
+def _torch(tensor: Any, torch: Any) -> ArrayRef:
+    check_torch(tensor, torch)
     name = str(tensor.dtype).removeprefix("torch.")
     try:
         format = format_named(name)
     except KeyError:
-        raise TypeError(f"dtype {name} is not supported: use one of float64, float32, float16, bfloat16") from None
+        raise TypeError(unsupported(name)) from None
     kind = tensor.device.type
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"lives on device {tensor.device}: use the CPU or CUDA")
     device = Device(kind, tensor.device.index or 0 if kind == "cuda" else 0)
-    return ArrayRef("torch", device, format, tuple(tensor.shape), tensor.stride(), tensor.data_ptr(), tensor), True
+    ref = ArrayRef("torch", device, format, tuple(tensor.shape), tensor.stride(), tensor.data_ptr(), tensor)
+    if ref.address:
+        storage = tensor.untyped_storage()
+        _check_within(ref, storage.data_ptr(), storage.data_ptr() + storage.nbytes(), "its storage")
+    return ref
+
+
+def _check_within(ref: ArrayRef, start: int, stop: int, what: str) -> None:
+    first, end = reach(ref)
+    if first != end and not start <= first <= end <= stop:
+        raise ValueError(
+            f"has no memory for all of its elements: {what} was resized to {stop - start:,} bytes and they take {end - first:,}"
+        )
 
 
 def _cuda_array_interface(array: Any) -> tuple[ArrayRef, bool]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..casting import exact_casts
 from ..formats import BFLOAT16, Format
 from ..layout import Device
+from .kinds import check_numpy
 from .ordinary import ordinary_tensors
 from .probe import ArrayRef, Family, probe
 
@@ -140,6 +141,7 @@ def to_host(array: Any) -> NDArray[Any]:
         ValueError: If it cannot be read.
     """
     if isinstance(array, np.ndarray):
+        check_numpy(array, writable=False)
         return array
     ref = probe(array)
     if ref.device.kind == "cpu":

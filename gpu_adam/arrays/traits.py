@@ -1,0 +1,160 @@
+"""What can change under an array's name, or tells it from the next one, read for many arrays of one library in one go.
+
+An address alone is no identity: memory is freed and given out again with another dtype, shape or size, and most libraries change dtype,
+shape, strides or memory of an array in place. So all of it is compared, each time, and no reference to a caller's array is needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from functools import partial
+from itertools import repeat
+from operator import attrgetter
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .probe import Family
+from .structs import Structs, owner_of, trusted
+
+
+class Lifetime(Enum):
+    """How long arrays stay that are looked at more than once."""
+
+    GIVEN = 0
+    """Others come the next time."""
+    HELD = 1
+    """These very arrays are looked at again, and somebody holds them until then."""
+    OWN = 2
+    """The same, and they were last seen in memory that is our own and stays as large as it is."""
+
+
+Reader = Callable[[Sequence[Any]], Iterable[Any]]
+"""One trait of each of some arrays."""
+
+
+class Seen(Protocol):
+    """What some arrays of one library were like.
+
+    Attributes:
+        addresses: Where they lay; another object where one has moved.
+    """
+
+    addresses: NDArray[np.int64]
+
+    def look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
+        """The `addresses` of as many arrays of the same types now; ``None`` if they may differ from the last ones in anything else."""
+
+
+def seen(family: Family, arrays: Sequence[Any], lifetime: Lifetime) -> Seen | None:
+    """What some arrays of one library are like; ``None`` where nothing can be told in bulk."""
+    try:
+        if family == "numpy" and trusted():
+            return Structs(arrays, lifetime is not Lifetime.GIVEN)
+        readers = _readers(family, lifetime)
+        return _Columns(readers, arrays) if readers else None
+    except _UNREADABLE:
+        return None
+
+
+def traits_of(family: Family, array: Any) -> tuple[list[Any], int] | None:
+    """What `seen` compares, of one array, and its address; ``None`` where it cannot be told."""
+    readers = _readers(family)
+    try:
+        if not readers:
+            return None
+        address, *rest = (one for reader in readers for one in reader((array,)))
+    except _UNREADABLE:
+        return None
+    return rest, address
+
+
+class _Columns:
+    """As lists, one for each trait: see `Seen`."""
+
+    def __init__(self, readers: Sequence[Reader], arrays: Sequence[Any]) -> None:
+        self._addresses, self._device, *self._rest = readers
+        self._values = [list(read(arrays)) for read in self._rest]
+        self._devices = list(self._device(arrays))
+        self._list = list(self._addresses(arrays))
+        self.addresses = np.array(self._list, np.int64)
+
+    def look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
+        try:
+            for read, values in zip(self._rest, self._values, strict=True):
+                if list(read(arrays)) != values:
+                    return None
+            now = list(self._addresses(arrays))
+            if now != self._list:
+                # At the same address is the same device.
+                if list(self._device(arrays)) != self._devices:
+                    return None
+                self._list, self.addresses = now, np.array(now, np.int64)
+        except _UNREADABLE:
+            return None
+        return self.addresses
+
+
+_UNREADABLE = (TypeError, AttributeError, ValueError, RuntimeError, BufferError)
+"""What libraries raise where an array has no strides, no memory, or is none of theirs any more."""
+
+
+def _each(read: Callable[[Any], Any]) -> Reader:
+    return partial(map, read)
+
+
+def _numba_address(array: Any) -> int:
+    try:
+        return int(array.gpu_data.device_pointer)
+    except (AttributeError, TypeError):  # the simulator, and older bindings
+        return int(array.__cuda_array_interface__["data"][0])
+
+
+def _owned(array: NDArray[Any]) -> tuple[int, int] | None:
+    """The memory of the array that owns an array's elements: where it begins, and its bytes."""
+    owner = owner_of(array)
+    return None if owner is None else (owner.__array_interface__["data"][0], owner.nbytes)
+
+
+def _nowhere(arrays: Sequence[Any]) -> Iterable[int]:
+    """What stands for the device where a library has one only, or where an address tells it."""
+    return repeat(0, len(arrays))
+
+
+_DTYPE, _SHAPE, _STRIDES = (_each(attrgetter(name)) for name in ("dtype", "shape", "strides"))
+
+_READERS: dict[str, tuple[Reader, ...]] = {
+    "numpy": (_each(lambda array: array.__array_interface__["data"][0]), _nowhere, _DTYPE, _SHAPE, _STRIDES),
+    "cupy": (_each(attrgetter("data.ptr")), _each(attrgetter("data.device_id")), _DTYPE, _SHAPE, _STRIDES),
+    "numba": (_each(_numba_address), _nowhere, _DTYPE, _SHAPE, _STRIDES),
+}
+"""How the address is read, the device, then each trait."""
+
+
+def _readers(family: Family, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
+    """As `_READERS`; none for libraries of which nothing is known."""
+    if family == "torch":
+        return _of_torch(lifetime)
+    if family == "numpy" and lifetime is not Lifetime.GIVEN:
+        return (*_READERS[family], _each(attrgetter("flags.writeable")), _each(_owned))
+    return _READERS.get(family, ())
+
+
+def _of_torch(lifetime: Lifetime) -> tuple[Reader, ...]:
+    torch = sys.modules["torch"]
+    tensor, storage = torch.Tensor, torch.UntypedStorage
+    readers = [
+        _each(tensor.data_ptr),
+        _each(tensor.get_device),
+        _DTYPE,
+        _SHAPE,
+        _each(tensor.stride),
+        _each(tensor.is_neg),
+    ]
+    if lifetime is not Lifetime.OWN:
+        # What holds the elements may have been freed, or cut, at the same address.
+        readers.append(lambda arrays: map(storage.nbytes, map(tensor.untyped_storage, arrays)))
+    return tuple(readers)
