@@ -55,7 +55,8 @@ def seen(family: Family, arrays: Sequence[Any], lifetime: Lifetime) -> Seen | No
         if family == "numpy" and trusted():
             return Structs(arrays, lifetime is not Lifetime.GIVEN)
         readers = _readers(family, lifetime)
-        return _Columns(readers, arrays) if readers else None
+        lasting = () if lifetime is Lifetime.GIVEN else _LASTING.get(family, ())
+        return _Columns(readers, lasting, arrays) if readers else None
     except _UNREADABLE:
         return None
 
@@ -75,8 +76,10 @@ def traits_of(family: Family, array: Any) -> tuple[list[Any], int] | None:
 class _Columns:
     """As lists, one for each trait: see `Seen`."""
 
-    def __init__(self, readers: Sequence[Reader], arrays: Sequence[Any]) -> None:
+    def __init__(self, readers: Sequence[Reader], lasting: Sequence[Reader], arrays: Sequence[Any]) -> None:
         self._addresses, self._device, *self._rest = readers
+        self._moves = not lasting
+        self._rest = [*lasting] or self._rest
         self._values = [list(read(arrays)) for read in self._rest]
         self._devices = list(self._device(arrays))
         self._list = list(self._addresses(arrays))
@@ -87,7 +90,7 @@ class _Columns:
             for read, values in zip(self._rest, self._values, strict=True):
                 if list(read(arrays)) != values:
                     return None
-            now = list(self._addresses(arrays))
+            now = list(self._addresses(arrays)) if self._moves else self._list
             if now != self._list:
                 # At the same address is the same device.
                 if list(self._device(arrays)) != self._devices:
@@ -132,6 +135,13 @@ _READERS: dict[str, tuple[Reader, ...]] = {
     "numba": (_each(_numba_address), _nowhere, _DTYPE, _SHAPE, _STRIDES),
 }
 """How the address is read, the device, then each trait."""
+
+
+_LASTING: dict[str, tuple[Reader, ...]] = {
+    "cupy": (_SHAPE,),
+    "numba": (_each(attrgetter("gpu_data", "shape", "strides", "dtype")),),
+}
+"""What alone can change about an array of libraries that never move an array's memory: CuPy lets its shape be set, Numba any attribute."""
 
 
 def _readers(family: Family, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
