@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter, is_
 from typing import Any
 
-from .arrays import ArrayRef, zero
+from .arrays import ArrayRef, plainly, zero
 from .state import Placed
 
 _grad_of = attrgetter("grad")
@@ -31,7 +31,8 @@ class Bound:
         if not self.torch:
             return self.arrays
         if len(self.torch) == len(self._params):
-            arrays = list(map(_grad_of, self._tensors))
+            with plainly("torch"):
+                arrays = list(map(_grad_of, self._tensors))
         else:
             arrays = [
                 placed.ref.array.grad if placed.ref.family == "torch" else bound

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .kinds import name_of
 from .overlap import Occupied
 from .probe import ArrayRef, Family, probe, probe_named, reach
-from .traits import Lifetime, Seen, seen, traits_of
+from .traits import Lifetime, Seen, plainly, seen, traits_of
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "assign",
     "copy_of",
     "name_of",
+    "plainly",
     "probe",
     "probe_named",
     "reach",
