@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArrayRef, zero
+from .arrays import ArrayRef, plainly, zero
 from .frozen import Frozen
 from .state import Placed
 
@@ -54,7 +54,8 @@ class Bound:
             return self.arrays
         self._look()
         if len(self.torch) == len(self._params):
-            arrays = list(map(_grad_of, self._tensors))
+            with plainly("torch"):
+                arrays = list(map(_grad_of, self._tensors))
         else:
             arrays = [
                 placed.ref.array.grad if placed.ref.family == "torch" else bound

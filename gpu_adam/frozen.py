@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from .arrays import ArrayRef
+from .arrays import ArrayRef, plainly
 from .state import Placed
 
 _requires_grad = attrgetter("requires_grad")
@@ -28,7 +28,8 @@ class Frozen:
 
     def look(self) -> bool:
         """Whether others are frozen now than when this was last asked."""
-        flags = list(map(_requires_grad, self._tensors))
+        with plainly("torch"):
+            flags = list(map(_requires_grad, self._tensors))
         if flags == self._flags:
             return False
         self._flags = flags

@@ -521,8 +521,8 @@ class GpuOptimizer:
     def grads(self) -> Any:
         """The bound gradients, in the structure of `params`; with ``pack=True`` views of the buckets, for torch tensors their ``.grad``.
 
-        Assign arrays of the same structure to bind them: `step` without an argument then uses them, and looks at them only once. With
-        ``pack=True`` there is nothing to assign: write into the views.
+        Assign arrays of the same structure to bind them: `step` without an argument then uses them, and checks them again only where one
+        was reshaped, retyped or resized in place. With ``pack=True`` there is nothing to assign: write into the views.
         """
         return self._groups.build(self._bound.current())
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import Any
 
-from .arrays import ArrayRef, Family, Lifetime, Occupied, counts_versions, probe_named, seen
+from .arrays import ArrayRef, Family, Lifetime, Occupied, counts_versions, plainly, probe_named, seen
 from .layout import Device, overlaps_itself
 from .state import Placed, state_strides
 
@@ -121,7 +121,7 @@ class _Library:
 
     def look_again(self) -> None:
         """Take the arrays for what they are now."""
-        own = all(placed.ref.address == placed.address("param") for placed in self.params)
+        own = all(placed.ref.address == placed.address("param") for placed in self.params if placed.size)
         self._seen = seen(self._family, self._arrays, Lifetime.OWN if own else Lifetime.HELD)
         self._addresses = None if self._seen is None else self._seen.addresses
 
@@ -169,10 +169,18 @@ class _Writes:
         self._versions = self._read_versions()
 
     def _read_versions(self) -> list[int]:
-        return list(map(_version_of, self._counters))
+        if not self._counters:
+            return []
+        with plainly("torch"):
+            return list(map(_version_of, self._counters))
 
     def _read_holders(self) -> list[int]:
-        return list(map(_holder_of, map(_storage_of, self._tensors)))
+        if not self._tensors:
+            return []
+        import torch
+
+        with plainly("torch"):
+            return list(map(_holder_of, map(torch.Tensor.untyped_storage, self._tensors)))
 
 
-_version_of, _holder_of, _storage_of = attrgetter("_version"), attrgetter("_cdata"), methodcaller("untyped_storage")
+_version_of, _holder_of = attrgetter("_version"), attrgetter("_cdata")

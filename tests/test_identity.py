@@ -335,6 +335,26 @@ def test_a_numpy_parameter_that_is_resized(reading: None, format: str, size: int
 
 
 @READING
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("size", [1, 7, 1000, 1_000_000])
+def test_a_numpy_parameter_that_was_resized_and_back_is_followed(reading: None, format: str, size: int) -> None:
+    p, twin = np.full(6, 9.0, dtype_of(format)), np.full(6, 9.0, dtype_of(format))
+    optimizer, other = GpuAdam([p], lr=0.5), GpuAdam([twin], lr=0.5)
+    between = []
+    for k in range(4):
+        for one in (optimizer, other):
+            one.step([np.full(6, 1.0 + k)])
+        assert p.tobytes() == twin.tobytes()
+        p.resize(size, refcheck=False)
+        between.append(np.full(6, 3.0, dtype_of(format)))  # takes up what was given back
+        p.resize(6, refcheck=False)
+        p[size:] = twin[size:]
+        other.reread_params()
+        optimizer.reread_params()
+    assert all((array == 3).all() for array in between)
+
+
+@READING
 def test_a_numpy_parameter_whose_owner_is_resized(reading: None) -> None:
     owner = np.ones(100, np.float32)
     p = owner[50:56]
@@ -507,6 +527,34 @@ def test_a_gradient_that_fits_no_longer_is_told_among_a_thousand() -> None:
         with pytest.raises((ValueError, TypeError), match=message):
             optimizer.step(gradients)
     assert all((p == -1).all() for p in params)
+
+
+@PACK
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_default_device_and_other_modes_are_not_heard(format: str, pack: bool) -> None:
+    from torch.overrides import TorchFunctionMode
+
+    heard = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            heard.append(function)
+            return function(*args, **(kwargs or {}))
+
+    watched = Watched("torch", format)
+    params = [torch.nn.Parameter(watched.array(8 + k)) for k in range(20)]
+    optimizer = sgd(params, pack=pack)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    torch.set_default_device("meta")
+    try:
+        for _ in range(2):
+            assert not step(optimizer, watched, params, [np.ones(SHAPE)] * 20, optimizer.step)
+        with Mode():
+            optimizer.step()
+    finally:
+        torch.set_default_device(None)
+    assert len(heard) < 10, heard
 
 
 # No references.

@@ -6,7 +6,7 @@ from .kinds import name_of
 from .ordinary import counts_versions, ordinary_tensors
 from .overlap import Occupied
 from .probe import ArrayRef, Family, probe, probe_named, reach
-from .traits import Lifetime, Seen, seen, traits_of
+from .traits import Lifetime, Seen, plainly, seen, traits_of
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "counts_versions",
     "name_of",
     "ordinary_tensors",
+    "plainly",
     "probe",
     "probe_named",
     "reach",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from functools import partial
 from itertools import repeat
@@ -55,9 +56,18 @@ def seen(family: Family, arrays: Sequence[Any], lifetime: Lifetime) -> Seen | No
         if family == "numpy" and trusted():
             return Structs(arrays, lifetime is not Lifetime.GIVEN)
         readers = _readers(family, lifetime)
-        return _Columns(readers, arrays) if readers else None
+        lasting = () if lifetime is Lifetime.GIVEN else _LASTING.get(family, ())
+        if not readers:
+            return None
+        with plainly(family):
+            return _Columns(family, readers, lasting, arrays)
     except _UNREADABLE:
         return None
+
+
+def plainly(family: Family) -> AbstractContextManager[Any]:
+    """A block in which torch answers by itself: a mode, such as that of a default device, would hear of every single question."""
+    return sys.modules["torch"]._C.DisableTorchFunction() if family == "torch" else _NOTHING
 
 
 def traits_of(family: Family, array: Any) -> tuple[list[Any], int] | None:
@@ -66,7 +76,8 @@ def traits_of(family: Family, array: Any) -> tuple[list[Any], int] | None:
     try:
         if not readers:
             return None
-        address, *rest = (one for reader in readers for one in reader((array,)))
+        with plainly(family):
+            address, *rest = (one for reader in readers for one in reader((array,)))
     except _UNREADABLE:
         return None
     return rest, address
@@ -75,8 +86,13 @@ def traits_of(family: Family, array: Any) -> tuple[list[Any], int] | None:
 class _Columns:
     """As lists, one for each trait: see `Seen`."""
 
-    def __init__(self, readers: Sequence[Reader], arrays: Sequence[Any]) -> None:
+    def __init__(
+        self, family: Family, readers: Sequence[Reader], lasting: Sequence[Reader], arrays: Sequence[Any]
+    ) -> None:
+        self._family = family
         self._addresses, self._device, *self._rest = readers
+        self._moves = not lasting
+        self._rest = [*lasting] or self._rest
         self._values = [list(read(arrays)) for read in self._rest]
         self._devices = list(self._device(arrays))
         self._list = list(self._addresses(arrays))
@@ -84,19 +100,25 @@ class _Columns:
 
     def look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
         try:
-            for read, values in zip(self._rest, self._values, strict=True):
-                if list(read(arrays)) != values:
-                    return None
-            now = list(self._addresses(arrays))
-            if now != self._list:
-                # At the same address is the same device.
-                if list(self._device(arrays)) != self._devices:
-                    return None
-                self._list, self.addresses = now, np.array(now, np.int64)
+            with plainly(self._family):
+                return self._look(arrays)
         except _UNREADABLE:
             return None
+
+    def _look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
+        for read, values in zip(self._rest, self._values, strict=True):
+            if list(read(arrays)) != values:
+                return None
+        now = list(self._addresses(arrays)) if self._moves else self._list
+        if now != self._list:
+            # At the same address is the same device.
+            if list(self._device(arrays)) != self._devices:
+                return None
+            self._list, self.addresses = now, np.array(now, np.int64)
         return self.addresses
 
+
+_NOTHING = nullcontext()
 
 _UNREADABLE = (TypeError, AttributeError, ValueError, RuntimeError, BufferError)
 """What libraries raise where an array has no strides, no memory, or is none of theirs any more."""
@@ -132,6 +154,13 @@ _READERS: dict[str, tuple[Reader, ...]] = {
     "numba": (_each(_numba_address), _nowhere, _DTYPE, _SHAPE, _STRIDES),
 }
 """How the address is read, the device, then each trait."""
+
+
+_LASTING: dict[str, tuple[Reader, ...]] = {
+    "cupy": (_SHAPE,),
+    "numba": (_each(attrgetter("gpu_data", "shape", "strides", "dtype")),),
+}
+"""What alone can change about an array of libraries that never move an array's memory: CuPy lets its shape be set, Numba any attribute."""
 
 
 def _readers(family: Family, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:

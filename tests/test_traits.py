@@ -1,0 +1,159 @@
+"""What is read of many arrays at once: it tells every array from every other one, library by library, and no two that are alike apart."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_adam.arrays import Lifetime, seen, structs, traits_of
+
+SHAPES = ((2, 3), (3, 2), (6,), (1, 6), (6, 1), (2, 3, 1), (), (0, 3), (1,))
+DTYPES = ("float32", "float16", "float64", "int32")
+
+
+class NumbaArray:
+    """What Numba's device arrays are: plain attributes, over a pointer that somebody owns."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.shape, self.strides, self.dtype = array.shape, array.strides, array.dtype
+        self.gpu_data = SimpleNamespace(device_pointer=array.ctypes.data, memory=array)
+
+
+class OldNumbaArray(NumbaArray):
+    """The same with an older binding, whose pointers are no numbers."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(array)
+        self.gpu_data.device_pointer = object()
+        self.__cuda_array_interface__ = {"data": (array.ctypes.data, False)}
+
+
+def of_cupy(array: np.ndarray) -> Any:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    memory = cupy.cuda.UnownedMemory(array.ctypes.data or 64, max(array.nbytes, 1), array, device_id=0)
+    return cupy.ndarray(
+        array.shape, array.dtype, cupy.cuda.MemoryPointer(memory, 0), strides=array.strides if array.size else None
+    )
+
+
+def of_torch(array: np.ndarray) -> Any:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    return torch.from_numpy(array)
+
+
+MAKERS: dict[str, tuple[Any, Callable[[np.ndarray], Any]]] = {
+    "numpy": ("numpy", lambda array: array),
+    "torch": ("torch", of_torch),
+    "cupy": ("cupy", of_cupy),
+    "numba": ("numba", NumbaArray),
+    "numba of old": ("numba", OldNumbaArray),
+}
+LIBRARY = pytest.mark.parametrize("library", MAKERS)
+
+
+@pytest.fixture(params=["structures", "attributes"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How NumPy arrays are read: the second is for a NumPy whose structures lie otherwise."""
+    if request.param == "attributes":
+        monkeypatch.setattr(sys.modules[seen.__module__], "trusted", lambda: False)
+
+
+@LIBRARY
+def test_arrays_that_differ_in_anything_but_the_address_are_told_apart(reading: None, library: str) -> None:
+    family, make = MAKERS[library]
+    kinds: list[np.ndarray] = [np.zeros(shape, dtype) for shape in SHAPES for dtype in DTYPES]
+    kinds += [np.zeros((3, 2), "float32").T, np.zeros((4, 3), "float32")[::2]]
+    arrays = [make(array) for array in kinds]
+    for k, (first, kind) in enumerate(zip(arrays, kinds, strict=True)):
+        look = seen(family, [first], Lifetime.GIVEN)
+        assert look is not None
+        assert look.addresses.tolist() == [traits_of(family, first)[1]]  # type: ignore[index]
+        for other, kind_of_other in zip(arrays[k:], kinds[k:], strict=True):
+            alike = (kind.dtype, kind.shape, kind.strides) == (
+                kind_of_other.dtype,
+                kind_of_other.shape,
+                kind_of_other.strides,
+            )
+            found = look.look([other])
+            assert (found is not None) == alike, (kind, kind_of_other)
+            assert (traits_of(family, other)[0] == traits_of(family, first)[0]) == alike  # type: ignore[index]
+
+
+@LIBRARY
+def test_new_arrays_of_the_same_kind_tell_their_addresses(reading: None, library: str) -> None:
+    family, make = MAKERS[library]
+    sets = [[make(np.ones((2, 3), "float32")) for _ in range(5)] for _ in range(3)]
+    look = seen(family, sets[0], Lifetime.GIVEN)
+    assert look is not None
+    before = look.addresses
+    assert look.look(sets[0]) is before
+    for arrays in (sets[1], sets[2], [*sets[0][:2], *sets[1][2:]], sets[0]):
+        found = look.look(arrays)
+        assert found is not None
+        assert found.tolist() == [traits_of(family, array)[1] for array in arrays]  # type: ignore[index]
+    mixed = [*sets[0][:4], make(np.ones((2, 4), "float32"))]
+    assert look.look(mixed) is None
+    assert look.look(sets[0]) is not None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of setting a shape
+@LIBRARY
+def test_arrays_that_are_held_are_the_same_until_something_changes(reading: None, library: str) -> None:
+    family, make = MAKERS[library]
+    arrays = [make(np.ones((2, 3), "float32")) for _ in range(5)]
+    look = seen(family, arrays, Lifetime.HELD)
+    assert look is not None
+    for _ in range(2):
+        assert look.look(arrays) is look.addresses
+    if library == "torch":
+        arrays[3].resize_(3, 2)
+    elif library.startswith("numba"):
+        arrays[3].gpu_data = SimpleNamespace(device_pointer=64)
+    else:
+        arrays[3].shape = (3, 2)
+    assert look.look(arrays) is None
+
+
+def test_nothing_is_known_of_other_libraries() -> None:
+    assert seen("foreign", [object()], Lifetime.HELD) is None
+    assert traits_of("foreign", object()) is None
+    # Nor of an array that cannot be read.
+    assert seen("cupy", [object()], Lifetime.GIVEN) is None
+    assert traits_of("cupy", object()) is None
+
+
+def test_empty_lists_and_arrays_without_dimensions(reading: None) -> None:
+    for arrays in ([], [np.ones(())], [np.ones(()), np.ones((0, 3)), np.ones((1,) * 20)]):
+        for lifetime in Lifetime:
+            look = seen("numpy", arrays, lifetime)
+            assert look is not None
+            assert look.look(arrays) is look.addresses
+
+
+@pytest.mark.parametrize("wrong", [(1, 0, 2, 3, 4, 5), (0, 5, 2, 3, 4, 1), (0, 1, 3, 2, 4, 5), (0, 1, 2, 3, 0, 5)])
+def test_structures_that_lie_otherwise_are_not_trusted(wrong: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    check = structs.trusted.__wrapped__
+    assert check()
+    monkeypatch.setattr(structs, "_HEAD", structs._HEAD[list(wrong)])
+    assert not check()
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [("sys", "byteorder", "big"), ("sys", "maxsize", (1 << 31) - 1), ("structs", "_FIRST", 1 << 10)],
+)
+def test_other_machines_are_not_trusted(where: str, name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr({"sys": sys, "structs": structs}[where], name, value)
+    assert not structs.trusted.__wrapped__()
+
+
+def test_the_owner_of_a_view() -> None:
+    owner = np.ones(6)
+    for view in (owner, owner[1:], owner[1:][::2], owner.reshape(2, 3).T):
+        assert structs.owner_of(view) is owner
+    assert structs.owner_of(np.frombuffer(bytearray(8))) is None
