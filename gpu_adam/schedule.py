@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters, coefficients
-from .arrays import Family
+from .arrays import Family, current_stream
 from .engines import Engine, Memory, Program, Replay
 from .formats import Format
 from .gradients import Gradients
@@ -361,19 +361,3 @@ def _ranges(active: Sequence[Placed], slots: Sequence[int], mode: Mode, groups: 
             members = [k for k, placed in enumerate(active) if placed.group == group]
             ranges.append((slots[members[0]], slots[members[-1] + 1]) if members else (0, 0))
     return ranges
-
-
-def current_stream(family: Family, device: Device) -> int | None:
-    """The stream that a library's user works on, as a handle; ``None`` for a CPU, and to leave the choice to the engine."""
-    if device.kind == "cpu":
-        return None
-    if family == "torch":
-        import torch
-
-        return int(torch.cuda.current_stream(device.index).cuda_stream)
-    if family == "cupy":
-        import cupy
-
-        with cupy.cuda.Device(device.index):
-            return int(cupy.cuda.get_current_stream().ptr)
-    return None

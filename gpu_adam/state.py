@@ -59,7 +59,8 @@ class BucketState:
         """One parameter's share, in the parameter's shape and of its library."""
         memory = self._memories[name]
         strides = state_strides(like)
-        address = self.address(name, segment.start)
+        # An empty share begins at the end of the memory where it is the last one, and nobody knows that address.
+        address = self.address(name, segment.start if segment.size else 0)
         return view(like.family, self.bucket.device, address, self.format(name), like.shape, strides, memory.owner)
 
     def write(self, name: str, segment: Segment, like: ArrayRef, value: NDArray[Any]) -> None:

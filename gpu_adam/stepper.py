@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
+from .arrays import current_stream
 from .control import Control
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .parameters import Residence
 from .scaling import UNSCALED, Scaling
-from .schedule import Mode, Schedule, current_stream
+from .schedule import Mode, Schedule
 from .settings import Limits
 from .state import Placed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .overlap import Occupied, reach
 from .probe import ArrayRef, Family, probe, probe_named
+from .streams import current_stream
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Occupied",
     "assign",
     "copy_of",
+    "current_stream",
     "probe",
     "probe_named",
     "reach",

@@ -20,6 +20,9 @@ RELAXED = 2
 MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 75, 76
 """Attributes of a device, as ``CU_DEVICE_ATTRIBUTE_*`` numbers them."""
 
+_DEVICE_ORDINAL = 9
+"""Of a pointer, the device that it is on."""
+
 _NON_BLOCKING = 1
 """Of a stream, that it does not wait for the default one."""
 
@@ -37,6 +40,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuDevicePrimaryCtxRetain": (_pointer, _int),
     "cuCtxGetCurrent": (_pointer,),
     "cuCtxSetCurrent": (_pointer,),
+    "cuCtxGetDevice": (_pointer,),
+    "cuPointerGetAttribute": (_pointer, _int, _handle),
     "cuThreadExchangeStreamCaptureMode": (_pointer,),
     "cuMemGetInfo_v2": (_pointer, _pointer),
     "cuMemAlloc_v2": (_pointer, _size),
@@ -98,6 +103,11 @@ class CudaDriver:
         self._call(name, ctypes.byref(value), *arguments)
         return value.value or 0
 
+    def _number(self, name: str, *arguments: Any) -> int:
+        value = ctypes.c_int()
+        self._call(name, ctypes.byref(value), *arguments)
+        return value.value
+
     # Contexts; a context is its handle, 0 for none.
 
     def current_context(self) -> int:
@@ -117,14 +127,18 @@ class CudaDriver:
 
     def attribute(self, number: int, device: int) -> int:
         """An attribute of a device, which needs no context."""
-        value = ctypes.c_int()
-        self._call("cuDeviceGetAttribute", ctypes.byref(value), number, self._device(device))
-        return value.value
+        return self._number("cuDeviceGetAttribute", number, self._device(device))
+
+    def current_device(self) -> int:
+        """The number of the device whose context is current; 0 where none is, as CUDA's runtime has it."""
+        return self._number("cuCtxGetDevice") if self.current_context() else 0
+
+    def device_of(self, address: int) -> int:
+        """The number of the device that memory is on, which needs no context."""
+        return self._number("cuPointerGetAttribute", _DEVICE_ORDINAL, address)
 
     def _device(self, index: int) -> int:
-        device = ctypes.c_int()
-        self._call("cuDeviceGet", ctypes.byref(device), index)
-        return device.value
+        return self._number("cuDeviceGet", index)
 
     def exchange_capture_mode(self, mode: int) -> int:
         """Set how the calling thread's calls bear on captures in progress; what was set before."""
