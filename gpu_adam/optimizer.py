@@ -15,6 +15,7 @@ from . import checkpoint
 from .algorithm import Algorithm, Hyperparameters
 from .arrays import ArrayRef, assign, snapshot, to_host
 from .binding import Bound
+from .captures import Captures
 from .control import Control
 from .engines import ENGINES, Engine
 from .engines.streams import handle_of
@@ -140,6 +141,7 @@ class GpuOptimizer:
         self._group_norms = bool(group_norms)
         self._skip_nonfinite = bool(skip_nonfinite)
         self._control = Control()
+        self._captures = Captures()
         self._is_swapped = False
         self.param_groups: list[dict[str, Any]] = []
         self._groups = Groups(is_groups(params))
@@ -165,7 +167,8 @@ class GpuOptimizer:
         steps, bound = np.zeros(0, np.int64), []
         if self._params:
             self._stepper.follow_memory()
-            steps, bound = self._stepper.read_steps(), list(self._bound.arrays)
+            self._stepper.settle()
+            steps, bound = self._stepper.steps, list(self._bound.arrays)
         structures: list[Structure] = []
         added: list[dict[str, Any]] = []
         refs: list[tuple[int, str, ArrayRef]] = []
@@ -214,7 +217,14 @@ class GpuOptimizer:
         """Forget everything that follows from the parameters and is found again at the next step."""
         norms = 1 + len(self.param_groups)
         self._stepper = Stepper(
-            self._params, steps, self._averaging, self._control, norms, pack=self._pack, capturable=self._capturable
+            self._params,
+            steps,
+            self._averaging,
+            self._control,
+            self._captures,
+            norms,
+            pack=self._pack,
+            capturable=self._capturable,
         )
         self._bound = Bound(self._params, bound, self._pack)
         self._devices = {one.ref.device for one in self._params}
@@ -341,7 +351,8 @@ class GpuOptimizer:
                 "no norm was measured since the optimizer was made, loaded or added to, or the last step measured none: "
                 "make it with max_grad_norm, inf to measure only"
             )
-        return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
+        with self._stepper.ordered():
+            return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
 
     @property
     def steps_skipped(self) -> int:
@@ -401,16 +412,16 @@ class GpuOptimizer:
             RuntimeError: If no step can have been captured, or the update rule is another one now.
         """
         schedule = self._stepper.schedule
-        if schedule is None or not self._capturable:
+        if (schedule is None and not self._captures) or not self._capturable:
             raise RuntimeError("no step was captured: capturable=True, and a step before the capture")
         self._read_hyperparameters()
-        if self._stepper.schedule is not schedule:
+        on = None if stream is None else handle_of(stream)
+        same = self._stepper.schedule is schedule
+        if not (same and self._stepper.prepare_replay(self._hyper, self._limits(self._stepper.scaling), on)):
             raise RuntimeError(
                 "the update rule or what its states begin with has changed, and a graph has the old one: "
                 "capture step() again"
             )
-        on = None if stream is None else handle_of(stream)
-        self._stepper.prepare_replay(self._hyper, self._limits(self._stepper.scaling), on)
 
     # The average of the parameters.
 
@@ -427,7 +438,8 @@ class GpuOptimizer:
             RuntimeError: If the optimizer keeps no average.
         """
         self._require_average()
-        self._begin_averages()
+        with self._stepper.ordered():
+            self._begin_averages()
         return self._groups.build([placed.view("average") for placed in self._params])
 
     @contextmanager
@@ -441,18 +453,21 @@ class GpuOptimizer:
         self._require_average()
         self._refuse_if_swapped()
         self._stepper.follow_memory()
-        self._begin_averages()
-        kept = [snapshot(placed.ref) for placed in self._params]
+        with self._stepper.ordered():
+            self._begin_averages()
+            kept = [snapshot(placed.ref) for placed in self._params]
         self._is_swapped = True
         try:
-            for placed in self._params:
-                assign(placed.ref, placed.view("average"))
+            with self._stepper.ordered():
+                for placed in self._params:
+                    assign(placed.ref, placed.view("average"))
             # Nobody has written to the parameters, as far as their master weights are concerned.
             self._stepper.residence.written()
             yield
         finally:
-            for placed, value in zip(self._params, kept, strict=True):
-                assign(placed.ref, value)
+            with self._stepper.ordered():
+                for placed, value in zip(self._params, kept, strict=True):
+                    assign(placed.ref, value)
             self._stepper.residence.written()
             self._is_swapped = False
 
@@ -499,8 +514,9 @@ class GpuOptimizer:
         tell that they were written to.
         """
         self._refuse_if_swapped()
-        for placed in self._params:
-            placed.reread_master()
+        with self._stepper.ordered():
+            for placed in self._params:
+                placed.reread_master()
 
     # Gradients.
 
@@ -537,7 +553,8 @@ class GpuOptimizer:
         Args:
             set_to_none: Whether a torch tensor's ``.grad`` becomes ``None``, as in PyTorch, and is not filled with zeros.
         """
-        self._bound.clear(set_to_none)
+        with self._stepper.ordered():
+            self._bound.clear(set_to_none)
 
     # Looking at it.
 
@@ -598,7 +615,8 @@ class GpuOptimizer:
         if not self._is_swapped:
             self._stepper.follow_memory()
         steps = self._stepper.read_steps()
-        saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
+        with self._stepper.ordered():
+            saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

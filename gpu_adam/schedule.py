@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters, coefficients
-from .arrays import Family, current_stream
+from .arrays import Family, copying_stream, current_stream
 from .engines import Engine, Memory, Program, Replay
 from .formats import Format
 from .gradients import Gradients
@@ -81,6 +83,7 @@ class Schedule:
         active: The parameters that have gradients, as what picks them out of an array.
         first: The first of them; ``None`` where there is none.
         tensors: Those of them that are torch's and count their versions.
+        members: The numbers of the parameters that have gradients.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Schedule:
         self._hyper = hyperparameters
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
         self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
+        self.members = np.array([placed.index for placed in active], np.intp)
         self._cohorts, self._cohort_of = _cohorts(active, steps)
         self._records = [] if mode.on_device else self._fresh_records()
         self._rows = {
@@ -319,10 +323,53 @@ class Schedule:
 
         return [on_stream(shard, program.graph()) for shard, program in zip(self._shards, self._programs, strict=True)]
 
+    def ordered(self) -> AbstractContextManager[Any]:
+        """A block: what the arrays' libraries copy in it, as they do on their streams, comes after the last step and before the next one."""
+        stack = ExitStack()
+        for program, shard in zip(self._programs, self._shards, strict=True):
+            stack.enter_context(program.ordered(copying_stream(shard.family, shard.device)))
+        return stack
+
+    def finish(self) -> None:
+        """Have the host wait until all steps are done."""
+        for program in self._programs:
+            program.finish()
+
     def settle(self, steps: NDArray[np.int64]) -> None:
         """Read back the step counts that the device kept, for which it waits."""
         if self.mode.on_device and self._programs:
-            steps[self.active] = self._programs[0].counts()[self._cohort_of]
+            steps[self.members] = self.of_members(self.counts())
+
+    # Of a step that a caller has captured.
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a caller's graph may run this schedule at any time."""
+        return any(program.is_captured for program in self._programs)
+
+    def fits(self, hyperparameters: Sequence[Hyperparameters]) -> bool:
+        """Whether these can be sent to it: the compiled rules are still theirs."""
+        groups = {cohort.group for cohort in self._cohorts}
+        return all(hyperparameters[group].rule == self._hyper[group].rule for group in groups)
+
+    def counts(self) -> NDArray[np.int64]:
+        """The cohorts' step counts, for which it waits; only where the device keeps them."""
+        return self._programs[0].counts()
+
+    def set_counts(self, counts: NDArray[np.int64]) -> None:
+        """Have the cohorts go on from these step counts, after all steps so far."""
+        for program in self._programs:
+            program.set_counts(counts)
+
+    def of_members(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each of `members` what its cohort has."""
+        return counts[self._cohort_of]
+
+    def counts_of(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The cohorts' step counts, from those of all parameters: where they have come to differ, the most."""
+        counts = np.zeros(len(self._cohorts), np.int64)
+        np.maximum.at(counts, self._cohort_of, steps[self.members])
+        return counts
 
 
 def _cohorts(active: Sequence[Placed], steps: NDArray[np.int64]) -> tuple[list[Cohort], list[int]]:

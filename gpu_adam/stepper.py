@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
 from .arrays import current_stream
+from .captures import Captures
 from .control import Control
 from .gradients import Gradients
 from .hyperparameters import Averaging
@@ -29,7 +31,7 @@ class Stepper:
         params: The parameters.
         steps: Their step counts, as far as the host knows them; see `settle`.
         schedule: The last step's; ``None`` before the first, and after a change.
-        scaling: How the last step's gradients were scaled.
+        scaling: How the last step's gradients were scaled; released once it is queued, unless something may still read its numbers.
         residence: Where the parameters were seen.
     """
 
@@ -39,6 +41,7 @@ class Stepper:
         steps: NDArray[np.int64],
         averaging: Averaging,
         control: Control,
+        captures: Captures,
         norms: int,
         *,
         pack: bool,
@@ -50,9 +53,12 @@ class Stepper:
         self.scaling: Scaling = UNSCALED
         self._averaging = averaging
         self._control = control
+        self._captures = captures
+        captures.tell(steps)
         self._norms = norms
         self._pack = pack
         self._capturable = capturable
+        self._keeps_scaling = False
         self._reset()
 
     def _reset(self) -> None:
@@ -107,8 +113,11 @@ class Stepper:
                 placed.ref = ref
                 placed.reread_master()
             self._reset()
-        for placed in self.residence.written():
-            placed.reread_master()
+        written = self.residence.written()
+        if written:
+            with self.ordered():
+                for placed in written:
+                    placed.reread_master()
 
     def prepare(
         self,
@@ -135,25 +144,33 @@ class Stepper:
         """
         if arrays is not self._seen:
             self._take_gradients(arrays, keep, stream, capturing)
-        schedule = self._scheduled(hyper, mode)
+        schedule = self._scheduled(hyper, mode, capturing)
         if self._gradients.has_rows and stream is not None:
             raise ValueError("gradients of rows are sorted on the current stream: make stream= the current one")
         if not capturing:
             schedule.prepare(self.steps, hyper, scaling, limits, stream)
-            self.scaling = scaling
         elif scaling != self.scaling:
             raise RuntimeError(
                 "the gradients of a captured step are scaled otherwise than those of the step before: "
                 "call step() once with the same grad_scale before the capture"
             )
+        self.scaling = scaling
+        # On a stream that is not the library's own, it would give freed memory out again too early.
+        self._keeps_scaling = stream is not None
         if self._gradients.has_rows:
             schedule.sum_rows()
         return schedule
 
-    def prepare_replay(self, hyper: Sequence[Hyperparameters], limits: Limits, stream: int | None) -> None:
-        """Send the hyperparameters of now to the device, which has run steps without the host."""
+    def prepare_replay(self, hyper: Sequence[Hyperparameters], limits: Limits, stream: int | None) -> bool:
+        """Send the hyperparameters of now to the device, which has run steps without the host, also for graphs of earlier plans.
+
+        Returns:
+            Whether there is a graph that they can be sent to.
+        """
+        fits = self._captures.prepare(self.read_steps(), hyper, limits, stream) if self._captures else False
         if self.schedule is not None:
             self.schedule.prepare(self.steps, hyper, self.scaling, limits, stream, wait=True)
+        return fits or self.schedule is not None
 
     def _take_gradients(self, arrays: Sequence[Any], keep: bool, stream: int | None, capturing: bool) -> None:
         self._seen = None
@@ -178,8 +195,13 @@ class Stepper:
         if keep and (self._pack or self._gradients.settled):
             self._seen = arrays
 
-    def _scheduled(self, hyper: Sequence[Hyperparameters], mode: Mode) -> Schedule:
+    def _scheduled(self, hyper: Sequence[Hyperparameters], mode: Mode, capturing: bool) -> Schedule:
         if self.schedule is not None and self.schedule.mode != mode:
+            if capturing:
+                raise RuntimeError(
+                    "a captured step clips, skips or measures otherwise than the step before, which compiled it: "
+                    "call step() once before the capture"
+                )
             self.settle()
         if self.schedule is None:
             self._begin_states(hyper)
@@ -223,15 +245,32 @@ class Stepper:
                 self.steps[schedule.active] -= 1
                 raise
         self.residence.stepped(schedule.tensors)
+        if self.scaling.on_device and not (self._keeps_scaling or schedule.is_captured):
+            self.scaling = self.scaling.released()
 
     def settle(self) -> None:
-        """Take the step counts over from the device, for which it waits, and forget the schedule."""
+        """Take the step counts over from the device, for which it waits, and forget the schedule.
+
+        All steps are then done: what is read or written next need not be ordered after them.
+        """
         schedule, self.schedule = self.schedule, None
         if schedule is not None:
+            schedule.finish()
             schedule.settle(self.steps)
+        self._captures.collect(self.steps)
+        if schedule is not None and schedule.is_captured:
+            self._captures.keep(schedule, self.scaling)
+        self._captures.tell(self.steps)
 
     def read_steps(self) -> NDArray[np.int64]:
         """The parameters' step counts, for which it waits where the device keeps them."""
         if self.schedule is not None:
             self.schedule.settle(self.steps)
+        if self._captures.collect(self.steps) and self.schedule is not None:
+            self.schedule.set_counts(self.schedule.counts_of(self.steps))
+        self._captures.tell(self.steps)
         return self.steps
+
+    def ordered(self) -> AbstractContextManager[Any]:
+        """A block: what the arrays' libraries copy in it comes after the last step, on whichever stream, and before the next one."""
+        return self.schedule.ordered() if self._lanes and self.schedule is not None else nullcontext()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .overlap import Occupied, reach
 from .probe import ArrayRef, Family, probe, probe_named
-from .streams import current_stream
+from .streams import copying_stream, current_stream
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Occupied",
     "assign",
     "copy_of",
+    "copying_stream",
     "current_stream",
     "probe",
     "probe_named",

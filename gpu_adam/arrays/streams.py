@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..engines.streams import numba_stream
 from ..layout import Device
 from .probe import Family
 
@@ -19,3 +20,8 @@ def current_stream(family: Family, device: Device) -> int | None:
 
         return int(cupy.cuda.get_current_stream(device.index).ptr)
     return None
+
+
+def copying_stream(family: Family, device: Device) -> int | None:
+    """The stream on which a library copies its arrays, as `current_stream`; Numba's is always the default one."""
+    return numba_stream() if family == "numba" else current_stream(family, device)

@@ -7,6 +7,7 @@ same launches and the same tables (`gpu_adam.plan`) and return the same bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -120,6 +121,9 @@ class Program(Protocol):
     def counts(self) -> NDArray[np.int64]:
         """The cohorts' step counts after all runs so far, for which it waits."""
 
+    def set_counts(self, counts: NDArray[np.int64]) -> None:
+        """Go on from these step counts, after all runs so far, for which it waits."""
+
     def recent_counts(self) -> tuple[NDArray[np.int64], int]:
         """Step counts of some moment that are known without waiting, and how many runs have begun since."""
 
@@ -134,6 +138,20 @@ class Program(Protocol):
 
         Raises:
             RuntimeError: On a CPU, which has no graphs.
+        """
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the caller has captured runs, whose graph may be replayed at any time: then the program must not go away."""
+
+    def finish(self) -> None:
+        """Have the host wait until all runs are done."""
+
+    def ordered(self, stream: int | None = None) -> AbstractContextManager[None]:
+        """A block: what is queued in it on the stream comes after the last run and before the next one.
+
+        Args:
+            stream: As for `run`; while it is being captured, nothing is done.
         """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -126,6 +127,11 @@ class CpuProgram:
         """The cohorts' step counts."""
         return np.zeros(0, np.int64) if self._prologue is None else self._prologue.counts.copy()
 
+    def set_counts(self, counts: NDArray[np.int64]) -> None:
+        """Go on from these step counts."""
+        if self._prologue is not None:
+            self._prologue.counts[:] = counts
+
     def recent_counts(self) -> tuple[NDArray[np.int64], int]:
         """The cohorts' step counts, which are never behind."""
         return self.counts(), 0
@@ -139,6 +145,15 @@ class CpuProgram:
     def graph(self) -> Replay:
         """Refused: a CPU has no graphs."""
         raise RuntimeError("a CPU has no CUDA graphs: call step()")
+
+    is_captured = False
+
+    def finish(self) -> None:
+        """Nothing to do: a run returns when it is done."""
+
+    def ordered(self, stream: int | None = None) -> AbstractContextManager[None]:
+        """Nothing to do, for the same reason."""
+        return nullcontext()
 
 
 class _Prologue:

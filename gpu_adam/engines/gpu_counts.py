@@ -60,6 +60,13 @@ class StepCounts:
         self._known, self._known_runs = counts, self._runs
         return counts.copy()
 
+    def write(self, counts: NDArray[np.int64]) -> None:
+        """Go on from these, after all runs so far, for which it waits."""
+        self._engine.upload(self._memory, 0, np.ascontiguousarray(counts))
+        self._known, self._known_runs = counts.copy(), self._runs
+        # What was noted before is no longer so.
+        self._noted = [None] * SLOTS
+
     def _take_up(self) -> None:
         """Look at the place whose slot the ring has come round to."""
         slot = self._staging.turn % SLOTS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -159,6 +160,34 @@ class GpuProgram:
         assert table is not None
         return table.pointers[role], self._tables[launch].address + table.pointer_words(role).start * WORD
 
+    # Beside the runs.
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the caller has captured runs, whose graph may be replayed at any time."""
+        return self._is_captured
+
+    def finish(self) -> None:
+        """Have the host wait until all runs are done."""
+        with self._cuda.on(self._device.index):
+            self._cuda.wait()
+
+    @contextmanager
+    def ordered(self, stream: int | None = None) -> Iterator[None]:
+        """A block: what is queued in it on the stream comes after the last run and before the next one."""
+        with self._cuda.on(self._device.index):
+            stream = self._cuda.stream(stream)
+            # In a capture nothing from outside can be waited for.
+            apart = self._staging.is_elsewhere(stream) and not self._cuda.is_capturing(stream)
+            if apart:
+                self._staging.follow(stream)
+        try:
+            yield
+        finally:
+            if apart:
+                with self._cuda.on(self._device.index):
+                    self._staging.end_step()
+
     # Where a prologue computes the coefficients.
 
     @property
@@ -180,6 +209,10 @@ class GpuProgram:
     def counts(self) -> NDArray[np.int64]:
         """The cohorts' step counts after all runs so far, for which it waits."""
         return self._on_device.counts.read()
+
+    def set_counts(self, counts: NDArray[np.int64]) -> None:
+        """Go on from these step counts, after all runs so far, for which it waits."""
+        self._on_device.counts.write(counts)
 
     def recent_counts(self) -> tuple[NDArray[np.int64], int]:
         """Step counts of some moment that are known without waiting, and how many runs have begun since.

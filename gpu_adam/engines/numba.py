@@ -22,9 +22,7 @@ from .gpu import GpuEngine
 from .gpu_binding import Call
 from .gpu_kernels import Kernel
 from .nvvm import compile_kernel, numba_cuda, package_version
-
-_PER_THREAD = 2
-"""``CU_STREAM_PER_THREAD``."""
+from .streams import numba_stream
 
 
 @cache
@@ -76,7 +74,7 @@ class NumbaBinding(DriverBinding):
 
     def stream(self, stream: int | None) -> int:
         """The handle of the stream to work on: the default one, which Numba's launches take too, unless another is given."""
-        return stream or _default_stream()
+        return stream or numba_stream()
 
     def is_capturing(self, stream: int) -> bool:
         """Whether the stream is being captured in a graph."""
@@ -136,13 +134,6 @@ def _driver(name: str, *arguments: Any) -> Any:
         _, message = driver.cuGetErrorString(status)
         raise RuntimeError(f"{name} failed: {status.name} ({(message or b'').decode()})")
     return values[0] if values else None
-
-
-@cache
-def _default_stream() -> int:
-    """What ``cuda.bindings`` takes 0 for, as the driver's own functions know it."""
-    per_thread = os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0") not in ("", "0")
-    return _PER_THREAD if per_thread else 0
 
 
 @cache

@@ -87,6 +87,10 @@ class Staging:
             self._stream = stream
         self._is_open = True
 
+    def is_elsewhere(self, stream: int) -> bool:
+        """Whether the last step ran in another stream."""
+        return stream != self._stream
+
     def end_step(self) -> None:
         """Say that a step's last kernel is queued: its slot is free when the device comes to this place."""
         # Recorded now and not when the stream changes: by then the caller may have destroyed the old stream.
