@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters, coefficients
 from .arrays import Family, copying_stream, current_stream
+from .counts import SharedCounts
 from .engines import Engine, Memory, Program, Replay
 from .formats import Format
 from .gradients import Gradients
@@ -83,7 +84,7 @@ class Schedule:
         active: The parameters that have gradients, as what picks them out of an array.
         first: The first of them; ``None`` where there is none.
         tensors: Those of them that are torch's and count their versions.
-        members: The numbers of the parameters that have gradients.
+        shared_counts: Where the steps are counted, if other schedules count there too.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Schedule:
         self._hyper = hyperparameters
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
         self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
-        self.members = np.array([placed.index for placed in active], np.intp)
+        self._members = [placed.index for placed in active]
         self._cohorts, self._cohort_of = _cohorts(active, steps)
         self._records = [] if mode.on_device else self._fresh_records()
         self._rows = {
@@ -146,6 +147,7 @@ class Schedule:
         self.tensors = tuple(tensor for tensor in tensors if not tensor.is_inference())
         self._counts = np.array([steps[cohort.first] for cohort in self._cohorts], np.int64)
         self._programs: list[Program] = []
+        self.shared_counts: SharedCounts | None = None
 
     @property
     def is_flat(self) -> bool:
@@ -157,10 +159,29 @@ class Schedule:
         """The engine of each device."""
         return {shard.device: shard.engine for shard in self._shards}
 
-    def load(self, controls: Mapping[Device, Memory]) -> None:
-        """Compile what the launches need and bring their tables to the devices."""
+    @property
+    def cohorts(self) -> list[tuple[int, ...]]:
+        """For each cohort the numbers of its parameters."""
+        members: list[list[int]] = [[] for _ in self._cohorts]
+        for index, cohort in zip(self._members, self._cohort_of, strict=True):
+            members[cohort].append(index)
+        return list(map(tuple, members))
+
+    def load(self, controls: Mapping[Device, Memory], shared: SharedCounts | None = None) -> None:
+        """Compile what the launches need and bring their tables to the devices.
+
+        Args:
+            controls: The control words of each device.
+            shared: Where the steps are counted; ``None`` for memory of the schedule's own.
+        """
+        self.shared_counts = shared
+        if shared is not None:
+            shared.take(self.cohorts, self._counts)
+        memory = None if shared is None else shared.memory
         self._programs = [
-            shard.engine.load(shard.launches, shard.device, shard.prologue, controls.get(shard.device), self._counts)
+            shard.engine.load(
+                shard.launches, shard.device, shard.prologue, controls.get(shard.device), self._counts, memory
+            )
             for shard in self._shards
         ]
 
@@ -275,6 +296,8 @@ class Schedule:
             return
         # Until it is sent: a function that raises comes in between.
         self._unsent |= self._settings.update(hyperparameters, self._averaging, scaling, limits)
+        # Nobody says how often a graph that counts there was replayed.
+        wait = wait or (self.shared_counts is not None and self.shared_counts.is_captured)
         if self._settings.is_scheduled and self._programs:
             counts, behind = (self._programs[0].counts(), 0) if wait else self._programs[0].recent_counts()
             if behind >= WINDOW_ENTRIES:
@@ -337,8 +360,10 @@ class Schedule:
 
     def settle(self, steps: NDArray[np.int64]) -> None:
         """Read back the step counts that the device kept, for which it waits."""
-        if self.mode.on_device and self._programs:
-            steps[self.members] = self.of_members(self.counts())
+        if self.shared_counts is not None:
+            self.shared_counts.collect(steps)
+        elif self.mode.on_device and self._programs:
+            steps[self.active] = self._programs[0].counts()[self._cohort_of]
 
     # Of a step that a caller has captured.
 
@@ -352,24 +377,12 @@ class Schedule:
         groups = {cohort.group for cohort in self._cohorts}
         return all(hyperparameters[group].rule == self._hyper[group].rule for group in groups)
 
-    def counts(self) -> NDArray[np.int64]:
-        """The cohorts' step counts, for which it waits; only where the device keeps them."""
-        return self._programs[0].counts()
-
-    def set_counts(self, counts: NDArray[np.int64]) -> None:
-        """Have the cohorts go on from these step counts, after all steps so far."""
-        for program in self._programs:
-            program.set_counts(counts)
-
-    def of_members(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each of `members` what its cohort has."""
-        return counts[self._cohort_of]
-
-    def counts_of(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The cohorts' step counts, from those of all parameters: where they have come to differ, the most."""
-        counts = np.zeros(len(self._cohorts), np.int64)
-        np.maximum.at(counts, self._cohort_of, steps[self.members])
-        return counts
+    def tell(self, steps: NDArray[np.int64]) -> None:
+        """Go on from the parameters' step counts, which graphs have changed."""
+        if self.shared_counts is not None:
+            self.shared_counts.tell(steps)
+            for program in self._programs:
+                program.counts()  # so that the host knows them as well
 
 
 def _cohorts(active: Sequence[Placed], steps: NDArray[np.int64]) -> tuple[list[Cohort], list[int]]:

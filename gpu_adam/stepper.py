@@ -204,9 +204,14 @@ class Stepper:
                 )
             self.settle()
         if self.schedule is None:
+            # Graphs of earlier plans may have been replayed since these were taken over.
+            self.read_steps()
             self._begin_states(hyper)
             schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
-            schedule.load(self._control.ensure(schedule.engines, self._norms) if mode.on_device else {})
+            controls = self._control.ensure(schedule.engines, self._norms) if mode.on_device else {}
+            # A step on several devices cannot be captured, nor can one on a CPU.
+            may_be_captured = self._capturable and len(self._lanes) == len(schedule.engines) == 1
+            schedule.load(controls, self._captures.counts_for(schedule) if may_be_captured else None)
             self.schedule = schedule
         return self.schedule
 
@@ -267,7 +272,7 @@ class Stepper:
         if self.schedule is not None:
             self.schedule.settle(self.steps)
         if self._captures.collect(self.steps) and self.schedule is not None:
-            self.schedule.set_counts(self.schedule.counts_of(self.steps))
+            self.schedule.tell(self.steps)
         self._captures.tell(self.steps)
         return self.steps
 

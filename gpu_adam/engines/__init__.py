@@ -121,9 +121,6 @@ class Program(Protocol):
     def counts(self) -> NDArray[np.int64]:
         """The cohorts' step counts after all runs so far, for which it waits."""
 
-    def set_counts(self, counts: NDArray[np.int64]) -> None:
-        """Go on from these step counts, after all runs so far, for which it waits."""
-
     def recent_counts(self) -> tuple[NDArray[np.int64], int]:
         """Step counts of some moment that are known without waiting, and how many runs have begun since."""
 
@@ -195,6 +192,7 @@ class Engine(Protocol):
         prologue: Prologue | None = None,
         control: Memory | None = None,
         counts: NDArray[np.int64] | None = None,
+        counts_memory: Memory | None = None,
     ) -> Program:
         """Compile what the launches need and bring their tables to the device.
 
@@ -204,6 +202,7 @@ class Engine(Protocol):
             prologue: What comes before them; ``None`` where the host gives the coefficients.
             control: The device's control words (`gpu_adam.kernels.prologue`), of all programs that it ever has.
             counts: The cohorts' step counts so far.
+            counts_memory: Where on the device to keep them, together with other programs that count the same; by default by itself.
         """
 
 

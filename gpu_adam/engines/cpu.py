@@ -87,8 +87,9 @@ class CpuEngine:
         prologue: Prologue | None = None,
         control: Memory | None = None,
         counts: NDArray[np.int64] | None = None,
+        counts_memory: Memory | None = None,
     ) -> CpuProgram:
-        """Compile what the launches need."""
+        """Compile what the launches need; counts are shared with graphs only, which a CPU has none of."""
         first = None
         if prologue is not None and control is not None and counts is not None:
             first = _Prologue(prologue, control, counts, self.pool)
@@ -126,11 +127,6 @@ class CpuProgram:
     def counts(self) -> NDArray[np.int64]:
         """The cohorts' step counts."""
         return np.zeros(0, np.int64) if self._prologue is None else self._prologue.counts.copy()
-
-    def set_counts(self, counts: NDArray[np.int64]) -> None:
-        """Go on from these step counts."""
-        if self._prologue is not None:
-            self._prologue.counts[:] = counts
 
     def recent_counts(self) -> tuple[NDArray[np.int64], int]:
         """The cohorts' step counts, which are never behind."""

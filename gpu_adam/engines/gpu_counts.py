@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..layout import Device
-from . import Engine
+from . import Engine, Memory
 from .gpu_binding import Binding
 from .staging import SLOTS, Staging
 
@@ -19,12 +19,19 @@ class StepCounts:
     """
 
     def __init__(
-        self, engine: Engine, cuda: Binding, device: Device, staging: Staging, counts: NDArray[np.int64]
+        self,
+        engine: Engine,
+        cuda: Binding,
+        device: Device,
+        staging: Staging,
+        counts: NDArray[np.int64],
+        memory: Memory | None = None,
     ) -> None:
+        """Write the first counts, into memory of others with which they are shared or else into new memory."""
         self._engine = engine
         self._cuda = cuda
         self._staging = staging
-        self._memory = engine.allocate(device, counts.nbytes)
+        self._memory = memory or engine.allocate(device, counts.nbytes)
         engine.upload(self._memory, 0, np.ascontiguousarray(counts))
         self._places = cuda.pinned(SLOTS * counts.nbytes)[: SLOTS * counts.nbytes].view(np.int64).reshape(SLOTS, -1)
         self._noted: list[tuple[int, int] | None] = [None] * SLOTS
@@ -59,13 +66,6 @@ class StepCounts:
         counts = self._engine.download(self._memory, 0, self._known.nbytes).view(np.int64)
         self._known, self._known_runs = counts, self._runs
         return counts.copy()
-
-    def write(self, counts: NDArray[np.int64]) -> None:
-        """Go on from these, after all runs so far, for which it waits."""
-        self._engine.upload(self._memory, 0, np.ascontiguousarray(counts))
-        self._known, self._known_runs = counts.copy(), self._runs
-        # What was noted before is no longer so.
-        self._noted = [None] * SLOTS
 
     def _take_up(self) -> None:
         """Look at the place whose slot the ring has come round to."""

@@ -210,10 +210,6 @@ class GpuProgram:
         """The cohorts' step counts after all runs so far, for which it waits."""
         return self._on_device.counts.read()
 
-    def set_counts(self, counts: NDArray[np.int64]) -> None:
-        """Go on from these step counts, after all runs so far, for which it waits."""
-        self._on_device.counts.write(counts)
-
     def recent_counts(self) -> tuple[NDArray[np.int64], int]:
         """Step counts of some moment that are known without waiting, and how many runs have begun since.
 

@@ -41,6 +41,7 @@ class GpuPrologue:
         plan: Prologue,
         control: Memory,
         counts: NDArray[np.int64],
+        counts_memory: Memory | None = None,
     ) -> None:
         self.plan = plan
         self._cuda = cuda
@@ -51,7 +52,7 @@ class GpuPrologue:
         self._control = control
         self.table, self._partials, self.settings = (memory.address for memory in self._memories)
         engine.upload(self._memories[0], 0, words)
-        self.counts = StepCounts(engine, cuda, device, staging, counts)
+        self.counts = StepCounts(engine, cuda, device, staging, counts, counts_memory)
         # The rows of all cohorts, those of other devices' parameters and of empty ones too.
         self.coefficients = {
             working.name: engine.allocate(device, plan.cohorts * ROW_WORDS * working.itemsize)
