@@ -59,7 +59,10 @@ class Captures:
         Returns:
             Whether there were any.
         """
-        return any([counts.collect(steps) for counts in self._counts])
+        found = False
+        for counts in self._counts:
+            found |= counts.collect(steps)
+        return found
 
     def tell(self, steps: NDArray[np.int64]) -> None:
         """Have all replays from now on go on from these step counts."""

@@ -16,6 +16,7 @@ from .algorithm import Algorithm, Hyperparameters
 from .arrays import ArrayRef, assign, snapshot, to_host
 from .binding import Bound
 from .captures import Captures
+from .cohorts import Mode
 from .control import Control
 from .engines import ENGINES, Engine
 from .engines.streams import handle_of
@@ -27,7 +28,7 @@ from .parameters import check_apart, param_ref
 from .placement import place
 from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
-from .schedule import Mode, Schedule
+from .schedule import Schedule
 from .settings import Limits
 from .state import Placed
 from .stepper import Stepper

@@ -53,8 +53,12 @@ class Scaling:
         """The same with the places of its numbers alone, so that their memory may go to others once the step is queued."""
         if self.scale_at is None and self.found_at is None:
             return self
-        places = (None if scalar is None else replace(scalar, array=None) for scalar in (self.scale_at, self.found_at))
-        return replace(self, **dict(zip(("scale_at", "found_at"), places, strict=True)))
+        scale, found = self.scale_at, self.found_at
+        return replace(
+            self,
+            scale_at=None if scale is None else replace(scale, array=None),
+            found_at=None if found is None else replace(found, array=None),
+        )
 
     @property
     def on_device(self) -> bool:

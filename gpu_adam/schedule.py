@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters, coefficients
 from .arrays import Family, copying_stream, current_stream
+from .cohorts import Mode, cohorts_of, ranges_of, slots_of
 from .counts import SharedCounts
 from .engines import Engine, Memory, Program, Replay
-from .formats import Format
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .kernels.row import ROW_WORDS
@@ -23,28 +23,12 @@ from .launches import schedule
 from .layout import Device
 from .packing import merge_packed
 from .plan import ROLES, Launch, Plan, Table, Task
-from .prologue import Gradient, MeasureTable, Prologue, leaves_of
+from .prologue import Gradient, MeasureTable, Prologue
 from .scaling import Scaling
 from .settings import WINDOW_ENTRIES, Cohort, Limits, Settings
 from .state import Placed
 
 _GRAD = ROLES.index("grad")
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How a step comes to its coefficients.
-
-    Attributes:
-        on_device: Whether a prologue computes them on the device, because the host does not know whether the last steps were skipped,
-            how the gradients are scaled, or when a graph will be replayed.
-        measures: Whether the prologue measures the gradients first.
-        by_group: Whether it measures each group's as well.
-    """
-
-    on_device: bool = False
-    measures: bool = False
-    by_group: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +87,7 @@ class Schedule:
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
         self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
         self._members = [placed.index for placed in active]
-        self._cohorts, self._cohort_of = _cohorts(active, steps)
+        self._cohorts, self._cohort_of = cohorts_of(active, steps)
         self._records = [] if mode.on_device else self._fresh_records()
         self._rows = {
             working.name: np.zeros(
@@ -112,8 +96,8 @@ class Schedule:
             for working in {cohort.working for cohort in self._cohorts}
         }
         self.first = active[0].ref if active else None
-        slots = _slots(active, gradients) if mode.measures else [0]
-        ranges = _ranges(active, slots, mode, len(hyperparameters))
+        slots = slots_of(active, gradients) if mode.measures else [0]
+        ranges = ranges_of(active, slots, mode, len(hyperparameters))
         self._settings = Settings(self._cohorts, ranges) if mode.on_device else None
         self._unsent = False
         self._shards: list[_Shard] = []
@@ -347,7 +331,7 @@ class Schedule:
         return [on_stream(shard, program.graph()) for shard, program in zip(self._shards, self._programs, strict=True)]
 
     def ordered(self) -> AbstractContextManager[Any]:
-        """A block: what the arrays' libraries copy in it, as they do on their streams, comes after the last step and before the next one."""
+        """A block: what the arrays' libraries copy in it, each on its stream, comes after the last step and before the next one."""
         stack = ExitStack()
         for program, shard in zip(self._programs, self._shards, strict=True):
             stack.enter_context(program.ordered(copying_stream(shard.family, shard.device)))
@@ -383,41 +367,3 @@ class Schedule:
             self.shared_counts.tell(steps)
             for program in self._programs:
                 program.counts()  # so that the host knows them as well
-
-
-def _cohorts(active: Sequence[Placed], steps: NDArray[np.int64]) -> tuple[list[Cohort], list[int]]:
-    """The cohorts, and for each parameter the number of its own."""
-    cohorts: dict[tuple[int, Format, int], Cohort] = {}
-    numbers: dict[tuple[int, Format, int], int] = {}
-    rows: dict[Format, int] = {}
-    cohort_of = []
-    for placed in active:
-        working = placed.ref.format.working
-        key = (placed.group, working, int(steps[placed.index]))
-        if key not in cohorts:
-            cohorts[key] = Cohort(placed.group, working, rows.get(working, 0), placed.index)
-            numbers[key] = len(numbers)
-            rows[working] = rows.get(working, 0) + 1
-        cohort_of.append(numbers[key])
-    return list(cohorts.values()), cohort_of
-
-
-def _slots(active: Sequence[Placed], gradients: Gradients) -> list[int]:
-    """The first leaf's slot of each gradient, and at the end the number of slots."""
-    slots = [0]
-    for placed in active:
-        operand = gradients.operand(placed.index)
-        slots.append(slots[-1] + leaves_of(0 if operand is None else operand.size))
-    return slots
-
-
-def _ranges(active: Sequence[Placed], slots: Sequence[int], mode: Mode, groups: int) -> list[tuple[int, int]]:
-    """The ranges of slots whose sums are asked for: all of them, then each group's."""
-    if not mode.measures:
-        return []
-    ranges = [(0, slots[-1])]
-    if mode.by_group:
-        for group in range(groups):
-            members = [k for k, placed in enumerate(active) if placed.group == group]
-            ranges.append((slots[members[0]], slots[members[-1] + 1]) if members else (0, 0))
-    return ranges

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from .algorithm import Hyperparameters
 from .arrays import current_stream
 from .captures import Captures
+from .cohorts import Mode
 from .control import Control
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .parameters import Residence
 from .scaling import UNSCALED, Scaling
-from .schedule import Mode, Schedule
+from .schedule import Schedule
 from .settings import Limits
 from .state import Placed
 

@@ -93,7 +93,8 @@ def test_the_callers_context_is_current_again(stub: Any, binding: DriverBinding,
 
 
 def test_a_library_that_works_on_the_current_device(stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contexts, "contexts", lambda own=contexts.Contexts(CudaDriver(stub)): own)
+    own = contexts.Contexts(CudaDriver(stub))
+    monkeypatch.setattr(contexts, "contexts", lambda: own)
     with contexts.on_device(3):
         assert CudaDriver(stub).current_device() == 3
     assert CudaDriver(stub).current_device() == 0
@@ -125,7 +126,9 @@ def test_what_nobody_holds_is_given_back_wherever_that_is_noticed(
     stub: Any, binding: DriverBinding, what: str, where: str
 ) -> None:
     with binding.on(1):
-        held = [{"memory": lambda: binding.allocate(9), "pinned": lambda: binding.pinned(9), "event": binding.event}[what]()]
+        held = [
+            {"memory": lambda: binding.allocate(9), "pinned": lambda: binding.pinned(9), "event": binding.event}[what]()
+        ]
     mine = stub.stub_foreign() if where == "in another" else 0
     binding.driver.set_context(mine)
     if where == "here":
@@ -200,7 +203,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, library: Library, name: str) -> Non
     modules = {
         "torch": SimpleNamespace(cuda=SimpleNamespace(empty_cache=library.give_back)),
         "cupy": SimpleNamespace(
-            get_default_memory_pool=lambda: pool, get_default_pinned_memory_pool=lambda: SimpleNamespace(free_all_blocks=None)
+            get_default_memory_pool=lambda: pool,
+            get_default_pinned_memory_pool=lambda: SimpleNamespace(free_all_blocks=None),
         ),
         "numba.cuda": SimpleNamespace(current_context=lambda: context),
     }

@@ -105,7 +105,9 @@ CHANGES: dict[str, Callable[[Captured], None]] = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 3.0}, {"skip_nonfinite": True, "group_norms": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"max_grad_norm": 3.0}, {"skip_nonfinite": True, "group_norms": True}], ids=str
+)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_graph_goes_on_after_a_change(library: Host, change: str, options: dict[str, Any]) -> None:
     pair = Captured(library, **options)

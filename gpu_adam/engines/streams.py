@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-
 _PER_THREAD = 2
 """``CU_STREAM_PER_THREAD``."""
 
