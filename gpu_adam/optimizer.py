@@ -249,7 +249,8 @@ class GpuOptimizer:
             grad_scale: What the gradients are divided by: a positive number, a 0-dimensional array, which is read on its device, or
                 a `LossScaler`, which also skips steps that are not finite. PyTorch's ``GradScaler`` hands its own over by itself.
             stream: The CUDA stream to work on: CuPy's, PyTorch's or Numba's, or its handle. By default the current stream of
-                the library that the arrays are of.
+                the library that the arrays are of. On another stream, the memory of the gradients and of ``grad_scale`` must not be
+                given to others before the step has read it: for PyTorch's tensors call their ``record_stream``.
 
         Raises:
             TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.
@@ -404,7 +405,8 @@ class GpuOptimizer:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step` together with other work.
 
         Only where something has changed is it needed; where a hyperparameter is a function of the step, before each replay. It then waits
-        for the device. `graph` does so by itself, without waiting.
+        for the device. `graph` does so by itself, without waiting. Graphs that were captured before the plan changed are reached as
+        well, also by the count of the steps that were made since.
 
         Args:
             stream: As for `step`: where the graph will be replayed.
@@ -431,7 +433,7 @@ class GpuOptimizer:
         r"""The average of the parameters over the steps so far, in the structure of `params`.
 
         Views of the state, in float32 (float64 for float64 parameters), which the steps go on updating: copy what is to stay. A
-        parameter without a gradient keeps its average too. Asking waits for the device. With
+        parameter without a gradient keeps its average too. What the library's current stream does next comes after the last step. With
         ``ema_decay=β`` it is :math:`\bar\theta_t / (1-\beta^t)` where :math:`\bar\theta_t = \beta \bar\theta_{t-1} +
         (1-\beta)\theta_t` (Kingma and Ba, 2014, section 7.2), with ``polyak_average=True`` the plain mean.
 
