@@ -124,6 +124,8 @@ class Schedule:
             family = active[members[0]].ref.family
             self._shards.append(_Shard(device, engine, launches, family, prologue, measured))
         states = {id(placed.state): placed.state for placed in params}
+        # A graph of the caller's may go on working there when the parameters have got other states.
+        self._held = [state.memories for state in states.values()]
         prologues = tuple(shard.prologue for shard in self._shards if shard.prologue is not None)
         launches = tuple(launch for shard in self._shards for launch in shard.launches)
         self.plan = Plan(tuple(state.bucket for state in states.values()), prologues, launches)

@@ -43,6 +43,11 @@ class BucketState:
         """Whether this array is there."""
         return name in self._memories
 
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """The memory of all arrays that are there."""
+        return tuple(self._memories.values())
+
     def address(self, name: str, place: int) -> int:
         """The address of one element of an array; 0 where the array is not there."""
         memory = self._memories.get(name)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from cuda_cpp.host_gpu import HostBinding
-from test_gpu_whole import HostArray
+from test_gpu_whole import HostArray, Pair
 
 from gpu_adam.arrays import views
 
@@ -67,7 +67,11 @@ def use(monkeypatch: pytest.MonkeyPatch, binding: HostBinding) -> None:
     monkeypatch.setattr(views, "on_device", binding.on)
 
 
-def orders(count: int, what: Callable[[np.random.Generator], Any]) -> Iterator[Any]:
-    """As many generated cases."""
-    for seed in range(count):
-        yield what(np.random.default_rng(seed))
+class KeptPair(Pair):
+    """A pair whose arrays stay as long as the GPU does, whose queued work may still be in need of them when the test is over."""
+
+    def up(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[HostArray]:
+        made = super().up(arrays)
+        kept = self.host.__dict__.setdefault("arrays", [])
+        kept.extend(one.memory for one in made)
+        return made

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import test_gpu_whole
 from gpu_problem import Array, Host
-from test_gpu_whole import HostArray, Pair
+from host_library import KeptPair
 
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.scaling import Scaling
+from gpu_adam.state import BucketState
 
 host, host_kernels, engines = gpu_problem.host, gpu_problem.host_kernels, test_gpu_whole.engines
 
@@ -26,7 +27,7 @@ def library(engines: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
     return engines
 
 
-class Captured(Pair):
+class Captured(KeptPair):
     """A pair whose first has a captured step of all gradients, which the other does in the ordinary way."""
 
     def __init__(self, host: Host, **options: Any) -> None:
@@ -45,7 +46,7 @@ class Captured(Pair):
         mine: list[Any] = self.up(gradients)
         if leave is not None:
             gradients[leave] = mine[leave] = None
-        mine += [HostArray(g, 0) for g in self.more]
+        mine += [self.up([g] * 3)[0] for g in self.more]
         self.kept.append(mine)
         self.on_gpu.step(self.structure(mine), stream=self.stream, **given)
         self.on_cpu.step(self.structure([*gradients, *self.more]), **given)
@@ -86,7 +87,7 @@ def state_loaded(pair: Captured) -> None:
 
 
 def group_added(pair: Captured) -> None:
-    array, there = np.ones(700), HostArray(np.ones(700), 0)
+    array, (there, *_) = np.ones(700), pair.up([np.ones(700)] * 3)
     pair.on_gpu.add_param_group({"params": [there]})
     pair.on_cpu.add_param_group({"params": [array]})
     pair.more = (*pair.more, np.full(700, 0.5))
@@ -151,6 +152,41 @@ def test_a_graph_is_safe_after_a_step_without_a_gradient(library: Host, leave: i
         np.testing.assert_array_equal(pair.params[2].memory, pair.twins[2])
 
 
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 3.0}], ids=str)
+def test_a_graph_is_safe_after_a_parameter_has_moved(library: Host, options: dict[str, Any]) -> None:
+    pair = Captured(library, **options)
+    moved = pair.params[1]
+    library.engine.finish()
+    old, moved.memory = moved.memory, moved.memory.copy()
+    moved.__cuda_array_interface__ = {**moved.memory.__array_interface__, "version": 3}
+    pair.step()
+    library.engine.finish()
+    before = moved.memory.copy()
+    gc.collect()
+    pair.on_gpu.prepare_replay(pair.stream)
+    pair.graph.launch(pair.stream)
+    library.engine.finish()
+    # It works where it was captured.
+    np.testing.assert_array_equal(moved.memory, before)
+    assert (old != before).any()
+    assert pair.on_gpu._stepper.read_steps().tolist() == [3, 3, 3]
+
+
+def test_states_that_a_graph_works_on_are_kept_whatever_the_optimizer_does_with_them(library: Host) -> None:
+    pair = Captured(library)
+    memories = {one.address for placed in pair.on_gpu._params for one in placed.state.memories}
+    for placed in pair.on_gpu._params:
+        fresh = BucketState(placed.state.bucket, placed.state.engine)
+        fresh.ensure(["exp_avg", "exp_avg_sq"])
+        placed.state = fresh
+    pair.on_gpu._stepper.settle()
+    pair.on_gpu.step(pair.kept[0], stream=pair.stream)
+    gc.collect()
+    assert memories <= set(library.engine.binding.host.known)
+    pair.graph.launch(pair.stream)
+    library.engine.finish()
+
+
 def test_replays_are_counted_without_being_prepared(library: Host) -> None:
     pair = Captured(library)
     pair.on_gpu.max_grad_norm = 2.0
@@ -163,7 +199,7 @@ def test_replays_are_counted_without_being_prepared(library: Host) -> None:
 
 
 def test_only_what_was_captured_is_kept(library: Host) -> None:
-    pair = Pair(library, capturable=True)
+    pair = KeptPair(library, capturable=True)
     stream = library.stream()
 
     def memory() -> int:
@@ -213,7 +249,7 @@ def test_skipped_steps_of_an_old_graph_are_counted(library: Host) -> None:
 
 
 def test_what_a_captured_step_was_scaled_by_is_kept(library: Host) -> None:
-    pair = Pair(library, capturable=True)
+    pair = KeptPair(library, capturable=True)
     stream = library.stream()
     scaler: Any = LossScaler(pair.on_gpu, init_scale=4.0)
     kept = [pair.up(pair.gradients()) for _ in range(3)]
@@ -231,7 +267,7 @@ def test_what_a_captured_step_was_scaled_by_is_kept(library: Host) -> None:
 
 
 def test_an_optimizers_own_graph_is_refused_and_harmless_when_the_plan_has_changed(library: Host) -> None:
-    pair = Pair(library, capturable=True)
+    pair = KeptPair(library, capturable=True)
     pair.on_gpu.grads = pair.up(pair.gradients())
     graph = pair.on_gpu.graph()
     graph.replay()
@@ -258,7 +294,7 @@ def test_a_capture_of_another_kind_of_step_is_refused_before_anything_changes(li
 
 
 def test_prepared_replays_need_something_that_was_captured(library: Host) -> None:
-    pair = Pair(library, capturable=True)
+    pair = KeptPair(library, capturable=True)
     with pytest.raises(RuntimeError, match="no step was captured"):
         pair.on_gpu.prepare_replay()
     with pytest.raises(RuntimeError, match="no step was captured"):

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from cuda_cpp import build
 from cuda_cpp.host_gpu import GLOBAL, HostEngine
-from test_gpu_whole import HostArray, Pair
+from host_library import KeptPair
+from test_gpu_whole import HostArray
 
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.engines import cupy
@@ -38,7 +39,7 @@ def host(library: build.Library, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(engine=engine, binding=engine.binding)
 
 
-class Streamed(Pair):
+class Streamed(KeptPair):
     """A pair whose first steps on a stream that its library does not work on."""
 
     def __init__(self, host: Any, devices: Sequence[int] = (0, 0, 0), **options: Any) -> None:

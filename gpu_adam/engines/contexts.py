@@ -34,8 +34,7 @@ class Contexts:
 
     def on(self, device: int) -> AbstractContextManager[Any]:
         """Make a device current for a while."""
-        context = self._primary.get(device)
-        return self.within(self.primary(device) if context is None else context)
+        return self.within(self._primary.get(device) or self.primary(device))
 
     def within(self, context: int) -> AbstractContextManager[Any]:
         """Make a context current for a while."""
