@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +15,18 @@ import numpy as np
 import pytest
 from first_use import build_driver
 
-from gpu_adam.engines import caches, contexts
+from gpu_adam import rows
+from gpu_adam.arrays import ArrayRef, views
+from gpu_adam.engines import caches, contexts, driver_binding
 from gpu_adam.engines.cuda_driver import CudaDriver, DriverError
+from gpu_adam.engines.cupy import CupyBinding
 from gpu_adam.engines.driver_binding import DriverBinding
+from gpu_adam.engines.numba import NumbaBinding
+from gpu_adam.formats import FLOAT32
+from gpu_adam.layout import Device
 
-GLOBAL, THREAD_LOCAL = 0, 1
+probe = import_module("gpu_adam.arrays.probe")  # the package has a function of that name
+GLOBAL = 0
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +243,118 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory(stub: Any, binding: D
     with pytest.raises(DriverError, match="cuMemAlloc_v2 failed: CUDA_ERROR_OF_THE_STUB") as raised:
         binding.allocate(9)
     assert raised.value.status == 201  # no context
+
+
+# ---- The libraries beside it --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(stub: Any, monkeypatch: pytest.MonkeyPatch) -> CudaDriver:
+    """The driver is the machine's."""
+    driver = CudaDriver(stub)
+    own = contexts.Contexts(driver)
+    monkeypatch.setattr(driver_binding, "cuda_driver", lambda: driver)
+    monkeypatch.setattr(driver_binding, "contexts", lambda: own)
+    monkeypatch.setattr(contexts, "contexts", lambda: own)
+    monkeypatch.setattr(probe, "cuda_driver", lambda: driver)
+    return driver
+
+
+class Untouched:
+    """A library's part that must not be asked: every answer of it would make a context."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was asked")
+
+
+@pytest.mark.parametrize("name", ["cupy", "numba"])
+def test_both_engines_leave_the_libraries_out_of_it(machine: CudaDriver, stub: Any, name: str) -> None:
+    if name == "cupy":
+        cuda = SimpleNamespace(runtime=Untouched(), driver=Untouched())
+        binding: Any = CupyBinding(SimpleNamespace(cuda=cuda))
+    else:
+        binding = NumbaBinding()
+    before = [stub.stub_made(k) for k in range(4)]
+    assert (binding.processors(2), binding.capability(2)) == (132, 90)
+    with binding.on(2):
+        held = binding.allocate(10), binding.pinned(10), binding.event()
+    assert machine.current_context() == 0
+    assert [stub.stub_made(k) - before[k] for k in range(4)] == [0, 0, 1, 0]
+    del held
+    assert (stub.stub_memories(), stub.stub_events()) == (0, 0)
+
+
+class FakeArray:
+    """An array of a library that works on the current device."""
+
+    def __init__(self, machine: CudaDriver, device: int, wrong: list[int] | None = None) -> None:
+        self.machine, self.device, self.wrong = machine, SimpleNamespace(id=device), [] if wrong is None else wrong
+        self.shape, self.dtype = (3,), np.dtype(np.int64)
+
+    def _work(self, *_: Any, **__: Any) -> FakeArray:
+        if self.machine.current_device() != self.device.id:
+            self.wrong.append(self.machine.current_device())
+        return self
+
+    copy = fill = get = set = __getitem__ = __setitem__ = _work
+
+
+FakeArray.__module__ = "cupy"
+
+
+@pytest.mark.parametrize("mine", ["none", "foreign"])
+@pytest.mark.parametrize("device", [0, 2])
+def test_a_library_works_where_its_array_is(
+    machine: CudaDriver, stub: Any, monkeypatch: pytest.MonkeyPatch, device: int, mine: str
+) -> None:
+    own = stub.stub_foreign() if mine == "foreign" else 0
+    machine.set_context(own)
+    array = FakeArray(machine, device)
+    library: Any = SimpleNamespace(
+        asarray=lambda *_: array._work(),
+        argsort=lambda *_: array._work(),
+        ascontiguousarray=lambda *_: array._work(),
+        int64=None,
+    )
+    monkeypatch.setitem(sys.modules, "cupy", library)
+    before = [stub.stub_made(k) for k in range(4)]
+    there = Device("cuda", device)
+    assert views.view("cupy", there, 4096, FLOAT32, (3,), (1,), None) is array
+    assert views.copy_of("cupy", array) is array
+    views.zero(array)
+    ref = ArrayRef("cupy", there, FLOAT32, (3,), (1,), 4096, array)
+    views.assign(ref, 1.0)
+    views.snapshot(ref)
+    rows._contiguous(array)
+    rows._ranked(array, there)
+    assert array.wrong == []
+    assert machine.current_context() == own
+    assert [stub.stub_made(k) - before[k] for k in range(4) if k != device] == [0, 0, 0]
+
+
+def test_where_memory_is_is_asked_of_the_driver(machine: CudaDriver, stub: Any) -> None:
+    binding = DriverBinding(machine)
+    before = [stub.stub_made(k) for k in range(4)]
+    with binding.on(3):
+        address, owner = binding.allocate(100)
+    interface = {"shape": (5,), "typestr": "<f4", "data": (address + 40, False), "version": 3, "strides": None}
+    array = type("Array", (), {"__cuda_array_interface__": interface})()
+    assert probe.probe(array).device == Device("cuda", 3)
+    interface["data"] = (8, False)
+    with pytest.raises(ValueError, match="no GPU can be asked about it"):
+        probe.probe(array)
+    interface.update(shape=(0,), data=(0, False))
+    assert probe.probe(array).device == Device("cuda", 0)
+    with binding.on(3):
+        assert probe.probe(array).device == Device("cuda", 3)
+    assert [stub.stub_made(k) - before[k] for k in range(4)] == [0, 0, 0, 1]
+    del owner
+
+
+def test_an_empty_array_is_handed_on_without_an_address(machine: CudaDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    monkeypatch.setattr(views, "_device_view", lambda family, device, format, stretch: found.append(stretch.interface))
+    for shape, address in (((0, 3), 0), ((3, 0), 0), ((3,), 4096)):
+        ref = ArrayRef("foreign", Device("cuda"), FLOAT32, shape, (1,) * len(shape), 4096, None)
+        views._view_of(ref, "foreign")
+        assert found[-1]["data"][0] == address
