@@ -303,3 +303,47 @@ def test_prepared_replays_need_something_that_was_captured(library: Host) -> Non
 
 def test_a_released_scaling_is_the_same() -> None:
     assert Scaling().released() == Scaling()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_step_and_every_replay_counts_once(library: Host, seed: int) -> None:
+    """Several graphs, each of some parameters, replayed unprepared among steps of other parameters."""
+    rng = np.random.default_rng(seed)
+    scheduled = {"lr": lambda t: 0.1 / t} if seed % 3 == 0 else {}
+    pair = KeptPair(library, capturable=True, max_grad_norm=[None, 3.0][seed % 2], **scheduled)
+    stream = library.stream()
+    counts = np.zeros(3, np.int64)
+    graphs: list[tuple[Any, list[int]]] = []
+    kept: list[Any] = []
+
+    def step(active: list[int]) -> None:
+        arrays: list[Any] = pair.up(pair.gradients())
+        kept.append([array if k in active else None for k, array in enumerate(arrays)])
+        pair.on_gpu.step(kept[-1], stream=stream)
+
+    for _ in range(40):
+        move = rng.choice(["step", "capture", "replay", "replay", "clip", "look", "prepare"])
+        active = sorted(rng.choice(3, int(rng.integers(1, 4)), replace=False).tolist())
+        if move == "step" or (move == "capture" and not graphs):
+            step(active)
+            counts[active] += 1
+        if move == "capture":
+            step(active)  # which compiles it
+            counts[active] += 1
+            with library.captured(stream) as graph:
+                step(active)
+            graphs.append((graph, active))
+        elif move == "replay" and graphs:
+            graph, active = graphs[rng.integers(len(graphs))]
+            graph.launch(stream)
+            counts[active] += 1
+        elif move == "clip":
+            pair.on_gpu.max_grad_norm = None if pair.on_gpu.max_grad_norm else 2.0
+        elif move == "look":
+            found = pair.on_gpu.state_dict()["state"]
+            assert [found[k]["step"] if k in found else 0 for k in range(3)] == counts.tolist()
+        elif move == "prepare" and graphs:
+            pair.on_gpu.prepare_replay(stream)
+    assert pair.on_gpu._stepper.read_steps().tolist() == counts.tolist()
+    library.engine.finish()
+    assert all(np.isfinite(param.memory).all() for param in pair.params)
