@@ -168,8 +168,7 @@ class GpuOptimizer:
         steps, bound = np.zeros(0, np.int64), []
         if self._params:
             self._stepper.follow_memory()
-            self._stepper.settle()
-            steps, bound = self._stepper.steps, list(self._bound.arrays)
+            steps, bound = self._stepper.read_steps(), list(self._bound.arrays)
         structures: list[Structure] = []
         added: list[dict[str, Any]] = []
         refs: list[tuple[int, str, ArrayRef]] = []
@@ -216,6 +215,10 @@ class GpuOptimizer:
 
     def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
+        earlier = vars(self).get("_stepper")
+        if earlier is not None:
+            # What a caller has captured is not forgotten.
+            earlier.settle()
         norms = 1 + len(self.param_groups)
         self._stepper = Stepper(
             self._params,
@@ -231,6 +234,7 @@ class GpuOptimizer:
         self._devices = {one.ref.device for one in self._params}
         self._keys: list[tuple[Any, ...]] = []
         self._hyper: list[Hyperparameters] = []
+        self._captures.tell(steps)
 
     # Stepping.
 

@@ -55,7 +55,6 @@ class Stepper:
         self._averaging = averaging
         self._control = control
         self._captures = captures
-        captures.tell(steps)
         self._norms = norms
         self._pack = pack
         self._capturable = capturable
