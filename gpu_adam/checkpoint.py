@@ -200,9 +200,16 @@ def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
 
 
 @exact_casts()
-def renewed(loaded: Loaded, params: Sequence[Placed], averages: bool) -> list[Placed]:
-    """The parameters with the state that was checked, in memory of its own: nothing of the old one has changed."""
-    fresh = [replace(placed, place=placed.place if placed.has("param") else None) for placed in params]
+def renewed(loaded: Loaded, params: Sequence[Placed], averages: bool, *, keep_places: bool) -> list[Placed]:
+    """The parameters with the state that was checked, in memory of its own: nothing of the old one has changed.
+
+    Args:
+        loaded: What was checked.
+        params: The parameters with their old state.
+        averages: Whether averages are kept.
+        keep_places: Whether all keep their places in the buckets, and not only those that lie there themselves.
+    """
+    fresh = [replace(placed, place=placed.place if keep_places or placed.has("param") else None) for placed in params]
     entries = [
         (placed, arrays, bool(t or arrays))
         for placed, t, arrays in zip(fresh, loaded.steps, loaded.arrays, strict=True)
@@ -226,3 +233,10 @@ def renewed(loaded: Loaded, params: Sequence[Placed], averages: bool) -> list[Pl
             placed.write(name, value)
         placed.loaded, placed.lacks_average = stepped, averages and AVERAGE not in arrays
     return fresh
+
+
+def return_memory(old: Sequence[Placed], fresh: Sequence[Placed]) -> None:
+    """Move new state to where the old one was, which a captured graph goes on working on."""
+    pairs = {placed.state: one.state for placed, one in zip(old, fresh, strict=True) if placed.place is not None}
+    for before, now in pairs.items():
+        now.return_to(before)

@@ -28,6 +28,8 @@ class Frozen:
 
     def look(self) -> bool:
         """Whether others are frozen now than when this was last asked."""
+        if not self._tensors:
+            return False
         with plainly("torch"):
             flags = list(map(_requires_grad, self._tensors))
         if flags == self._flags:

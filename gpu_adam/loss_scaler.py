@@ -91,7 +91,12 @@ class LossScaler:
 
     def scale(self, loss: Any) -> Any:
         """The loss times the scale, which the device reads; nothing is waited for."""
-        return loss * self.current
+        optimizer = self.optimizer
+        if optimizer is None:
+            return loss * self.current
+        # The last step, which may have changed the scale, may have been on another stream.
+        with optimizer._stepper.ordered():
+            return loss * self.current
 
     def get_scale(self) -> float:
         """The scale, for which it waits."""

@@ -18,6 +18,8 @@ from . import checkpoint
 from .algorithm import Algorithm, Hyperparameters
 from .arrays import ArrayRef, assign, snapshot, to_host
 from .binding import Bound
+from .captures import Captures
+from .cohorts import Mode
 from .control import Control
 from .engines import ENGINES, Engine
 from .engines.streams import handle_of
@@ -31,7 +33,7 @@ from .members import Members
 from .placement import place
 from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
-from .schedule import Mode, Schedule
+from .schedule import Schedule
 from .settings import Limits
 from .state import AVERAGE, Placed
 from .stepper import Stepper
@@ -149,6 +151,7 @@ class GpuOptimizer:
         self._group_norms = bool(group_norms)
         self._skip_nonfinite = bool(skip_nonfinite)
         self._control = Control()
+        self._captures = Captures()
         self._is_swapped = False
         self.param_groups: list[dict[str, Any]] = []
         self._members = Members(
@@ -187,20 +190,27 @@ class GpuOptimizer:
         fresh = self._members.add(groups, self.defaults, self.param_groups)
         self._rest(np.concatenate((steps, np.zeros(len(fresh), np.int64))), [*bound, *fresh])
 
-    def _follow(self) -> None:
-        """Take up what was done to the groups and to the parameters since the last step."""
-        self._follow_groups()
-        self._stepper.follow_memory()
+    def _follow(self, capturing: bool = False) -> None:
+        """Take up what was done to the groups and to the parameters since the last step; nothing may have been while one is captured."""
+        self._follow_groups(capturing)
+        self._stepper.follow_memory(capturing)
         thawed = self._bound.thawed() if self._pack else []
+        if thawed and capturing:
+            raise RuntimeError(f"{thawed[0].label} was thawed, and a captured step cannot take it in: call step() once")
         if thawed:
             grads = self._members.pack_in(thawed, self.param_groups)
             bound = [grads.get(k, array) for k, array in enumerate(self._bound.arrays)]
             self._rest(self._stepper.read_steps(), bound)
 
-    def _follow_groups(self) -> None:
-        """Take up what was moved among the groups."""
+    def _follow_groups(self, capturing: bool = False) -> None:
+        """Take up what was moved among the groups, by which no graph goes that was captured before."""
         if self._groups.hold(self.param_groups):
             return
+        if capturing or self._is_captured:
+            raise RuntimeError(
+                "param_groups has other parameters, or in another order, than the graph that has captured a step: "
+                "put them back, or make a new optimizer"
+            )
         steps, bound = self._stepper.read_steps(), self._bound.arrays
         earlier = self._members.regroup(self.param_groups, steps)
         self._rest(
@@ -208,21 +218,37 @@ class GpuOptimizer:
             [None if k is None else bound[k] for k in earlier],
         )
 
+    @property
+    def _is_captured(self) -> bool:
+        """Whether a graph of the caller's has captured a step."""
+        schedule = self._stepper.schedule
+        return bool(self._captures) or (schedule is not None and schedule.is_captured)
+
     def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
-        vars(self).update(self._remade(self._params, steps, bound, self._control))
+        stepper = vars(self).get("_stepper")
+        if stepper is not None:
+            # What a caller has captured is not forgotten.
+            stepper.settle()
+        vars(self).update(self._remade(self._params, steps, bound))
+        self._captures.tell(steps)
 
-    def _remade(
-        self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any], control: Control
-    ) -> dict[str, Any]:
+    def _remade(self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any]) -> dict[str, Any]:
         """The attributes of an optimizer with these parameters and state; what follows from them is found again at the next step."""
-        norms = 1 + len(self.param_groups)
-        stepper = Stepper(params, steps, self._averaging, control, norms, pack=self._pack, capturable=self._capturable)
+        stepper = Stepper(
+            params,
+            steps,
+            self._averaging,
+            self._control,
+            self._captures,
+            1 + len(self.param_groups),
+            pack=self._pack,
+            capturable=self._capturable,
+        )
         keys: list[tuple[Any, ...]] = []
         hyper: list[Hyperparameters] = []
         return {
             "_params": params,
-            "_control": control,
             "_stepper": stepper,
             "_bound": Bound(params, bound, self._pack),
             "_devices": {one.ref.device for one in params},
@@ -247,7 +273,8 @@ class GpuOptimizer:
             grad_scale: What the gradients are divided by: a positive number, a 0-dimensional array, which is read on its device, or
                 a `LossScaler`, which also skips steps that are not finite. PyTorch's ``GradScaler`` hands its own over by itself.
             stream: The CUDA stream to work on: CuPy's, PyTorch's or Numba's, or its handle. By default the current stream of
-                the library that the arrays are of.
+                the library that the arrays are of. On another stream, the memory of the gradients and of ``grad_scale`` must not be
+                given to others before the step has read it: for PyTorch's tensors call their ``record_stream``.
 
         Raises:
             TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.
@@ -257,7 +284,7 @@ class GpuOptimizer:
         on = None if stream is None else handle_of(stream)
         capturing = self._check_stream(on)
         # Held until the launches are made: nobody else may hold them.
-        arrays = self._arrays(grads)
+        arrays = self._arrays(grads, capturing)
         schedule = self._prepare(arrays, grad_scale, on, capturing)
         self._stepper.run(schedule, lambda: schedule.run(on))
 
@@ -270,9 +297,9 @@ class GpuOptimizer:
         if self._is_swapped:
             raise RuntimeError("the parameters are their averages now: leave the block of averaged() first")
 
-    def _arrays(self, grads: Any) -> Sequence[Any]:
+    def _arrays(self, grads: Any, capturing: bool = False) -> Sequence[Any]:
         """One gradient or ``None`` for each parameter, of those that are given or else the bound ones."""
-        self._follow()
+        self._follow(capturing)
         if grads is not None:
             return self._groups.flatten(grads)
         arrays = self._bound.current()
@@ -350,7 +377,8 @@ class GpuOptimizer:
                 "no norm was measured since the optimizer was made, loaded or added to, or the last step measured none: "
                 "make it with max_grad_norm, inf to measure only"
             )
-        return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
+        with self._stepper.ordered():
+            return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
 
     @property
     def steps_skipped(self) -> int:
@@ -401,7 +429,8 @@ class GpuOptimizer:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step` together with other work.
 
         Only where something has changed is it needed; where a hyperparameter is a function of the step, before each replay. It then waits
-        for the device. `graph` does so by itself, without waiting.
+        for the device. `graph` does so by itself, without waiting. Graphs that were captured before the plan changed are reached as
+        well, also by the count of the steps that were made since.
 
         Args:
             stream: As for `step`: where the graph will be replayed.
@@ -410,16 +439,16 @@ class GpuOptimizer:
             RuntimeError: If no step can have been captured, or the update rule is another one now.
         """
         schedule = self._stepper.schedule
-        if schedule is None or not self._capturable:
+        if (schedule is None and not self._captures) or not self._capturable:
             raise RuntimeError("no step was captured: capturable=True, and a step before the capture")
         self._read_hyperparameters()
-        if self._stepper.schedule is not schedule:
+        on = None if stream is None else handle_of(stream)
+        same = self._stepper.schedule is schedule
+        if not (same and self._stepper.prepare_replay(self._hyper, self._limits(self._stepper.scaling), on)):
             raise RuntimeError(
                 "the update rule or what its states begin with has changed, and a graph has the old one: "
                 "capture step() again"
             )
-        on = None if stream is None else handle_of(stream)
-        self._stepper.prepare_replay(self._hyper, self._limits(self._stepper.scaling), on)
 
     # The average of the parameters.
 
@@ -428,8 +457,8 @@ class GpuOptimizer:
         r"""The average of the parameters over the steps so far, in the structure of `params`.
 
         Views of the state, in float32 (float64 for float64 parameters), which the steps go on updating: copy what is to stay. A
-        parameter without a gradient keeps its average too; of one that was never stepped it is a copy of the parameter. Asking waits
-        for the device. With
+        parameter without a gradient keeps its average too; of one that was never stepped it is a copy of the parameter. What the
+        library's current stream does next comes after the last step. With
         ``ema_decay=β`` it is :math:`\bar\theta_t / (1-\beta^t)` where :math:`\bar\theta_t = \beta \bar\theta_{t-1} +
         (1-\beta)\theta_t` (Kingma and Ba, 2014, section 7.2), with ``polyak_average=True`` the plain mean.
 
@@ -442,7 +471,9 @@ class GpuOptimizer:
             self._stepper.take_up()
         steps = self._stepper.read_steps()
         pairs = [(placed, steps[placed.index]) for placed in self._params]
-        return self._groups.build([placed.view(AVERAGE) if t else placed.copied_as(AVERAGE) for placed, t in pairs])
+        with self._stepper.ordered():
+            averages = [placed.view(AVERAGE) if t else placed.copied_as(AVERAGE) for placed, t in pairs]
+        return self._groups.build(averages)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -459,17 +490,20 @@ class GpuOptimizer:
         # The average of a parameter that was never stepped is the parameter.
         steps = self._stepper.read_steps()
         stepped = [placed for placed in self._params if steps[placed.index]]
-        kept = [snapshot(placed.ref) for placed in stepped]
+        with self._stepper.ordered():
+            kept = [snapshot(placed.ref) for placed in stepped]
         self._is_swapped = True
         try:
-            for placed in stepped:
-                assign(placed.ref, placed.view(AVERAGE))
+            with self._stepper.ordered():
+                for placed in stepped:
+                    assign(placed.ref, placed.view(AVERAGE))
             # Nobody has written to the parameters, as far as their master weights are concerned.
             self._stepper.residence.written()
             yield
         finally:
-            for placed, value in zip(stepped, kept, strict=True):
-                assign(placed.ref, value)
+            with self._stepper.ordered():
+                for placed, value in zip(stepped, kept, strict=True):
+                    assign(placed.ref, value)
             self._stepper.residence.written()
             self._is_swapped = False
 
@@ -507,8 +541,9 @@ class GpuOptimizer:
         """
         self._refuse_if_swapped()
         self._stepper.follow_memory()
-        for placed in self._params:
-            placed.reread_master()
+        with self._stepper.ordered():
+            for placed in self._params:
+                placed.reread_master()
 
     # Gradients.
 
@@ -544,7 +579,8 @@ class GpuOptimizer:
         Args:
             set_to_none: Whether a torch tensor's ``.grad`` becomes ``None``, as in PyTorch, and is not filled with zeros.
         """
-        self._bound.clear(set_to_none)
+        with self._stepper.ordered():
+            self._bound.clear(set_to_none)
 
     # Looking at it.
 
@@ -611,7 +647,8 @@ class GpuOptimizer:
         if not self._is_swapped:
             self._stepper.take_up()
         steps = self._stepper.read_steps()
-        saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
+        with self._stepper.ordered():
+            saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -634,18 +671,25 @@ class GpuOptimizer:
         loaded = checkpoint.check(
             self.algorithm, state_dict, self.param_groups, self._groups.structures, self._params, averages
         )
-        params = checkpoint.renewed(loaded, self._params, averages)
+        captured = self._is_captured
+        if captured:
+            self._stepper.settle()
+        params = checkpoint.renewed(loaded, self._params, averages, keep_places=captured)
         steps = np.array(loaded.steps, np.int64)
-        remade = self._remade(params, steps, self._bound.arrays, Control(loaded.steps_skipped))
-        changes = [
+        remade = self._remade(params, steps, self._bound.arrays)
+        changes: list[tuple[dict[str, Any], Mapping[str, Any]]] = [
             (vars(self), remade),
             (vars(self._members), {"params": params}),
+            (vars(self._control), self._control.restarted(loaded.steps_skipped)),
             *zip(self.param_groups, loaded.groups, strict=True),
         ]
         # Held until all is done: what is destroyed may run code.
         before = self._params, self._stepper
         # In C from the first to the last, so that no signal handler comes in between.
         deque(starmap(dict.update, changes), maxlen=0)
+        if captured:
+            checkpoint.return_memory(before[0], params)
+            self._captures.tell(steps)
         del before
 
     def __getstate__(self) -> dict[str, Any]:

@@ -92,9 +92,11 @@ class Residence:
                 moved.append((placed, ref))
         fresh = {placed.index: ref for placed, ref in moved}
         if moved:
+            # They are found again, unless they are taken up, which ends with another residence.
             check_apart([(placed.label, fresh.get(placed.index, placed.ref)) for placed in self._params])
-        for library in changed:
-            library.look_again()
+        else:
+            for library in changed:
+                library.look_again()
         return moved
 
     def written(self) -> list[Placed]:

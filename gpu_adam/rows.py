@@ -14,6 +14,7 @@ import numpy as np
 
 from .arrays import ArrayRef, name_of, probe_named
 from .engines import Memory, RowSums
+from .engines.contexts import on_device
 from .formats import Format
 from .layout import Device, row_major
 from .state import Placed
@@ -103,7 +104,7 @@ def _ranked(rows: Any, device: Device) -> tuple[Any, Any]:
     if device.kind != "cpu" and library == "cupy":
         import cupy
 
-        with cupy.cuda.Device(device.index):
+        with on_device(device.index):
             rows = cupy.asarray(rows, cupy.int64)
             order = cupy.argsort(rows)  # stable, as CuPy's only kind
             return rows[order], order
@@ -131,7 +132,8 @@ def _contiguous(values: Any) -> Any:
     if type(values).__module__.partition(".")[0] == "cupy":
         import cupy
 
-        return cupy.ascontiguousarray(values)
+        with on_device(values.device.id):
+            return cupy.ascontiguousarray(values)
     return values
 
 

@@ -24,7 +24,7 @@ class Scalar:
         device: Where.
         address: Its address.
         format: The place of its format in `gpu_adam.formats.FORMATS`.
-        array: The array, which keeps the memory alive.
+        array: The array, which keeps the memory alive; ``None`` where only the place is remembered.
     """
 
     device: Device
@@ -48,6 +48,17 @@ class Scaling:
     scale_at: Scalar | None = None
     found_at: Scalar | None = None
     scaler: LossScaler | None = None
+
+    def released(self) -> Scaling:
+        """The same with the places of its numbers alone, so that their memory may go to others once the step is queued."""
+        if self.scale_at is None and self.found_at is None:
+            return self
+        scale, found = self.scale_at, self.found_at
+        return replace(
+            self,
+            scale_at=None if scale is None else replace(scale, array=None),
+            found_at=None if found is None else replace(found, array=None),
+        )
 
     @property
     def on_device(self) -> bool:

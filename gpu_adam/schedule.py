@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters, coefficients
-from .arrays import Family, counts_versions
+from .arrays import Family, copying_stream, counts_versions, current_stream
+from .cohorts import Mode, cohorts_of, ranges_of, slots_of
+from .counts import SharedCounts
 from .engines import Engine, Memory, Program, Replay
-from .formats import Format
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .kernels.row import ROW_WORDS
@@ -20,28 +23,12 @@ from .launches import schedule
 from .layout import Device
 from .packing import merge_packed
 from .plan import ROLES, Launch, Plan, Table, Task
-from .prologue import Gradient, MeasureTable, Prologue, leaves_of
+from .prologue import Gradient, MeasureTable, Prologue
 from .scaling import Scaling
 from .settings import WINDOW_ENTRIES, Cohort, Limits, Settings
 from .state import Placed
 
 _GRAD = ROLES.index("grad")
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How a step comes to its coefficients.
-
-    Attributes:
-        on_device: Whether a prologue computes them on the device, because the host does not know whether the last steps were skipped,
-            how the gradients are scaled, or when a graph will be replayed.
-        measures: Whether the prologue measures the gradients first.
-        by_group: Whether it measures each group's as well.
-    """
-
-    on_device: bool = False
-    measures: bool = False
-    by_group: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +68,7 @@ class Schedule:
         active: The parameters that have gradients, as what picks them out of an array.
         first: The first of them; ``None`` where there is none.
         tensors: Those of them that are torch's and count their versions.
+        shared_counts: Where the steps are counted, if other schedules count there too.
     """
 
     def __init__(
@@ -98,7 +86,8 @@ class Schedule:
         self._hyper = hyperparameters
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
         self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
-        self._cohorts, self._cohort_of = _cohorts(active, steps)
+        self._members = [placed.index for placed in active]
+        self._cohorts, self._cohort_of = cohorts_of(active, steps)
         self._records = [] if mode.on_device else self._fresh_records()
         self._rows = {
             working.name: np.zeros(
@@ -107,8 +96,8 @@ class Schedule:
             for working in {cohort.working for cohort in self._cohorts}
         }
         self.first = active[0].ref if active else None
-        slots = _slots(active, gradients) if mode.measures else [0]
-        ranges = _ranges(active, slots, mode, len(hyperparameters))
+        slots = slots_of(active, gradients) if mode.measures else [0]
+        ranges = ranges_of(active, slots, mode, len(hyperparameters))
         self._settings = Settings(self._cohorts, ranges) if mode.on_device else None
         self._unsent = False
         self._shards: list[_Shard] = []
@@ -135,6 +124,8 @@ class Schedule:
             family = active[members[0]].ref.family
             self._shards.append(_Shard(device, engine, launches, family, prologue, measured))
         states = {id(placed.state): placed.state for placed in params if placed.place is not None}
+        # A graph of the caller's may go on working there when the parameters have got other states.
+        self._held = [state.memories for state in states.values()]
         prologues = tuple(shard.prologue for shard in self._shards if shard.prologue is not None)
         launches = tuple(launch for shard in self._shards for launch in shard.launches)
         self.plan = Plan(tuple(state.bucket for state in states.values()), prologues, launches)
@@ -142,6 +133,7 @@ class Schedule:
         self.tensors = tuple(tensor for tensor in tensors if counts_versions(tensor))
         self._counts = np.array([steps[cohort.first] for cohort in self._cohorts], np.int64)
         self._programs: list[Program] = []
+        self.shared_counts: SharedCounts | None = None
 
     @property
     def is_flat(self) -> bool:
@@ -153,10 +145,29 @@ class Schedule:
         """The engine of each device."""
         return {shard.device: shard.engine for shard in self._shards}
 
-    def load(self, controls: Mapping[Device, Memory]) -> None:
-        """Compile what the launches need and bring their tables to the devices."""
+    @property
+    def cohorts(self) -> list[tuple[int, ...]]:
+        """For each cohort the numbers of its parameters."""
+        members: list[list[int]] = [[] for _ in self._cohorts]
+        for index, cohort in zip(self._members, self._cohort_of, strict=True):
+            members[cohort].append(index)
+        return list(map(tuple, members))
+
+    def load(self, controls: Mapping[Device, Memory], shared: SharedCounts | None = None) -> None:
+        """Compile what the launches need and bring their tables to the devices.
+
+        Args:
+            controls: The control words of each device.
+            shared: Where the steps are counted; ``None`` for memory of the schedule's own.
+        """
+        self.shared_counts = shared
+        if shared is not None:
+            shared.take(self.cohorts, self._counts)
+        memory = None if shared is None else shared.memory
         self._programs = [
-            shard.engine.load(shard.launches, shard.device, shard.prologue, controls.get(shard.device), self._counts)
+            shard.engine.load(
+                shard.launches, shard.device, shard.prologue, controls.get(shard.device), self._counts, memory
+            )
             for shard in self._shards
         ]
 
@@ -270,6 +281,8 @@ class Schedule:
             return
         # Until it is sent: a function that raises comes in between.
         self._unsent |= self._settings.update(hyperparameters, self._averaging, scaling, limits)
+        # Nobody says how often a graph that counts there was replayed.
+        wait = wait or (self.shared_counts is not None and self.shared_counts.is_captured)
         if self._settings.is_scheduled and self._programs:
             counts, behind = (self._programs[0].counts(), 0) if wait else self._programs[0].recent_counts()
             if behind >= WINDOW_ENTRIES:
@@ -318,61 +331,40 @@ class Schedule:
 
         return [on_stream(shard, program.graph()) for shard, program in zip(self._shards, self._programs, strict=True)]
 
+    def ordered(self) -> AbstractContextManager[Any]:
+        """A block: what the arrays' libraries copy in it, each on its stream, comes after the last step and before the next one."""
+        stack = ExitStack()
+        for program, shard in zip(self._programs, self._shards, strict=True):
+            stack.enter_context(program.ordered(copying_stream(shard.family, shard.device)))
+        return stack
+
+    def finish(self) -> None:
+        """Have the host wait until all steps are done."""
+        for program in self._programs:
+            program.finish()
+
     def settle(self, steps: NDArray[np.int64]) -> None:
         """Read back the step counts that the device kept, for which it waits."""
-        if self.mode.on_device and self._programs:
+        if self.shared_counts is not None:
+            self.shared_counts.collect(steps)
+        elif self.mode.on_device and self._programs:
             steps[self.active] = self._programs[0].counts()[self._cohort_of]
 
+    # Of a step that a caller has captured.
 
-def _cohorts(active: Sequence[Placed], steps: NDArray[np.int64]) -> tuple[list[Cohort], list[int]]:
-    """The cohorts, and for each parameter the number of its own."""
-    cohorts: dict[tuple[int, Format, int], Cohort] = {}
-    numbers: dict[tuple[int, Format, int], int] = {}
-    rows: dict[Format, int] = {}
-    cohort_of = []
-    for placed in active:
-        working = placed.ref.format.working
-        key = (placed.group, working, int(steps[placed.index]))
-        if key not in cohorts:
-            cohorts[key] = Cohort(placed.group, working, rows.get(working, 0), placed.index)
-            numbers[key] = len(numbers)
-            rows[working] = rows.get(working, 0) + 1
-        cohort_of.append(numbers[key])
-    return list(cohorts.values()), cohort_of
+    @property
+    def is_captured(self) -> bool:
+        """Whether a caller's graph may run this schedule at any time."""
+        return any(program.is_captured for program in self._programs)
 
+    def fits(self, hyperparameters: Sequence[Hyperparameters]) -> bool:
+        """Whether these can be sent to it: the compiled rules are still theirs."""
+        groups = {cohort.group for cohort in self._cohorts}
+        return all(hyperparameters[group].rule == self._hyper[group].rule for group in groups)
 
-def _slots(active: Sequence[Placed], gradients: Gradients) -> list[int]:
-    """The first leaf's slot of each gradient, and at the end the number of slots."""
-    slots = [0]
-    for placed in active:
-        operand = gradients.operand(placed.index)
-        slots.append(slots[-1] + leaves_of(0 if operand is None else operand.size))
-    return slots
-
-
-def _ranges(active: Sequence[Placed], slots: Sequence[int], mode: Mode, groups: int) -> list[tuple[int, int]]:
-    """The ranges of slots whose sums are asked for: all of them, then each group's."""
-    if not mode.measures:
-        return []
-    ranges = [(0, slots[-1])]
-    if mode.by_group:
-        for group in range(groups):
-            members = [k for k, placed in enumerate(active) if placed.group == group]
-            ranges.append((slots[members[0]], slots[members[-1] + 1]) if members else (0, 0))
-    return ranges
-
-
-def current_stream(family: Family, device: Device) -> int | None:
-    """The stream that a library's user works on, as a handle; ``None`` for a CPU, and to leave the choice to the engine."""
-    if device.kind == "cpu":
-        return None
-    if family == "torch":
-        import torch
-
-        return int(torch.cuda.current_stream(device.index).cuda_stream)
-    if family == "cupy":
-        import cupy
-
-        with cupy.cuda.Device(device.index):
-            return int(cupy.cuda.get_current_stream().ptr)
-    return None
+    def tell(self, steps: NDArray[np.int64]) -> None:
+        """Go on from the parameters' step counts, which graphs have changed."""
+        if self.shared_counts is not None:
+            self.shared_counts.tell(steps)
+            for program in self._programs:
+                program.counts()  # so that the host knows them as well

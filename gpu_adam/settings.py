@@ -99,7 +99,8 @@ class Settings:
             self._hyper = hyper
         if (scaling, limits) != self._header:
             self._write_header(scaling, limits)
-            self._header = (scaling, limits)
+            # Held, the memory of one step's numbers would not be that of the next one's, and the words would change in every step.
+            self._header = (scaling.released(), limits)
         return changed
 
     def update_windows(self, counts: Sequence[int], behind: int) -> None:

@@ -54,9 +54,23 @@ class BucketState:
         fresh.ensure(names)
         return fresh
 
+    def return_to(self, earlier: BucketState) -> None:
+        """Move the arrays into the memory that those of the same bucket had earlier; what is only there becomes zero."""
+        for name, memory in earlier._memories.items():
+            own = self._memories.get(name)
+            if own is not memory:
+                values = np.zeros(memory.nbytes, np.uint8) if own is None else self.engine.download(own, 0, own.nbytes)
+                self.engine.upload(memory, 0, values)
+                self._memories[name] = memory
+
     def has(self, name: str) -> bool:
         """Whether this array is there."""
         return name in self._memories
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """The memory of all arrays that are there."""
+        return tuple(self._memories.values())
 
     def address(self, name: str, place: int) -> int:
         """The address of one element of an array; 0 where the array is not there."""
@@ -74,7 +88,8 @@ class BucketState:
         """One parameter's share, in the parameter's shape and of its library."""
         memory = self._memories[name]
         strides = state_strides(like)
-        address = self.address(name, segment.start)
+        # An empty share begins at the end of the memory where it is the last one, and nobody knows that address.
+        address = self.address(name, segment.start if segment.size else 0)
         return view(like.family, self.bucket.device, address, self.format(name), like.shape, strides, memory.owner)
 
     @exact_casts()

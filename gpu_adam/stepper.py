@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
-from .arrays import Lifetime, to_host
+from .arrays import Lifetime, current_stream, to_host
+from .captures import Captures
+from .cohorts import Mode
 from .control import Control
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .parameters import Residence
 from .placement import place
 from .scaling import UNSCALED, Scaling
-from .schedule import Mode, Schedule, current_stream
+from .schedule import Schedule
 from .settings import Limits
 from .state import Placed
 
@@ -31,7 +33,7 @@ class Stepper:
         params: The parameters.
         steps: Their step counts, as far as the host knows them; see `settle`.
         schedule: The last step's; ``None`` before the first, and after a change.
-        scaling: How the last step's gradients were scaled.
+        scaling: How the last step's gradients were scaled; released once it is queued, unless something may still read its numbers.
         residence: Where the parameters were seen.
     """
 
@@ -41,6 +43,7 @@ class Stepper:
         steps: NDArray[np.int64],
         averaging: Averaging,
         control: Control,
+        captures: Captures,
         norms: int,
         *,
         pack: bool,
@@ -53,9 +56,11 @@ class Stepper:
         self._averaging = averaging
         self._control = control
         self._first: list[Placed] = []
+        self._captures = captures
         self._norms = norms
         self._pack = pack
         self._capturable = capturable
+        self._keeps_scaling = False
         self._reset()
 
     def _reset(self) -> None:
@@ -96,9 +101,14 @@ class Stepper:
             )
         return capturing
 
-    def follow_memory(self) -> None:
-        """Take up what was done to the parameters' memory since the last step."""
+    def follow_memory(self, capturing: bool = False) -> None:
+        """Take up what was done to the parameters' memory since the last step; nothing may have been while a step is captured."""
         moved = self.residence.moved()
+        if moved and capturing:
+            raise RuntimeError(
+                f"{moved[0][0].label} of a captured step lies elsewhere than in the step before, which compiled it: "
+                "call step() once before the capture"
+            )
         written = self.residence.written()
         if moved:
             self.settle()
@@ -107,10 +117,12 @@ class Stepper:
             self._reset()
         self._reread([*written, *(placed for placed, _ in moved)])
 
-    def _reread(self, params: Iterable[Placed]) -> None:
-        for placed in params:
-            if not placed.loaded:  # else right before its next step
-                placed.reread_master()
+    def _reread(self, params: Sequence[Placed]) -> None:
+        # Those whose state was loaded are looked at right before their next step.
+        with self.ordered() if params else nullcontext():
+            for placed in params:
+                if not placed.loaded:
+                    placed.reread_master()
 
     def take_up(self) -> None:
         """As `follow_memory`, for somebody who reads the state.
@@ -124,8 +136,9 @@ class Stepper:
 
     def begin_averages(self) -> None:
         """Have the averages that a loaded state lacks be the parameters as they are now."""
-        for placed in self.params:
-            placed.begin_average()
+        with self.ordered():
+            for placed in self.params:
+                placed.begin_average()
 
     def prepare(
         self,
@@ -151,12 +164,11 @@ class Stepper:
             capturing: Whether it is being captured.
         """
         self._take_gradients(arrays, keep, stream, capturing)
-        schedule = self._scheduled(hyper, mode)
+        schedule = self._scheduled(hyper, mode, capturing)
         if self._gradients.has_rows and stream is not None:
             raise ValueError("gradients of rows are sorted on the current stream: make stream= the current one")
         if not capturing:
             schedule.prepare(self.steps, hyper, scaling, limits, stream)
-            self.scaling = scaling
         elif self._first:
             raise RuntimeError(
                 "parameters whose state was loaded are read before they are stepped, which cannot be captured: "
@@ -167,14 +179,23 @@ class Stepper:
                 "the gradients of a captured step are scaled otherwise than those of the step before: "
                 "call step() once with the same grad_scale before the capture"
             )
+        self.scaling = scaling
+        # On a stream that is not the library's own, it would give freed memory out again too early.
+        self._keeps_scaling = stream is not None
         if self._gradients.has_rows:
             schedule.sum_rows()
         return schedule
 
-    def prepare_replay(self, hyper: Sequence[Hyperparameters], limits: Limits, stream: int | None) -> None:
-        """Send the hyperparameters of now to the device, which has run steps without the host."""
+    def prepare_replay(self, hyper: Sequence[Hyperparameters], limits: Limits, stream: int | None) -> bool:
+        """Send the hyperparameters of now to the device, which has run steps without the host, also for graphs of earlier plans.
+
+        Returns:
+            Whether there is a graph that they can be sent to.
+        """
+        fits = self._captures.prepare(self.read_steps(), hyper, limits, stream) if self._captures else False
         if self.schedule is not None:
             self.schedule.prepare(self.steps, hyper, self.scaling, limits, stream, wait=True)
+        return fits or self.schedule is not None
 
     def _take_gradients(self, arrays: Sequence[Any], keep: bool, stream: int | None, capturing: bool) -> None:
         again = self._gradients.holds(arrays)
@@ -198,13 +219,23 @@ class Stepper:
             if not fits:
                 self.settle()
 
-    def _scheduled(self, hyper: Sequence[Hyperparameters], mode: Mode) -> Schedule:
+    def _scheduled(self, hyper: Sequence[Hyperparameters], mode: Mode, capturing: bool) -> Schedule:
         if self.schedule is not None and self.schedule.mode != mode:
+            if capturing:
+                raise RuntimeError(
+                    "a captured step clips, skips or measures otherwise than the step before, which compiled it: "
+                    "call step() once before the capture"
+                )
             self.settle()
         if self.schedule is None:
+            # Graphs of earlier plans may have been replayed since these were taken over.
+            self.read_steps()
             self._begin_states(hyper)
             schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
-            schedule.load(self._control.ensure(schedule.engines, self._norms) if mode.on_device else {})
+            controls = self._control.ensure(schedule.engines, self._norms) if mode.on_device else {}
+            # A step on several devices cannot be captured, nor can one on a CPU.
+            may_be_captured = self._capturable and len(self._lanes) == len(schedule.engines) == 1
+            schedule.load(controls, self._captures.counts_for(schedule) if may_be_captured else None)
             active = (placed for placed in self.params if self._gradients.operand(placed.index) is not None)
             self._first = [placed for placed in active if placed.loaded]
             self.schedule = schedule
@@ -248,15 +279,32 @@ class Stepper:
         while self._first:
             placed = self._first.pop()
             placed.loaded = placed.lacks_average = False
+        if self.scaling.on_device and not (self._keeps_scaling or schedule.is_captured):
+            self.scaling = self.scaling.released()
 
     def settle(self) -> None:
-        """Take the step counts over from the device, for which it waits, and forget the schedule."""
+        """Take the step counts over from the device, for which it waits, and forget the schedule.
+
+        All steps are then done: what is read or written next need not be ordered after them.
+        """
         schedule, self.schedule = self.schedule, None
         if schedule is not None:
+            schedule.finish()
             schedule.settle(self.steps)
+        self._captures.collect(self.steps)
+        if schedule is not None and schedule.is_captured:
+            self._captures.keep(schedule, self.scaling)
+        self._captures.tell(self.steps)
 
     def read_steps(self) -> NDArray[np.int64]:
         """The parameters' step counts, for which it waits where the device keeps them."""
         if self.schedule is not None:
             self.schedule.settle(self.steps)
+        if self._captures.collect(self.steps) and self.schedule is not None:
+            self.schedule.tell(self.steps)
+        self._captures.tell(self.steps)
         return self.steps
+
+    def ordered(self) -> AbstractContextManager[Any]:
+        """A block: what the arrays' libraries copy in it comes after the last step, on whichever stream, and before the next one."""
+        return self.schedule.ordered() if self._lanes and self.schedule is not None else nullcontext()

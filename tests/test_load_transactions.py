@@ -119,6 +119,7 @@ def test_an_interrupt_at_any_line_finds_the_old_state_or_the_new_one() -> None:
             sys.settrace(tracing)
         return ran
 
+    optimizer.load_state_dict(old)
     total = interrupted_at(0)
     assert total > 1000
     found = []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gpu_adam.engines.streams import handle_of
+from gpu_adam.arrays import copying_stream, current_stream
+from gpu_adam.engines.streams import handle_of, numba_stream
+from gpu_adam.layout import Device
 
 
 class Speaks:
@@ -39,6 +42,29 @@ def test_streams_of_every_library(stream: Any, handle: int) -> None:
 def test_what_is_no_stream(stream: Any) -> None:
     with pytest.raises(TypeError, match="must be a CUDA stream of CuPy, PyTorch or Numba, or its handle"):
         handle_of(stream)
+
+
+@pytest.mark.parametrize(("told", "handle"), [(None, 0), ("0", 0), ("", 0), ("1", 2)])
+def test_numbas_stream_is_the_one_that_its_driver_takes_0_for(
+    told: str | None, handle: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM"
+    monkeypatch.delenv(name, raising=False)
+    if told is not None:
+        monkeypatch.setenv(name, told)
+    assert numba_stream() == handle
+    assert copying_stream("numba", Device("cuda", 1)) == handle
+    assert current_stream("numba", Device("cuda", 1)) is None
+
+
+def test_cupys_stream_is_asked_for_by_the_devices_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    cuda = SimpleNamespace(get_current_stream=lambda device: asked.append(device) or SimpleNamespace(ptr=40 + device))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    for find in (current_stream, copying_stream):
+        assert find("cupy", Device("cuda", 2)) == 42
+        assert find("numpy", Device("cpu")) is None
+    assert asked == [2, 2]
 
 
 @pytest.mark.gpu

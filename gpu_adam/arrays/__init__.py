@@ -6,6 +6,7 @@ from .kinds import name_of
 from .ordinary import counts_versions, ordinary_tensors
 from .overlap import Occupied
 from .probe import ArrayRef, Family, probe, probe_named, reach
+from .streams import copying_stream, current_stream
 from .traits import Lifetime, Seen, plainly, seen, traits_of
 from .views import assign, copy_of, snapshot, to_host, view, zero
 
@@ -17,7 +18,9 @@ __all__ = [
     "Seen",
     "assign",
     "copy_of",
+    "copying_stream",
     "counts_versions",
+    "current_stream",
     "name_of",
     "ordinary_tensors",
     "plainly",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..engines import EngineUnavailable, gpu_engine
+from ..engines.cuda_driver import cuda_driver
 from ..formats import Format, format_named, format_of, unsupported
 from ..layout import Device, row_major
 from . import dlpack
@@ -189,21 +190,17 @@ def _cuda_array_interface(array: Any) -> tuple[ArrayRef, bool]:
 
 
 def _device_of(array: Any, address: int) -> int:
-    """The GPU that holds the memory at an address, asked of whichever library is there."""
+    """The GPU that holds the memory at an address."""
     own = getattr(array, "device", None)
     if isinstance(getattr(own, "id", None), int):
         return own.id  # type: ignore[union-attr,no-any-return]
     context = getattr(getattr(array, "gpu_data", None), "context", None)
     if context is not None:  # a Numba device array
         return int(context.device.id)
-    cupy = sys.modules.get("cupy")
     try:
-        if cupy is not None and address:
-            return int(cupy.cuda.runtime.pointerGetAttributes(address).device)
-        from numba import cuda
-
-        return int(cuda.current_context().device.id)
-    except Exception as error:  # the libraries' errors have no class in common
+        driver = cuda_driver()
+        return driver.device_of(address) if address else driver.current_device()
+    except (OSError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         try:
             gpu_engine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..casting import exact_casts
+from ..engines.contexts import on_device
 from ..formats import BFLOAT16, Format
 from ..layout import Device
 from .kinds import check_numpy
@@ -77,7 +79,7 @@ def _device_view(family: Family, device: Device, format: Format, stretch: _Stret
     if family == "torch":
         import torch
 
-        with ordinary_tensors():
+        with ordinary_tensors(), on_device(device.index):
             tensor = torch.as_tensor(stretch, device=f"cuda:{device.index}")
             return tensor.view(torch.bfloat16) if format is BFLOAT16 else tensor
     if family in ("cupy", "foreign"):
@@ -87,12 +89,12 @@ def _device_view(family: Family, device: Device, format: Format, stretch: _Stret
             if family == "cupy":
                 raise
         else:
-            with cupy.cuda.Device(device.index):
+            with on_device(device.index):
                 array = cupy.asarray(stretch)
             return array.view(format.dtype) if format is BFLOAT16 else array
     from numba import cuda
 
-    with cuda.gpus[device.index]:
+    with on_device(device.index):
         return cuda.as_cuda_array(stretch, sync=False)
 
 
@@ -101,18 +103,35 @@ def copy_of(family: Family, array: Any) -> Any:
     if family == "torch":
         with ordinary_tensors():
             return array.clone()
-    if hasattr(array, "copy_to_host"):
-        from numba import cuda
+    with _where_it_is(array):
+        if hasattr(array, "copy_to_host"):
+            from numba import cuda
 
-        fresh = cuda.device_array_like(array)
-        fresh.copy_to_device(array)
-        return fresh
-    return array.copy(order="K")
+            fresh = cuda.device_array_like(array)
+            fresh.copy_to_device(array)
+            return fresh
+        return array.copy(order="K")
 
 
 def snapshot(ref: ArrayRef) -> Any:
     """A copy of anybody's array, on its device."""
-    return copy_of(ref.family, view(ref.family, ref.device, ref.address, ref.format, ref.shape, ref.strides, ref.array))
+    return copy_of(ref.family, _view_of(ref, ref.family))
+
+
+def _view_of(ref: ArrayRef, family: Family) -> Any:
+    """Anybody's array, as one of a library."""
+    # Where there is no element, the GPUs' protocol wants no address: the array's own may be one past the end of its library's memory.
+    address = 0 if 0 in ref.shape and ref.device.kind != "cpu" else ref.address
+    return view(family, ref.device, address, ref.format, ref.shape, ref.strides, ref.array)
+
+
+def _where_it_is(array: Any) -> AbstractContextManager[Any]:
+    """Make the GPU current that an array of CuPy's or Numba's is on, where these libraries work; nothing for other arrays."""
+    own = getattr(array, "device", None)
+    if own is None:
+        own = getattr(getattr(getattr(array, "gpu_data", None), "context", None), "device", None)
+    index = getattr(own, "id", None)
+    return on_device(index) if isinstance(index, int) else nullcontext()
 
 
 @exact_casts()
@@ -121,16 +140,16 @@ def assign(to: ArrayRef, value: Any) -> None:
     if to.family == "torch":
         to.array.detach().copy_(value)
     elif to.family in ("numpy", "cupy"):
-        to.array[...] = value
+        with _where_it_is(to.array):
+            to.array[...] = value
     else:
-        place = view(to.family, to.device, to.address, to.format, to.shape, to.strides, to.array)
+        place = _view_of(to, to.family)
         host = to_host(value).astype(to.format.dtype)
         if to.device.kind == "cpu":
             place[...] = host
-        elif hasattr(place, "set"):
-            place.set(host)
         else:
-            place.copy_to_device(host)
+            with _where_it_is(place):
+                (place.set if hasattr(place, "set") else place.copy_to_device)(host)
 
 
 def to_host(array: Any) -> NDArray[Any]:
@@ -145,13 +164,14 @@ def to_host(array: Any) -> NDArray[Any]:
         return array
     ref = probe(array)
     if ref.device.kind == "cpu":
-        found = view("numpy", ref.device, ref.address, ref.format, ref.shape, ref.strides, array)
+        found = _view_of(ref, "numpy")
         return found  # type: ignore[no-any-return]
     if ref.family == "torch":
         return to_host(array.detach().cpu())
     if not hasattr(array, "copy_to_host") and not hasattr(array, "get"):
-        array = view("foreign", ref.device, ref.address, ref.format, ref.shape, ref.strides, array)
-    host: NDArray[Any] = array.copy_to_host() if hasattr(array, "copy_to_host") else array.get()
+        array = _view_of(ref, "foreign")
+    with _where_it_is(array):
+        host: NDArray[Any] = array.copy_to_host() if hasattr(array, "copy_to_host") else array.get()
     # Numba has no bfloat16 and hands over the words.
     return host.view(ref.format.dtype)
 
@@ -160,7 +180,9 @@ def zero(array: Any) -> None:
     """Fill an array with zeros, in place."""
     if hasattr(array, "zero_"):
         array.detach().zero_()
-    elif hasattr(array, "fill"):
-        array.fill(0)
     else:
-        array[...] = 0
+        with _where_it_is(array):
+            if hasattr(array, "fill"):
+                array.fill(0)
+            else:
+                array[...] = 0

@@ -7,6 +7,7 @@ same launches and the same tables (`gpu_adam.plan`) and return the same bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -136,6 +137,20 @@ class Program(Protocol):
             RuntimeError: On a CPU, which has no graphs.
         """
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether the caller has captured runs, whose graph may be replayed at any time: then the program must not go away."""
+
+    def finish(self) -> None:
+        """Have the host wait until all runs are done."""
+
+    def ordered(self, stream: int | None = None) -> AbstractContextManager[None]:
+        """A block: what is queued in it on the stream comes after the last run and before the next one.
+
+        Args:
+            stream: As for `run`; while it is being captured, nothing is done.
+        """
+
 
 class Replay(Protocol):
     """A captured graph."""
@@ -177,6 +192,7 @@ class Engine(Protocol):
         prologue: Prologue | None = None,
         control: Memory | None = None,
         counts: NDArray[np.int64] | None = None,
+        counts_memory: Memory | None = None,
     ) -> Program:
         """Compile what the launches need and bring their tables to the device.
 
@@ -186,6 +202,7 @@ class Engine(Protocol):
             prologue: What comes before them; ``None`` where the host gives the coefficients.
             control: The device's control words (`gpu_adam.kernels.prologue`), of all programs that it ever has.
             counts: The cohorts' step counts so far.
+            counts_memory: Where on the device to keep them, together with other programs that count the same; by default by itself.
         """
 
 

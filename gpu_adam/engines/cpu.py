@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -86,8 +87,9 @@ class CpuEngine:
         prologue: Prologue | None = None,
         control: Memory | None = None,
         counts: NDArray[np.int64] | None = None,
+        counts_memory: Memory | None = None,
     ) -> CpuProgram:
-        """Compile what the launches need."""
+        """Compile what the launches need; counts are shared with graphs only, which a CPU has none of."""
         first = None
         if prologue is not None and control is not None and counts is not None:
             first = _Prologue(prologue, control, counts, self.pool)
@@ -139,6 +141,15 @@ class CpuProgram:
     def graph(self) -> Replay:
         """Refused: a CPU has no graphs."""
         raise RuntimeError("a CPU has no CUDA graphs: call step()")
+
+    is_captured = False
+
+    def finish(self) -> None:
+        """Nothing to do: a run returns when it is done."""
+
+    def ordered(self, stream: int | None = None) -> AbstractContextManager[None]:
+        """Nothing to do, for the same reason."""
+        return nullcontext()
 
 
 class _Prologue:

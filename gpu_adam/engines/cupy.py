@@ -1,28 +1,21 @@
-"""The CuPy engine: the CUDA C++ kernels, in CuPy's memory and on CuPy's current stream.
+"""The CuPy engine: the CUDA C++ kernels, on CuPy's current stream.
 
-CuPy serves as the binding to CUDA's runtime and driver. It compiles nothing here (see `gpu_adam.engines.nvrtc`).
+CuPy serves as the binding to CUDA for launches, copies and graphs. It compiles nothing here (see `gpu_adam.engines.nvrtc`), and memory,
+events and contexts are the driver's own (see `gpu_adam.engines.driver_binding`).
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from . import EngineUnavailable, driver, nvrtc
+from .driver_binding import DriverBinding
 from .gpu import GpuEngine
 from .gpu_binding import Call
 from .gpu_kernels import Kernel
-from .staging import Event
-
-_OUT_OF_MEMORY = 2
-"""``cudaErrorMemoryAllocation``."""
 
 
 @cache
@@ -65,26 +58,6 @@ class CupyEngine(GpuEngine["CupyBinding"]):
 
 
 @dataclass(frozen=True)
-class CupyEvent:
-    """See `gpu_adam.engines.staging.Event`."""
-
-    runtime: Any
-    event: Any
-
-    def record(self, stream: int) -> None:
-        """Mark this place in the stream."""
-        self.runtime.eventRecord(self.event.ptr, stream)
-
-    def synchronize(self) -> None:
-        """Have the host wait until the place is reached."""
-        self.runtime.eventSynchronize(self.event.ptr)
-
-    def hold(self, stream: int) -> None:
-        """Have what follows in ``stream`` wait until the place is reached."""
-        self.runtime.streamWaitEvent(stream, self.event.ptr)
-
-
-@dataclass(frozen=True)
 class CupyGraph:
     """See `gpu_adam.engines.gpu_binding.Graph`."""
 
@@ -97,35 +70,14 @@ class CupyGraph:
         self.runtime.graphLaunch(self.graph.graphExec, stream)
 
 
-class CupyBinding:
+class CupyBinding(DriverBinding):
     """CUDA as CuPy offers it, every call checked; see `gpu_adam.engines.gpu_binding.Binding`."""
 
     def __init__(self, cupy: Any) -> None:
+        super().__init__()
         self._cuda = cupy.cuda
         self._runtime = cupy.cuda.runtime
         self._driver = cupy.cuda.driver
-        self._free_pool = cupy.get_default_memory_pool().free_all_blocks
-
-    @contextmanager
-    def on(self, device: int) -> Iterator[None]:
-        """Make a device current for a while."""
-        before = self._runtime.getDevice()
-        if before == device:
-            yield
-            return
-        self._runtime.setDevice(device)
-        try:
-            yield
-        finally:
-            self._runtime.setDevice(before)
-
-    def processors(self, device: int) -> int:
-        """Multiprocessors of a device."""
-        return int(self._runtime.deviceGetAttribute(self._runtime.cudaDevAttrMultiProcessorCount, device))
-
-    def capability(self, device: int) -> int:
-        """Ten times the compute capability of a device."""
-        return int(self._cuda.Device(device).compute_capability)
 
     def stream(self, stream: int | None) -> int:
         """The handle of the stream to work on: CuPy's current one unless another is given."""
@@ -134,26 +86,6 @@ class CupyBinding:
     def is_capturing(self, stream: int) -> bool:
         """Whether the stream is being captured in a graph."""
         return bool(self._runtime.streamIsCapturing(stream))
-
-    def allocate(self, nbytes: int) -> tuple[int, Any]:
-        """New zeroed memory on the current device: its address, and what keeps it alive."""
-        # Not from CuPy's pool, which gives freed memory out again in the order of the stream that it was taken on, while a kernel on
-        # another stream may still be using it; cudaFree waits for that.
-        nbytes = max(nbytes, 1)
-        try:
-            memory = self._cuda.Memory(nbytes)
-        except self._runtime.CUDARuntimeError as error:
-            if error.status != _OUT_OF_MEMORY:
-                raise
-            # What the pools hold and nobody uses may be enough.
-            self._free_pool()
-            if "torch" in sys.modules:
-                sys.modules["torch"].cuda.empty_cache()
-            memory = self._cuda.Memory(nbytes)
-        self._runtime.memset(memory.ptr, 0, nbytes)
-        # The caller's stream need not wait for the default stream that the zeros are written on.
-        self._runtime.streamSynchronize(0)
-        return memory.ptr, memory
 
     def wait(self) -> None:
         """Have the host wait for all that is queued on the current device."""
@@ -166,17 +98,6 @@ class CupyBinding:
         stream = self.stream(stream)
         self.copy(to, source, nbytes, stream)
         self._runtime.streamSynchronize(stream)
-
-    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Page-locked host memory; the array keeps it alive."""
-        # Not from CuPy's pool either, for the same reason.
-        nbytes = max(nbytes, 1)
-        memory = self._cuda.PinnedMemoryPointer(self._cuda.PinnedMemory(nbytes), 0)
-        return np.frombuffer(memory, np.uint8, nbytes)
-
-    def event(self) -> Event:
-        """A new event."""
-        return CupyEvent(self._runtime, self._cuda.Event(disable_timing=True))
 
     def copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
         """Queue a copy between any device's memory and page-locked host memory, in any direction."""

@@ -104,6 +104,7 @@ class GpuEngine(Generic[SomeBinding]):
         prologue: Prologue | None = None,
         control: Memory | None = None,
         counts: NDArray[np.int64] | None = None,
+        counts_memory: Memory | None = None,
     ) -> GpuProgram:
         """Compile what the launches need and bring their tables to the device."""
         cuda = self._cuda
@@ -117,7 +118,7 @@ class GpuEngine(Generic[SomeBinding]):
                 if control is None or counts is None:
                     raise ValueError("a prologue needs control words and step counts")
                 function = self._function(PrologueKernel(prologue.rule), device.index)
-                begin = GpuPrologue(self, cuda, staging, function, prologue, control, counts)
+                begin = GpuPrologue(self, cuda, staging, function, prologue, control, counts, counts_memory)
             program = GpuProgram(self, cuda, device, staging, launches, functions, begin)
         for launch in launches:
             if launch.specialization.family == "rows":

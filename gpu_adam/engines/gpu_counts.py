@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..layout import Device
-from . import Engine
+from . import Engine, Memory
 from .gpu_binding import Binding
 from .staging import SLOTS, Staging
 
@@ -19,12 +19,19 @@ class StepCounts:
     """
 
     def __init__(
-        self, engine: Engine, cuda: Binding, device: Device, staging: Staging, counts: NDArray[np.int64]
+        self,
+        engine: Engine,
+        cuda: Binding,
+        device: Device,
+        staging: Staging,
+        counts: NDArray[np.int64],
+        memory: Memory | None = None,
     ) -> None:
+        """Write the first counts, into memory of others with which they are shared or else into new memory."""
         self._engine = engine
         self._cuda = cuda
         self._staging = staging
-        self._memory = engine.allocate(device, counts.nbytes)
+        self._memory = memory or engine.allocate(device, counts.nbytes)
         engine.upload(self._memory, 0, np.ascontiguousarray(counts))
         self._places = cuda.pinned(SLOTS * counts.nbytes)[: SLOTS * counts.nbytes].view(np.int64).reshape(SLOTS, -1)
         self._noted: list[tuple[int, int] | None] = [None] * SLOTS

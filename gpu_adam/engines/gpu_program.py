@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -158,6 +159,38 @@ class GpuProgram:
         table = self._launches[launch].table
         assert table is not None
         return table.pointers[role], self._tables[launch].address + table.pointer_words(role).start * WORD
+
+    # Beside the runs.
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the caller has captured runs, whose graph may be replayed at any time."""
+        return self._is_captured
+
+    def finish(self) -> None:
+        """Have the host wait until all runs are done."""
+        with self._cuda.on(self._device.index):
+            self._cuda.wait()
+
+    @contextmanager
+    def ordered(self, stream: int | None = None) -> Iterator[None]:
+        """A block: what is queued in it on the stream comes after the last run and before the next one."""
+        with self._cuda.on(self._device.index):
+            stream = self._cuda.stream(stream)
+            # In a capture nothing from outside can be waited for.
+            free = not self._cuda.is_capturing(stream)
+            apart = free and self._staging.is_elsewhere(stream)
+            if apart:
+                self._staging.follow(stream)
+        try:
+            yield
+        finally:
+            with self._cuda.on(self._device.index) if free else nullcontext():
+                if apart:
+                    self._staging.end_step()
+                elif free:
+                    # The next step may go on elsewhere.
+                    self._staging.prolong_step()
 
     # Where a prologue computes the coefficients.
 

@@ -41,6 +41,7 @@ class GpuPrologue:
         plan: Prologue,
         control: Memory,
         counts: NDArray[np.int64],
+        counts_memory: Memory | None = None,
     ) -> None:
         self.plan = plan
         self._cuda = cuda
@@ -51,7 +52,7 @@ class GpuPrologue:
         self._control = control
         self.table, self._partials, self.settings = (memory.address for memory in self._memories)
         engine.upload(self._memories[0], 0, words)
-        self.counts = StepCounts(engine, cuda, device, staging, counts)
+        self.counts = StepCounts(engine, cuda, device, staging, counts, counts_memory)
         # The rows of all cohorts, those of other devices' parameters and of empty ones too.
         self.coefficients = {
             working.name: engine.allocate(device, plan.cohorts * ROW_WORDS * working.itemsize)
@@ -73,8 +74,8 @@ class GpuPrologue:
         # Of this device's sums: when they are there, and who is still reading those of the last step.
         self._measured, self._gathered = cuda.event(), cuda.event()
         self._readers: list[Event] = []
-        # Freeing memory waits for its own device only.
-        finalize(self, _wait, self._readers)
+        # Freeing memory waits for its own device only. When the process ends nothing is freed.
+        finalize(self, _wait, cuda, device.index, self._readers).atexit = False
 
     def require_alone(self) -> None:
         """Raise unless all gradients are on this device."""
@@ -102,6 +103,8 @@ class GpuPrologue:
             other._readers.append(self._gathered)
 
 
-def _wait(events: Sequence[Event]) -> None:
-    for event in events:
-        event.synchronize()
+def _wait(cuda: Binding, device: int, events: Sequence[Event]) -> None:
+    if events:
+        with cuda.on(device):
+            for event in events:
+                event.synchronize()

@@ -1,15 +1,13 @@
 """The ``numba`` engine: the Numba CUDA kernels, for people without CuPy.
 
-Numba compiles and gives memory; launches and copies go to the driver directly, with arguments that are laid out once, because
-Numba's own launch takes them apart again each time. Its compiler is in `nvvm.py`.
+Numba compiles; launches and copies go to the driver directly, with arguments that are laid out once, because Numba's own launch takes
+them apart again each time. So do memory, events and contexts (see `gpu_adam.engines.driver_binding`). Numba's compiler is in `nvvm.py`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,14 +15,14 @@ from typing import Any
 from weakref import finalize
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import EngineUnavailable, driver
+from .driver_binding import DriverBinding
 from .gpu import GpuEngine
 from .gpu_binding import Call
 from .gpu_kernels import Kernel
 from .nvvm import compile_kernel, numba_cuda, package_version
-from .staging import Event
+from .streams import numba_stream
 
 
 @cache
@@ -58,25 +56,6 @@ class NumbaEngine(GpuEngine["NumbaBinding"]):
         return compile_kernel(kernel, divmod(capability, 10))
 
 
-@dataclass(frozen=True)
-class NumbaEvent:
-    """See `gpu_adam.engines.staging.Event`."""
-
-    event: Any
-
-    def record(self, stream: int) -> None:
-        """Mark this place in the stream."""
-        _driver("cuEventRecord", self.event.handle, stream)
-
-    def synchronize(self) -> None:
-        """Have the host wait until the place is reached."""
-        _driver("cuEventSynchronize", self.event.handle)
-
-    def hold(self, stream: int) -> None:
-        """Have what follows in ``stream`` wait until the place is reached."""
-        _driver("cuStreamWaitEvent", stream, self.event.handle, 0)
-
-
 class NumbaGraph:
     """See `gpu_adam.engines.gpu_binding.Graph`."""
 
@@ -90,45 +69,16 @@ class NumbaGraph:
         _driver("cuGraphLaunch", self._executable, stream)
 
 
-class NumbaBinding:
-    """CUDA as Numba and ``cuda.bindings`` offer it, every call checked; see `gpu_adam.engines.gpu_binding.Binding`."""
-
-    def __init__(self) -> None:
-        from numba import cuda
-
-        self._cuda = cuda
-
-    def on(self, device: int) -> AbstractContextManager[Any]:
-        """Make a device current for a while."""
-        gpu: AbstractContextManager[Any] = self._cuda.gpus[device]
-        return gpu
-
-    def processors(self, device: int) -> int:
-        """Multiprocessors of a device."""
-        return int(self._cuda.gpus[device].MULTIPROCESSOR_COUNT)
-
-    def capability(self, device: int) -> int:
-        """Ten times the compute capability of a device."""
-        major, minor = self._cuda.gpus[device].compute_capability[:2]
-        return 10 * int(major) + int(minor)
+class NumbaBinding(DriverBinding):
+    """CUDA as ``cuda.bindings`` offers it, every call checked; see `gpu_adam.engines.gpu_binding.Binding`."""
 
     def stream(self, stream: int | None) -> int:
         """The handle of the stream to work on: the default one, which Numba's launches take too, unless another is given."""
-        return stream or 0
+        return stream or numba_stream()
 
     def is_capturing(self, stream: int) -> bool:
         """Whether the stream is being captured in a graph."""
         return int(_driver("cuStreamIsCapturing", stream)) != 0
-
-    def allocate(self, nbytes: int) -> tuple[int, Any]:
-        """New zeroed memory on the current device: its address, and what keeps it alive."""
-        nbytes = max(nbytes, 1)
-        owner = self._cuda.device_array(nbytes, np.uint8)
-        address = int(owner.__cuda_array_interface__["data"][0])
-        _driver("cuMemsetD8Async", address, 0, nbytes, 0)
-        # The caller's stream need not wait for the default stream that the zeros are written on.
-        _driver("cuStreamSynchronize", 0)
-        return address, owner
 
     def wait(self) -> None:
         """Have the host wait for all that is queued on the current device."""
@@ -140,15 +90,6 @@ class NumbaBinding:
         self.wait()
         self.copy(to, source, nbytes, self.stream(stream))
         _driver("cuStreamSynchronize", self.stream(stream))
-
-    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Page-locked host memory; the array keeps it alive."""
-        memory: NDArray[np.uint8] = self._cuda.pinned_array(max(nbytes, 1), np.uint8)
-        return memory
-
-    def event(self) -> Event:
-        """A new event."""
-        return NumbaEvent(self._cuda.event(timing=False))
 
     def copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
         """Queue a copy between any device's memory and page-locked host memory, in any direction."""

@@ -87,6 +87,15 @@ class Staging:
             self._stream = stream
         self._is_open = True
 
+    def is_elsewhere(self, stream: int) -> bool:
+        """Whether the last step ran in another stream."""
+        return stream != self._stream
+
+    def prolong_step(self) -> None:
+        """Say that what is queued in the stream by now belongs to the step that was ended last."""
+        if self.turn and not self._is_open and self._stream is not None:
+            self._events[(self.turn - 1) % SLOTS].record(self._stream)
+
     def end_step(self) -> None:
         """Say that a step's last kernel is queued: its slot is free when the device comes to this place."""
         # Recorded now and not when the stream changes: by then the caller may have destroyed the old stream.

@@ -1,22 +1,32 @@
 """GPUs made of host memory: the GPU engines as they are shipped, above a binding whose kernels are g++'s and whose streams are lists.
 
 A stream's work is done as late as CUDA allows, when somebody waits for it, so that host memory which is overwritten while a copy from
-it is queued shows as wrong numbers. What CUDA forbids, and what would be wrong on a real GPU only now and then, is an error: work on
-another device than the current one, copies from memory that is not pinned, and in a capture all but kernels and copies.
+it is queued shows as wrong numbers. What CUDA forbids, and what would be wrong on a real GPU only now and then, is an error: work in no
+context or on another device than the current one, copies from memory that is not pinned, work in memory that has been given back, and
+beside a capture what would spoil it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, Protocol
-from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_adam.engines.cuda_driver import (
+    CAPABILITY_MAJOR,
+    CAPABILITY_MINOR,
+    MULTIPROCESSORS,
+    OUT_OF_MEMORY,
+    RELAXED,
+    DriverError,
+)
+from gpu_adam.engines.driver_binding import DriverBinding
 from gpu_adam.engines.gpu import GpuEngine
 from gpu_adam.engines.gpu_binding import Call
 from gpu_adam.engines.gpu_kernels import Kernel
@@ -33,6 +43,20 @@ class Kernels(Protocol):
         """What runs a kernel, given its grid, its block and the address of its arguments' addresses."""
 
 
+class Recording(list[Work]):
+    """The work that a stream is given while it is captured.
+
+    Attributes:
+        invalid: What somebody did that CUDA does not allow beside the capture.
+    """
+
+    def __init__(self, mode: int) -> None:
+        super().__init__()
+        self.mode = mode
+        self.thread = threading.get_ident()
+        self.invalid: str | None = None
+
+
 class HostStreams:
     """Streams whose work waits until it is asked for, or is recorded where a stream is being captured.
 
@@ -41,10 +65,11 @@ class HostStreams:
 
     def __init__(self) -> None:
         self.queues: dict[int, list[Work]] = {}
-        self.recordings: dict[int, list[Work]] = {}
+        self.recordings: dict[int, Recording] = {}
 
     def queue(self, stream: int, work: Work) -> None:
-        self.recordings.get(stream, self.queues.setdefault(stream, [])).append(work)
+        recording = self.recordings.get(stream)
+        (self.queues.setdefault(stream, []) if recording is None else recording).append(work)
 
     def finish(self, stream: int, count: int | None = None) -> None:
         """Do the first ``count`` pieces of work of a stream, by default all."""
@@ -62,30 +87,168 @@ class HostStreams:
         assert not self.recordings, f"{what} while a stream is being captured"
 
 
+GLOBAL, THREAD_LOCAL = 0, 1
+"""Modes of a capture and of a thread, beside ``RELAXED``."""
+
+
+class HostDriver:
+    """See `gpu_adam.engines.cuda_driver.CudaDriver`: contexts, memory and events of GPUs made of host memory.
+
+    Attributes:
+        streams: The streams of all devices.
+        made: Devices whose primary context has been made.
+        allocations: Stretches of memory that were asked for, pinned ones too.
+        waits: Times that the host had to wait.
+        known: The memory that is there, by its address.
+        room: Bytes that are left, where a test says so.
+    """
+
+    def __init__(self) -> None:
+        self.streams = HostStreams()
+        self.made: list[int] = []
+        self.allocations = 0
+        self.waits = 0
+        self.known: dict[int, NDArray[np.uint8]] = {}
+        self.room: int | None = None
+        self._events: dict[int, HostEvent] = {}
+        self._handles = count(1)
+        self._homes: dict[int, int] = {}
+        self._own = threading.local()
+
+    # Contexts: that of a device is 1,000 more than its number, and all above 2,000 are foreign ones, of device 0.
+
+    @property
+    def device(self) -> int:
+        """The device of the current context; 0 where there is none, as CUDA's runtime says."""
+        context = self.current_context()
+        return context - 1000 if 1000 <= context < 2000 else 0
+
+    def current_context(self) -> int:
+        return getattr(self._own, "context", 0)
+
+    def set_context(self, context: int) -> None:
+        self._own.context = context
+
+    def primary_context(self, device: int) -> int:
+        if device not in self.made:
+            self.made.append(device)
+        return 1000 + device
+
+    def exchange_capture_mode(self, mode: int) -> int:
+        before = getattr(self._own, "mode", GLOBAL)
+        self._own.mode = mode
+        return before
+
+    def attribute(self, number: int, device: int) -> int:
+        return {MULTIPROCESSORS: 4, CAPABILITY_MAJOR: 0, CAPABILITY_MINOR: 0}[number]
+
+    def require_context(self, what: str) -> None:
+        assert 1000 <= self.current_context() < 2000, f"{what} in no device's primary context"
+
+    def unsafe(self, what: str) -> None:
+        """Fail, and spoil the captures in progress, where CUDA does."""
+        for recording in self.streams.recordings.values():
+            if getattr(self._own, "mode", GLOBAL) == RELAXED or recording.mode == RELAXED:
+                continue
+            if recording.mode == GLOBAL or recording.thread == threading.get_ident():
+                recording.invalid = what
+                raise DriverError(f"{what} failed: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", 900)
+
+    # Memory.
+
+    def allocate(self, nbytes: int) -> int:
+        return self._allocate("cuMemAlloc", np.zeros(nbytes, np.uint8))
+
+    def allocate_host(self, nbytes: int) -> int:
+        return self._allocate("cuMemHostAlloc", np.full(nbytes, 0xA5, np.uint8))
+
+    def _allocate(self, what: str, memory: NDArray[np.uint8]) -> int:
+        # Of that very size, so that AddressSanitizer sees an access past the end.
+        self.require_context(what)
+        self.unsafe(what)
+        if self.room is not None:
+            if memory.nbytes > self.room:
+                raise DriverError(f"{what} failed: CUDA_ERROR_OUT_OF_MEMORY", OUT_OF_MEMORY)
+            self.room -= memory.nbytes
+        self.allocations += 1
+        self.known[memory.ctypes.data] = memory
+        return memory.ctypes.data
+
+    def free(self, address: int) -> None:
+        self.require_context("cuMemFree")
+        self.unsafe("cuMemFree")
+        # It waits for the device.
+        self.streams.finish_all()
+        memory = self.known.pop(address)
+        if self.room is not None:
+            self.room += memory.nbytes
+
+    free_host = free
+
+    def free_bytes(self) -> int:
+        return self.room or 0
+
+    def clear(self, address: int, nbytes: int) -> None:
+        ctypes.memset(address, 0, nbytes)
+
+    def is_known(self, address: int, nbytes: int) -> bool:
+        return any(begin <= address and address + nbytes <= begin + m.nbytes for begin, m in list(self.known.items()))
+
+    # Streams and events.
+
+    def key(self, stream: int) -> int:
+        """A stream of the current device, as its queue is called."""
+        if stream == 0:
+            return -self.device
+        home = self._homes.setdefault(stream, self.device)
+        assert home == self.device, f"stream {stream} of device {home} is used on device {self.device}"
+        return stream
+
+    def create_event(self) -> int:
+        self.require_context("cuEventCreate")
+        self.unsafe("cuEventCreate")
+        handle = next(self._handles)
+        self._events[handle] = HostEvent(self)
+        return handle
+
+    def destroy_event(self, event: int) -> None:
+        self.unsafe("cuEventDestroy")
+        del self._events[event]
+
+    def record_event(self, event: int, stream: int) -> None:
+        self._events[event].record(stream)
+
+    def synchronize_event(self, event: int) -> None:
+        self._events[event].synchronize()
+
+    def hold_stream(self, stream: int, event: int) -> None:
+        self._events[event].hold(stream)
+
+
 class HostEvent:
     """A place in a stream, known by a flag that a piece of work sets."""
 
-    def __init__(self, binding: HostBinding) -> None:
-        self.binding = binding
-        self.device = binding.device
+    def __init__(self, driver: HostDriver) -> None:
+        self.driver = driver
+        self.device = driver.device
         self.stream = 0
         self.reached = [True]
 
     def record(self, stream: int) -> None:
-        assert self.device == self.binding.device, "an event is recorded on its own device"
+        assert self.device == self.driver.device, "an event is recorded on its own device"
         reached = [False]
-        self.stream, self.reached = self.binding.key(stream), reached
-        assert self.stream not in self.binding.streams.recordings, "an event is recorded in a capture"
-        self.binding.streams.queue(self.stream, lambda: reached.__setitem__(0, True))
+        self.stream, self.reached = self.driver.key(stream), reached
+        assert self.stream not in self.driver.streams.recordings, "an event is recorded in a capture"
+        self.driver.streams.queue(self.stream, lambda: reached.__setitem__(0, True))
 
     def synchronize(self) -> None:
-        self.binding.streams.refuse_capture("an event is waited for")
-        self.binding.waits += not self.reached[0]
-        _wait(self.binding.streams, self.stream, self.reached)
+        self.driver.streams.refuse_capture("an event is waited for")
+        self.driver.waits += not self.reached[0]
+        _wait(self.driver.streams, self.stream, self.reached)
 
     def hold(self, stream: int) -> None:
-        other, reached, streams = self.stream, self.reached, self.binding.streams
-        key = self.binding.key(stream)
+        other, reached, streams = self.stream, self.reached, self.driver.streams
+        key = self.driver.key(stream)
         assert key not in streams.recordings, "a capture waits for an event from outside"
         streams.queue(key, lambda: _wait(streams, other, reached))
 
@@ -108,41 +271,42 @@ class HostGraph:
             self.binding.streams.queue(self.binding.key(stream), work)
 
 
-class HostBinding:
-    """See `gpu_adam.engines.gpu_binding.Binding`.
+class HostBinding(DriverBinding):
+    """See `gpu_adam.engines.gpu_binding.Binding`; what goes to the driver is the shipped part, over a `HostDriver`.
 
     Attributes:
-        device: The current device.
-        allocations: Stretches of memory that were asked for, pinned ones too.
-        waits: Times that the host had to wait.
+        current: The stream that a library's user works on.
         launches: Kernels and graphs that were queued.
     """
 
     def __init__(self, library: Kernels) -> None:
+        super().__init__(HostDriver())  # type: ignore[arg-type]
         self.library = library
-        self.streams = HostStreams()
         self.current = 0
-        self.device = 0
-        self.allocations = 0
-        self.waits = 0
         self.launches = 0
-        self._homes: dict[int, int] = {}
-        self._known: dict[int, int] = {}
         self._handles = count(1 << 20)
 
-    @contextmanager
-    def on(self, device: int) -> Iterator[None]:
-        before, self.device = self.device, device
-        try:
-            yield
-        finally:
-            self.device = before
+    @property
+    def host(self) -> HostDriver:
+        driver: Any = self.driver
+        assert isinstance(driver, HostDriver)
+        return driver
 
-    def processors(self, device: int) -> int:
-        return 4
+    @property
+    def streams(self) -> HostStreams:
+        return self.host.streams
 
-    def capability(self, device: int) -> int:
-        return 0
+    @property
+    def device(self) -> int:
+        return self.host.device
+
+    @property
+    def allocations(self) -> int:
+        return self.host.allocations
+
+    @property
+    def waits(self) -> int:
+        return self.host.waits
 
     def function(self, binary: bytes, symbol: str) -> Any:
         return self.device, self.library.kernel(symbol)
@@ -152,76 +316,70 @@ class HostBinding:
 
     def key(self, stream: int) -> int:
         """A stream of the current device, as its queue is called."""
-        if stream == 0:
-            return -self.device
-        home = self._homes.setdefault(stream, self.device)
-        assert home == self.device, f"stream {stream} of device {home} is used on device {self.device}"
-        return stream
+        return self.host.key(stream)
 
     def is_capturing(self, stream: int) -> bool:
         return self.key(stream) in self.streams.recordings
 
-    def allocate(self, nbytes: int) -> tuple[int, Any]:
-        # Of that very size, so that AddressSanitizer sees an access past the end.
-        owner = self._new(np.zeros(max(nbytes, 1), np.uint8))
-        return owner.ctypes.data, owner
-
-    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        return self._new(np.full(max(nbytes, 1), 0xA5, np.uint8))
-
-    def _new(self, memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        self.streams.refuse_capture("memory is allocated")
-        self.allocations += 1
-        self._known[memory.ctypes.data] = memory.nbytes
-        finalize(memory, self._free, memory.ctypes.data).atexit = False
-        return memory
-
-    def _free(self, address: int) -> None:
-        # As cudaFree, which waits for the device.
-        self.streams.finish_all()
-        self._known.pop(address, None)
-
     def wait(self) -> None:
         self.streams.refuse_capture("the device is waited for")
-        self.waits += any(self.streams.queues.values())
+        self.host.waits += any(self.streams.queues.values())
         self.streams.finish_all()
 
     def exchange(self, to: int, source: int, nbytes: int, stream: int | None) -> None:
+        self.host.require_context("a copy")
         self.wait()
         ctypes.memmove(to, source, nbytes)
 
-    def event(self) -> HostEvent:
-        return HostEvent(self)
-
     def copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
+        self.host.require_context("a copy")
         for address in (to, source):
             assert self._is_known(address, nbytes), "a copy from or to memory that is neither pinned nor a device's"
-        self.streams.queue(self.key(stream), lambda: ctypes.memmove(to, source, nbytes) and None)
+
+        def work() -> None:
+            # Also when a graph does it, long after it was captured.
+            assert self._is_known(to, nbytes), "a copy to memory that has been given back"
+            assert self._is_known(source, nbytes), "a copy from memory that has been given back"
+            ctypes.memmove(to, source, nbytes)
+
+        self.streams.queue(self.key(stream), work)
 
     def _is_known(self, address: int, nbytes: int) -> bool:
-        return any(begin <= address and address + nbytes <= begin + size for begin, size in self._known.items())
+        return self.host.is_known(address, nbytes)
 
     def launch(self, call: Call, stream: int) -> None:
+        self.host.require_context("a kernel's launch")
         device, kernel = call.function
         assert device == self.device, "a kernel of another device"
         self.launches += 1
-        self.streams.queue(self.key(stream), lambda: kernel(call.grid, call.block, call.parameters))
+        # A graph keeps a copy of the arguments.
+        kept = Call(call.function, call.grid, call.block, call._values.tolist())
+        memories = [begin for begin in call._values.tolist() if begin in self.host.known]
+
+        def work() -> None:
+            gone = [begin for begin in memories if begin not in self.host.known]
+            assert not gone, "a kernel works in memory that has been given back"
+            kernel(kept.grid, kept.block, kept.parameters)
+
+        self.streams.queue(self.key(stream), work)
 
     def capture(self, work: Callable[[int], None]) -> HostGraph:
         stream = next(self._handles)
-        with self.captured(stream) as graph:
+        with self.captured(stream, THREAD_LOCAL) as graph:
             work(stream)
         return graph
 
     @contextmanager
-    def captured(self, stream: int) -> Iterator[HostGraph]:
+    def captured(self, stream: int, mode: int = GLOBAL) -> Iterator[HostGraph]:
         """Capture what a stream is given in a block."""
         key = self.key(stream)
-        graph = HostGraph(self, self.streams.recordings.setdefault(key, []))
+        recording = self.streams.recordings.setdefault(key, Recording(mode))
+        graph = HostGraph(self, recording)
         try:
             yield graph
         finally:
             del self.streams.recordings[key]
+        assert recording.invalid is None, f"the capture is spoilt: {recording.invalid} in its course"
 
 
 class HostEngine(GpuEngine[HostBinding]):
