@@ -20,6 +20,7 @@ from .kernels.prologue import (
     SCALER_WORDS,
     WORD,
 )
+from .tracing import untraced
 
 if TYPE_CHECKING:
     from .optimizer import GpuOptimizer
@@ -58,6 +59,7 @@ class LossScaler:
         (512.0, 1, True)
     """
 
+    @untraced
     def __init__(
         self,
         optimizer: GpuOptimizer,
@@ -92,10 +94,12 @@ class LossScaler:
         """The loss times the scale, which the device reads; nothing is waited for."""
         return loss * self.current
 
+    @untraced
     def get_scale(self) -> float:
         """The scale, for which it waits."""
         return float(self.state_dict()["scale"])
 
+    @untraced
     def state_dict(self) -> dict[str, Any]:
         """The state, with the keys of PyTorch's GradScaler; it waits for the device."""
         words = self._engine.download(self._memory, 0, SCALER_WORDS * WORD)
@@ -109,6 +113,7 @@ class LossScaler:
         )
         return dict(zip(_KEYS, values, strict=True))
 
+    @untraced
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's GradScaler.
 
@@ -126,6 +131,7 @@ class LossScaler:
         # A copy would lie in the same memory, or belong to no optimizer.
         raise TypeError("a LossScaler is not copied: make another, and load this one's state_dict() into it")
 
+    @untraced
     def __repr__(self) -> str:
         state = ", ".join(f"{key.lstrip('_')}={value!r}" for key, value in self.state_dict().items())
         return f"LossScaler({state})"

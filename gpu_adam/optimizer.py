@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import checkpoint
 from .algorithm import Algorithm, Hyperparameters
+from .amp import HandedOver, handed_over
 from .arrays import ArrayRef, assign, snapshot, to_host
 from .binding import Bound
 from .control import Control
@@ -31,6 +32,7 @@ from .settings import Limits
 from .state import Placed
 from .stepper import Stepper
 from .structure import Structure, read_structure
+from .tracing import untraced
 
 
 class Options(TypedDict, total=False):
@@ -93,6 +95,7 @@ class GpuOptimizer:
 
     algorithm: ClassVar[Algorithm]
 
+    @untraced
     def __init__(
         self,
         params: Any,
@@ -148,6 +151,7 @@ class GpuOptimizer:
 
     # Groups.
 
+    @untraced
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters, whose own step count starts at 0.
 
@@ -224,8 +228,12 @@ class GpuOptimizer:
     # Stepping.
 
     _step_supports_amp_scaling = True
-    """PyTorch's GradScaler then leaves unscaling and skipping to the step."""
+    """PyTorch's GradScaler then leaves unscaling and skipping to the step, and hands over two tensors for it."""
 
+    grad_scale: Any = HandedOver()
+    found_inf: Any = HandedOver()
+
+    @untraced
     def step(self, grads: Any = None, *, grad_scale: Any = None, stream: Any = None) -> None:
         """Update every parameter that has a gradient.
 
@@ -304,9 +312,8 @@ class GpuOptimizer:
         return Mode(on_device, measures, measures and self._group_norms)
 
     def _scaling(self, grad_scale: Any) -> Scaling:
-        # The two attributes are how PyTorch's GradScaler hands over its tensors.
-        given = getattr(self, "grad_scale", None) if grad_scale is None else grad_scale
-        found = getattr(self, "found_inf", None)
+        handed, found = handed_over(self)
+        given = handed if grad_scale is None else grad_scale
         if given is None and found is None:
             return UNSCALED
         if isinstance(given, LossScaler) and given.optimizer is not self:
@@ -316,6 +323,7 @@ class GpuOptimizer:
         return scaling_of(given, found, self._devices)
 
     @property
+    @untraced
     def grad_norm(self) -> Any:
         """The global norm of the last step's gradients, unscaled and before clipping, where it was measured.
 
@@ -328,6 +336,7 @@ class GpuOptimizer:
         return self._norms(0, ())
 
     @property
+    @untraced
     def group_grad_norms(self) -> Any:
         """The norm of each group, as an array like `grad_norm` of one dimension; with ``group_norms=True``."""
         if not self._group_norms:
@@ -344,6 +353,7 @@ class GpuOptimizer:
         return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
 
     @property
+    @untraced
     def steps_skipped(self) -> int:
         """How many steps were skipped so far; asking waits for the device."""
         return self._control.skipped
@@ -355,6 +365,7 @@ class GpuOptimizer:
 
     # Graphs.
 
+    @untraced
     def graph(self, grad_scale: Any = None) -> StepGraph:
         """A step with the bound gradients as a CUDA graph, to be replayed.
 
@@ -388,6 +399,7 @@ class GpuOptimizer:
         for replay in graph.replays:
             self._stepper.run(schedule, partial(replay, on))
 
+    @untraced
     def prepare_replay(self, stream: Any = None) -> None:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step` together with other work.
 
@@ -415,6 +427,7 @@ class GpuOptimizer:
     # The average of the parameters.
 
     @property
+    @untraced
     def averaged_params(self) -> Any:
         r"""The average of the parameters over the steps so far, in the structure of `params`.
 
@@ -438,6 +451,15 @@ class GpuOptimizer:
             RuntimeError: If the optimizer keeps no average. Inside the block, for another such block, a step, and all else that would
                 change the parameters or take them for what they are not.
         """
+        kept = self._swap_in()
+        try:
+            yield
+        finally:
+            self._swap_back(kept)
+
+    @untraced
+    def _swap_in(self) -> list[Any]:
+        """Make the parameters their averages; what they were."""
         self._require_average()
         self._refuse_if_swapped()
         self._stepper.follow_memory()
@@ -449,12 +471,17 @@ class GpuOptimizer:
                 assign(placed.ref, placed.view("average"))
             # Nobody has written to the parameters, as far as their master weights are concerned.
             self._stepper.residence.written()
-            yield
-        finally:
-            for placed, value in zip(self._params, kept, strict=True):
-                assign(placed.ref, value)
-            self._stepper.residence.written()
-            self._is_swapped = False
+        except BaseException:
+            self._swap_back(kept)
+            raise
+        return kept
+
+    @untraced
+    def _swap_back(self, kept: Sequence[Any]) -> None:
+        for placed, value in zip(self._params, kept, strict=True):
+            assign(placed.ref, value)
+        self._stepper.residence.written()
+        self._is_swapped = False
 
     def _begin_averages(self) -> None:
         """Of a parameter that was never stepped, and may have been loaded since, the average is the parameter."""
@@ -491,6 +518,7 @@ class GpuOptimizer:
             self._stepper.settle()
         self._keys, self._hyper = keys, hyper
 
+    @untraced
     def reread_params(self) -> None:
         """Take up 16-bit parameters that were written to by hand since the last step.
 
@@ -505,11 +533,13 @@ class GpuOptimizer:
     # Gradients.
 
     @property
+    @untraced
     def params(self) -> Any:
         """The arrays that are updated, in the structure in which they were given; with groups, a list of these."""
         return self._groups.build([placed.ref.array for placed in self._params])
 
     @property
+    @untraced
     def grads(self) -> Any:
         """The bound gradients, in the structure of `params`; with ``pack=True`` views of the buckets, for torch tensors their ``.grad``.
 
@@ -519,6 +549,7 @@ class GpuOptimizer:
         return self._groups.build(self._bound.current(self._stepper.residence))
 
     @grads.setter
+    @untraced
     def grads(self, grads: Any) -> None:
         arrays = self._groups.flatten(grads)
         if self._pack:
@@ -529,6 +560,7 @@ class GpuOptimizer:
         self._bound.arrays = arrays
         self._stepper.look_again()
 
+    @untraced
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the bound gradients.
 
@@ -542,6 +574,7 @@ class GpuOptimizer:
     # Looking at it.
 
     @property
+    @untraced
     def plan(self) -> Plan:
         """The schedule of the last step, or of the next one where none was yet, with buckets, launches and bytes moved; printable.
 
@@ -557,6 +590,7 @@ class GpuOptimizer:
         mode, steps = self._mode(UNSCALED), self._stepper.steps
         return Schedule(self._params, like, steps, self._hyper, self._averaging, mode).plan
 
+    @untraced
     def __repr__(self) -> str:
         groups = "".join(
             f"\n  group {number}: {len(group['params'])} parameters, "
@@ -587,6 +621,7 @@ class GpuOptimizer:
 
     # State.
 
+    @untraced
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, in the layout of PyTorch's optimizer of the same name.
 
@@ -601,6 +636,7 @@ class GpuOptimizer:
         saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
 
+    @untraced
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's optimizer of the same name; the next step is then the same to the bit.
 
@@ -617,6 +653,7 @@ class GpuOptimizer:
         self._control.skipped = loaded.steps_skipped
         self._rest(self._stepper.steps, self._bound.arrays)
 
+    @untraced
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_if_swapped()
         groups = zip(self.param_groups, self._groups.structures, strict=True)
@@ -632,6 +669,7 @@ class GpuOptimizer:
             "bound": list(self._bound.current(self._stepper.residence) if self._pack else self._bound.arrays),
         }
 
+    @untraced
     def __setstate__(self, saved: dict[str, Any]) -> None:
         common = {key: saved["defaults"][key] for key in ("decoupled_weight_decay", "maximize")}
         own = {key: value for key, value in saved["defaults"].items() if key not in common}
