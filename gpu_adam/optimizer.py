@@ -22,8 +22,9 @@ from .engines.streams import handle_of
 from .graph import StepGraph
 from .groups import Groups, is_groups
 from .hyperparameters import Averaging
+from .layout import Device
 from .loss_scaler import LossScaler
-from .parameters import check_apart, param_ref
+from .parameters import Apart, param_ref
 from .placement import place
 from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
@@ -147,6 +148,8 @@ class GpuOptimizer:
         self.param_groups: list[dict[str, Any]] = []
         self._groups = Groups(is_groups(params))
         self._params: list[Placed] = []
+        self._apart = Apart()
+        self._devices: set[Device] = set()
         self._add([dict(group) for group in params] if self._groups.grouped else [{"params": params}])
 
     # Groups.
@@ -189,7 +192,7 @@ class GpuOptimizer:
             for name, leaf in zip(structure.names, leaves, strict=True):
                 label = f"parameter {name!r}" if structure.named else f"parameter {name} of {where}"
                 refs.append((index, label, param_ref(leaf, label)))
-        check_apart([(placed.label, placed.ref) for placed in self._params] + [entry[1:] for entry in refs])
+        self._apart.check(self._params, [entry[1:] for entry in refs])
         placed = place(
             refs,
             len(self._params),
@@ -211,6 +214,7 @@ class GpuOptimizer:
         self.param_groups.extend(added)
         self._groups.structures.extend(structures)
         self._params.extend(placed)
+        self._devices.update(one.ref.device for one in placed)
         bound.extend(one.bind_gradient() if self._pack else None for one in placed)
         self._rest(np.concatenate((steps, np.zeros(len(placed), np.int64))), bound)
 
@@ -221,7 +225,6 @@ class GpuOptimizer:
             self._params, steps, self._averaging, self._control, norms, pack=self._pack, capturable=self._capturable
         )
         self._bound = Bound(self._params, bound, self._pack)
-        self._devices = {one.ref.device for one in self._params}
         self._keys: list[tuple[Any, ...]] = []
         self._hyper: list[Hyperparameters] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,13 @@ class Stepper:
         self._capturable = capturable
         self._reset()
 
+    @cached_property
+    def _gradients(self) -> Gradients:
+        # Made when they are looked at: groups that are added one by one would each make all anew.
+        return self.fresh_gradients()
+
     def _reset(self) -> None:
-        self._gradients = self.fresh_gradients()
+        vars(self).pop("_gradients", None)
         self._seen: Sequence[Any] | None = None
         self.residence = Residence(self.params)
         gpus = {one.ref.device: one for one in self.params if one.ref.device.kind != "cpu"}
