@@ -30,6 +30,7 @@ from .kernels.row import (
     WIDE,
 )
 from .kernels.rules import Rule
+from .messages import shown
 from .scaling import Scalar
 
 _OWN_WORDS = {OWN_0, OWN_1, *range(OWN_SETTINGS, RECORD_WORDS)}
@@ -152,7 +153,7 @@ class Algorithm:
         for flag in self.flags:
             value = group[flag.key]
             if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{flag.key}={value!r} of {where}: must be True or False")
+                raise TypeError(f"{flag.key}={shown(value)} of {where}: must be True or False")
             if flag.word is not None:
                 words[flag.word] = float(value)
         return Hyperparameters(self, self.rule_of(group, where), words)

@@ -18,6 +18,9 @@ class HandedOver:
     what a scaler has set is there as long as the scaler's call runs. What anybody else sets stays until it is deleted.
     """
 
+    def __init__(self) -> None:
+        self.__doc__ = None  # nothing that documentation should list
+
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 

@@ -20,6 +20,7 @@ from .kernels.prologue import (
     SCALER_WORDS,
     WORD,
 )
+from .messages import a_kind, shown
 from .tracing import untraced
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class LossScaler:
         growth_interval: int = 2000,
     ) -> None:
         if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "_only_device"):
-            raise TypeError(f"optimizer is a {type(optimizer).__name__}: must be an optimizer of gpu_adam")
+            raise TypeError(f"optimizer is {a_kind(optimizer)}: must be an optimizer of gpu_adam")
         saved = dict(zip(_KEYS, (init_scale, growth_factor, backoff_factor, growth_interval, 0), strict=True))
         words = _words(saved)
         self._optimizer = ref(optimizer)
@@ -121,7 +122,7 @@ class LossScaler:
             TypeError, ValueError: If keys are missing or a number is out of its range; nothing has changed then.
         """
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"the state of a loss scaler is a {type(state_dict).__name__}: must be a dict")
+            raise TypeError(f"the state of a loss scaler is {a_kind(state_dict)}: must be a dict")
         missing = [key for key in _KEYS if key not in state_dict]
         if missing:
             raise ValueError(f"the state of a loss scaler lacks {missing}")
@@ -158,7 +159,7 @@ def _words(state: Mapping[str, Any]) -> Any:
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name}={value!r}: must be a number")
+        raise TypeError(f"{name}={shown(value)}: must be a number")
     number = float(value)
     if not isfinite(number):
         raise ValueError(f"{name}={number!r}: must be finite")
@@ -167,7 +168,7 @@ def _number(value: Any, name: str) -> float:
 
 def _count(value: Any, name: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={value!r}: must be a whole number")
+        raise TypeError(f"{name}={shown(value)}: must be a whole number")
     count = int(value.__index__())
     if count < 0:
         raise ValueError(f"{name}={count!r}: must not be negative")

@@ -22,8 +22,10 @@ from .engines.streams import handle_of
 from .graph import StepGraph
 from .groups import Groups, is_groups
 from .hyperparameters import Averaging
+from .interface import keep_elsewhere, unexpected
 from .layout import Device
 from .loss_scaler import LossScaler
+from .messages import listed, shown
 from .parameters import Apart, param_ref
 from .placement import place
 from .plan import Plan
@@ -96,6 +98,11 @@ class GpuOptimizer:
 
     algorithm: ClassVar[Algorithm]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "algorithm" in vars(cls):
+            keep_elsewhere(cls, cls.algorithm.keys, "a hyperparameter: read or edit param_groups[0][{name!r}]")
+
     @untraced
     def __init__(
         self,
@@ -113,9 +120,12 @@ class GpuOptimizer:
         capturable: bool = False,
         ema_decay: float | None = None,
         polyak_average: bool = False,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise unexpected(type(self), unknown, Options.__annotations__)
         if engine not in ("auto", *ENGINES):
-            raise ValueError(f"engine={engine!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
+            raise ValueError(f"engine={shown(engine)}: use 'auto', {', '.join(map(repr, ENGINES))}")
         self.defaults: dict[str, Any] = {
             **hyperparameters,
             "decoupled_weight_decay": decoupled_weight_decay,
@@ -132,7 +142,7 @@ class GpuOptimizer:
             ("master_weights", True if master_weights is None else master_weights),
         ):
             if not isinstance(flag, (bool, np.bool_)):
-                raise TypeError(f"{name}={flag!r}: must be True or False")
+                raise TypeError(f"{name}={shown(flag)}: must be True or False")
         self._capturable = bool(capturable)
         self.algorithm.hyperparameters(self.defaults, "the defaults", read_lr=not self._capturable)
         self._engine_name = engine
@@ -181,9 +191,9 @@ class GpuOptimizer:
             if "params" not in group:
                 raise ValueError(f"{where} has no 'params'")
             keys = self.algorithm.keys
-            unknown = sorted(set(group) - {"params", "name", *keys})
+            unknown = sorted(set(group) - {"params", "name", *keys}, key=str)
             if unknown:
-                raise ValueError(f"{where} has unknown keys {unknown}: use {', '.join(('params', *keys))}")
+                raise ValueError(f"{where} has unknown keys {listed(unknown)}: use {', '.join(('params', *keys))}")
             structure, leaves = read_structure(group["params"], f"params of {where}")
             filled = {**group, "params": leaves, **{key: group.get(key, self.defaults[key]) for key in keys}}
             self.algorithm.hyperparameters(filled, where, read_lr=not self._capturable)
@@ -504,7 +514,8 @@ class GpuOptimizer:
         sizes = [len(group["params"]) for group in self.param_groups]
         if sizes != self._groups.sizes:
             raise ValueError(
-                f"param_groups has groups of {sizes} parameters, not of {self._groups.sizes}: use add_param_group()"
+                f"param_groups has groups of {listed(sizes)} parameters, not of {listed(self._groups.sizes)}: "
+                "use add_param_group()"
             )
         algorithm, read_lr = self.algorithm, not self._capturable
         named = [(group, f"group {number}") for number, group in enumerate(self.param_groups)]
@@ -688,3 +699,6 @@ class GpuOptimizer:
                     placed.ref.array.grad = None
         else:
             self._bound.arrays = saved["bound"]
+
+
+keep_elsewhere(GpuOptimizer, Options.__annotations__, "chosen when the optimizer is made")

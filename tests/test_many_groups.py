@@ -84,10 +84,10 @@ def test_overlaps_are_found_after_every_addition(pack: bool) -> None:
                 ValueError, match=f"parameter 0 of group {known} (overlap in memory|are the same array)"
             ):
                 opt.add_param_group({"params": [taken[3:9]]})
+            fresh = np.zeros(9, np.float32)
             with pytest.raises(
                 ValueError, match=f"parameter 1 of group {known} (overlap in memory|are the same array)"
             ):
-                fresh = np.zeros(9, np.float32)
                 opt.add_param_group({"params": [fresh, fresh[2:]]})
             assert len(opt.param_groups) == known
     opt.step([[np.ones_like(array) for array in group] for group in opt.params])
