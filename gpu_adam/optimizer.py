@@ -84,6 +84,7 @@ class GpuOptimizer:
             A 0-dimensional ``lr`` on a GPU is then read there.
         ema_decay: The decay, in [0, 1), of an exponential average of the parameters (the paper's section 7.2); see `averaged_params`.
         polyak_average: Whether their plain mean is kept instead.
+        unknown: Any other keyword is refused; the error names the one that may have been meant.
 
     Raises:
         TypeError: For an array or a value of a kind that is not supported.
