@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .algorithm import Algorithm, Hyperparameters, coefficients
 from .arrays import copy_of, to_host
-from .hyperparameters import Averaging
+from .hyperparameters import Asked, Averaging
 from .state import Placed
 from .structure import Structure
 
@@ -60,6 +60,7 @@ def save(
     stepped = {placed.group for placed in params if steps[placed.index]}
     hyper = {number: algorithm.hyperparameters(groups[number], f"group {number}") for number in sorted(stepped)}
     state = {}
+    asked: Asked = {}
     for placed in params:
         t = int(steps[placed.index])
         if t:
@@ -72,7 +73,7 @@ def save(
                     # Another group's in the same bucket; its own from before the change is kept.
                     names.remove(name)
             arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
-            scalars = _scalars(algorithm, hyper[placed.group], t, placed) if algorithm.scalars else {}
+            scalars = _scalars(algorithm, hyper[placed.group], t, placed, asked) if algorithm.scalars else {}
             state[placed.index] = {"step": _step_of(t, placed), **scalars, **arrays}
     saved = []
     start = 0
@@ -98,10 +99,10 @@ def _step_of(t: int, placed: Placed) -> Any:
     return torch.tensor(t, dtype=torch.float32 if t <= _FLOAT32_INTEGERS else torch.float64)
 
 
-def _scalars(algorithm: Algorithm, hyper: Hyperparameters, t: int, placed: Placed) -> dict[str, Any]:
+def _scalars(algorithm: Algorithm, hyper: Hyperparameters, t: int, placed: Placed, asked: Asked) -> dict[str, Any]:
     """Those numbers of the last step's row that PyTorch has in its state; they are computed again, not loaded."""
     record = hyper.record(Averaging(), placed.ref.format.working)
-    row = coefficients(hyper, record, t, 1.0, f"group {placed.group}")
+    row = coefficients(hyper, record, t, 1.0, f"group {placed.group}", asked)
     values = {name: row[place] for name, place in algorithm.scalars.items()}
     if placed.ref.family != "torch":
         return values

@@ -18,6 +18,10 @@ from .scaling import Scalar, scalar_on
 Scheduled = float | Callable[[int], float]
 """A number, or a function from the step number t = 1, 2, … to it."""
 
+Asked = dict[tuple[int, int], Any]
+"""What functions have returned, by their identity and the step number: in a step each is called once for a step number, however
+many groups, hyperparameters and formats it serves, since it may have side effects."""
+
 
 @dataclass(frozen=True)
 class Number:
@@ -73,9 +77,12 @@ class Number:
                 return scalar
         return number(value, self.name, where, below=self.below)
 
-    def at(self, function: Callable[[int], float], t: int, where: str) -> float:
+    def at(self, function: Callable[[int], float], t: int, where: str, asked: Asked) -> float:
         """What a function gives at step ``t``, checked."""
-        return number(function(t), f"{self.name}({t})", where, below=self.below)
+        key = id(function), t
+        if key not in asked:
+            asked[key] = function(t)
+        return number(asked[key], f"{self.name}({t})", where, below=self.below)
 
     def in_record(self, value: float) -> float:
         """What the record has for a number."""
