@@ -27,6 +27,7 @@ from .layout import Device
 from .loss_scaler import LossScaler
 from .messages import listed, shown
 from .parameters import Apart, param_ref
+from .pickling import lasting
 from .placement import place
 from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
@@ -680,7 +681,7 @@ class GpuOptimizer:
             "grouped": self._groups.grouped,
             "defaults": self.defaults,
             "options": self._options(),
-            "state_dict": self.state_dict(),
+            "state_dict": lasting(self.state_dict(), self.param_groups),
             "bound": list(self._bound.current(self._stepper.residence) if self._pack else self._bound.arrays),
         }
 
