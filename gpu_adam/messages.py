@@ -8,6 +8,11 @@ from itertools import islice
 from reprlib import Repr
 from typing import Any
 
+
+class EnvironmentVariableError(ValueError):
+    """A variable of the environment has a value that makes no sense; the message names it."""
+
+
 _MOST = 8
 """Values of a collection that are told."""
 
