@@ -62,16 +62,18 @@ def check_file(path: Path, option: str) -> None:
     Raises:
         OSError: If it cannot.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{option} {path} is a folder: name a file in it")
     try:
+        is_folder = path.is_dir()
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
-        path.open("ab").close()
+        if not is_folder:
+            path.open("ab").close()
         if is_new:
             path.unlink()
     except OSError as error:
         raise OSError(f"{option} {path} cannot be written: {error.strerror or error}") from None
+    if is_folder:
+        raise IsADirectoryError(f"{option} {path} is a folder: name a file in it")
 
 
 def check_folder(path: Path, option: str) -> None:

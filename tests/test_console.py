@@ -166,6 +166,8 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
             check_folder(folder, "--out")
         with pytest.raises(OSError, match=f"--out {folder / 'x.png'} cannot be written: "):
             check_file(folder / "x.png", "--out")
+    with pytest.raises(OSError, match=r"--out \S+ cannot be written: File name too long"):
+        check_file(tmp_path / ("a" * 300), "--out")
     with pytest.raises(OSError, match="is a folder: name a file in it"):
         check_file(tmp_path, "--out")
 
@@ -282,6 +284,7 @@ def test_options_that_make_no_sense(
     [
         (["--eps", "0"], "with --eps 0 a parameter whose gradients were all 0 becomes 0/0: use a larger --eps"),
         (["--lr", "1e30"], "the loss is not finite any more: try a smaller --lr"),
+        (["--weight-decay", "1e30"], "the loss is not finite any more: try a smaller --lr or --weight-decay"),
         (["--shift", "8"], "--shift 8: must be less than the 8 pixels that the images have"),
         (["--data-dir", "/nowhere/at/all"], "/nowhere/at/all is not a folder"),
         (["--hidden", "9999999999"], "there is too little memory"),

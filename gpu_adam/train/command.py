@@ -223,7 +223,7 @@ def _train(args: argparse.Namespace) -> int:
     if not isfinite(result.losses[-1]):
         remedy = "with --eps 0 a parameter whose gradients were all 0 becomes 0/0: use a larger --eps"
         if args.eps > 0.0:
-            remedy = "try a smaller --lr"
+            remedy = "try a smaller --lr" + (" or --weight-decay" if args.weight_decay else "")
         print(f"gpu-adam train: the loss is not finite any more: {remedy}", file=sys.stderr)
         return 1
     return 0
