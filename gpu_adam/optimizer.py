@@ -473,16 +473,16 @@ class GpuOptimizer:
             self._swap_back(kept)
 
     @untraced
-    def _swap_in(self) -> list[Any]:
-        """Make the parameters their averages; what they were."""
+    def _swap_in(self) -> list[tuple[Placed, Any]]:
+        """Make the parameters their averages; each with what it was."""
         self._require_average()
         self._refuse_if_swapped()
         self._stepper.follow_memory()
         self._begin_averages()
-        kept = [snapshot(placed.ref) for placed in self._params]
+        kept = [(placed, snapshot(placed.ref)) for placed in self._params]
         self._is_swapped = True
         try:
-            for placed in self._params:
+            for placed, _ in kept:
                 assign(placed.ref, placed.view("average"))
             # Nobody has written to the parameters, as far as their master weights are concerned.
             self._stepper.residence.written()
@@ -492,8 +492,8 @@ class GpuOptimizer:
         return kept
 
     @untraced
-    def _swap_back(self, kept: Sequence[Any]) -> None:
-        for placed, value in zip(self._params, kept, strict=True):
+    def _swap_back(self, kept: Sequence[tuple[Placed, Any]]) -> None:
+        for placed, value in kept:
             assign(placed.ref, value)
         self._stepper.residence.written()
         self._is_swapped = False
