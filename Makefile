@@ -117,10 +117,10 @@ test-lowest: | $(PY)  ## run the covering tests with the lowest versions that py
 	  --extra proof --extra cuda$(if $(filter 12,$(CUDA)),12,13)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow" $(COVERING) $(ARGS)
 
-bench: $(STAMPS)/bench-cuda$(family)  ## measure the engines against PyTorch, NumPy and a plain copy
+bench: $(STAMPS)/bench-cuda$(family)  ## measure the engines against PyTorch, NumPy and a plain copy; ARGS=--publish over the committed results
 	$(PY) -m benchmarks $(ARGS)
 
-ledger: $(STAMPS)/test-cuda$(test_family)  ## compile the kernels, count their machine code, predict their times; no GPU is needed
+ledger: $(STAMPS)/test-cuda$(test_family)  ## compile the kernels, count their machine code, predict their times, into runs/ledger; no GPU is needed
 	$(PY) -m benchmarks.ledger $(ARGS)
 
 # Of `train` the cuBLAS for CuPy, of `bench` the torch.

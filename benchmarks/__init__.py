@@ -1,5 +1,5 @@
 """Measurements of `gpu_adam` against other implementations of its optimizers, and against the limit that memory sets.
 
 ``python -m benchmarks`` checks every contender, times all of them in turns, prints a table and saves JSON and a plot under
-``benchmarks/results/``.
+``runs/bench/``, or with ``--publish`` over the committed ones in ``benchmarks/results/``.
 """

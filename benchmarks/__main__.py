@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
+from gpu_adam.console import check_file, check_folder
+from gpu_adam.console import run as run_program
 from gpu_adam.engines.threads import thread_count
 
 from . import overhead, report, startup
@@ -21,6 +22,10 @@ from .start import Start
 from .timing import interleave
 
 RESULTS = Path(__file__).resolve().parent / "results"
+"""The figures that are committed, of a machine that did nothing else."""
+
+OUT = Path("runs", "bench")
+"""Of all other runs, a folder that is not kept."""
 
 # Processes for each figure of `startup`, and elements of the parameter whose step's peak memory is measured.
 STARTUP = (5, 1 << 24)
@@ -32,6 +37,10 @@ OTHERS_SHARE = 0.4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks; the exit status is 0 unless a contender computes something else."""
+    return run_program("benchmarks", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description="Measure the optimizers against others and against the limit."
     )
@@ -42,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="*", metavar="CASE", help="only these; none for the other measurements alone")
     parser.add_argument("--repeats", type=int, help="rounds at most (default: 25)")
     parser.add_argument("--budget", type=float, default=8.0, help="seconds for the rounds of a case (default: 8)")
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="folder for the JSON and the PNG (default: benchmarks/results)"
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, default=OUT, help="folder for the JSON and the PNG (default: runs/bench)")
+    where.add_argument(
+        "--publish", dest="out", action="store_const", const=RESULTS, help="write over the committed results"
     )
     options = parser.parse_args(arguments)
     try:
@@ -52,16 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.repeats is not None and options.repeats < 1:
         parser.error("--repeats: at least 1")
+    if not options.budget >= 0:
+        parser.error(f"--budget {options.budget}: at least 0")
     if options.device == "cuda" and not set(engines_at_hand()) - {"cpu"}:
         parser.error("--device cuda: no GPU engine can run here; gpu-adam doctor says why")
+    name = f"{options.device}-quick" if options.quick else options.device
     try:  # now, and not after minutes of measuring
-        options.out.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=options.out).close()
+        check_folder(options.out, "--out")
+        for suffix in (".json", ".png"):
+            check_file(options.out / f"{name}{suffix}", "--out")
     except OSError as error:
-        parser.error(f"--out: cannot write there ({error})")
+        parser.error(str(error))
     repeats = options.repeats or (2 if options.quick else 25)
     results = run(cases, options.device, repeats, options.budget, quick=options.quick)
-    for path in report.save(results, options.out, f"{options.device}-quick" if options.quick else options.device):
+    for path in report.save(results, options.out, name):
         print(path)
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .formats import FLOAT64, Format
-from .hyperparameters import Averaging, Flag, Number, Scheduled
+from .hyperparameters import Asked, Averaging, Flag, Number, Scheduled
 from .kernels import rules
 from .kernels.row import (
     AVERAGE_DECAY,
@@ -31,6 +31,7 @@ from .kernels.row import (
 )
 from .kernels.rules import Rule
 from .keys import unknown_keys
+from .messages import listed, shown
 from .scaling import Scalar
 
 _OWN_WORDS = {OWN_0, OWN_1, *range(OWN_SETTINGS, RECORD_WORDS)}
@@ -121,7 +122,7 @@ class Algorithm:
         unknown = unknown_keys(group, self.keys)
         if unknown:
             raise ValueError(
-                f"{where} has unknown keys {unknown}: use {', '.join(('params', *self.keys))}; "
+                f"{where} has unknown keys {listed(unknown)}: use {', '.join(('params', *self.keys))}; "
                 "a key of your own may begin with an underscore"
             )
 
@@ -166,7 +167,7 @@ class Algorithm:
         for flag in self.flags:
             value = group[flag.key]
             if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{flag.key}={value!r} of {where}: must be True or False")
+                raise TypeError(f"{flag.key}={shown(value)} of {where}: must be True or False")
             if flag.word is not None:
                 words[flag.word] = float(value)
         return Hyperparameters(self, self.rule_of(group, where), words)
@@ -204,8 +205,13 @@ class Hyperparameters:
         lr = self.words[LR]
         return lr if isinstance(lr, Scalar) else None
 
-    def scheduled(self, t: int, where: str) -> list[float]:
+    def scheduled(self, t: int, where: str, asked: Asked) -> list[float]:
         """The numbers of step ``t`` that a record begins with.
+
+        Args:
+            t: The step number.
+            where: What to call the group in an error.
+            asked: What functions have returned already in this step.
 
         Raises:
             TypeError, ValueError: If a function returns what is not allowed.
@@ -215,7 +221,7 @@ class Hyperparameters:
             if one.word < SCHEDULED_WORDS:
                 value = self.words[one.word]
                 if callable(value):
-                    values[one.word] = one.in_record(one.at(value, t, where))
+                    values[one.word] = one.in_record(one.at(value, t, where, asked))
                 elif isinstance(value, float):
                     values[one.word] = value
         return values
@@ -231,7 +237,9 @@ class Hyperparameters:
         return record
 
 
-def coefficients(hyper: Hyperparameters, record: list[float], t: int, factor: float, where: str) -> list[float]:
+def coefficients(
+    hyper: Hyperparameters, record: list[float], t: int, factor: float, where: str, asked: Asked | None = None
+) -> list[float]:
     """The row of coefficients of step ``t``, in float64, to be rounded once to the working format.
 
     Args:
@@ -240,12 +248,13 @@ def coefficients(hyper: Hyperparameters, record: list[float], t: int, factor: fl
         t: The step number, 1 at the first.
         factor: What the gradient is multiplied by.
         where: What to call the group in an error.
+        asked: What functions have returned already in this step.
 
     Returns:
         ``ROW_WORDS`` numbers, in the order of `gpu_adam.kernels.row` and of the rule's own file.
     """
     if hyper.is_scheduled:
-        record = [*hyper.scheduled(t, where), *record[SCHEDULED_WORDS:]]
+        record = [*hyper.scheduled(t, where, {} if asked is None else asked), *record[SCHEDULED_WORDS:]]
     row = [0.0] * ROW_WORDS
     _filler(hyper.rule.coefficients)(record, t, factor, record[WIDE] != 0.0, row)
     return row

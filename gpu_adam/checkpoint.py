@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .algorithm import Algorithm, Hyperparameters, coefficients
+from .algorithm import Algorithm, coefficients
 from .arrays import copy_of, ordinary_tensors, to_host
 from .casting import exact_casts
-from .hyperparameters import Averaging
+from .hyperparameters import Asked, Averaging
 from .matching import match
 from .placement import place
 from .plain import plain, plain_pair
@@ -59,13 +59,13 @@ def save(
     steps: NDArray[np.int64],
 ) -> dict[str, Any]:
     """The state of these parameters; every array a copy."""
-    stepped = {placed.group for placed in params if steps[placed.index]}
-    hyper = {number: algorithm.hyperparameters(groups[number], f"group {number}") for number in sorted(stepped)}
     state = {}
+    asked: Asked = {}
     for placed in params:
         t = int(steps[placed.index])
         if t:
-            used = hyper[placed.group].rule.states
+            # Not all hyperparameters are looked at: one that a step refuses must not cost the state.
+            used = algorithm.rule_of(groups[placed.group], f"group {placed.group}").states
             # The rule may have been changed since the last step; what the new one keeps beside has seen nothing yet.
             placed.state.ensure(used)
             names = [name for name in (*algorithm.states, "master", AVERAGE) if placed.has(name)]
@@ -74,7 +74,7 @@ def save(
                     # Another group's in the same bucket; its own from before the change is kept.
                     names.remove(name)
             arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
-            scalars = _scalars(algorithm, hyper[placed.group], t, placed) if algorithm.scalars else {}
+            scalars = _scalars(algorithm, groups[placed.group], t, placed, asked) if algorithm.scalars else {}
             state[placed.index] = {"step": _step_of(t, placed), **scalars, **arrays}
     saved = []
     start = 0
@@ -108,10 +108,12 @@ def _scalar_tensor(value: float, format: str) -> Any:
         return torch.tensor(value, dtype=getattr(torch, format), device="cpu")
 
 
-def _scalars(algorithm: Algorithm, hyper: Hyperparameters, t: int, placed: Placed) -> dict[str, Any]:
+def _scalars(algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Placed, asked: Asked) -> dict[str, Any]:
     """Those numbers of the last step's row that PyTorch has in its state; they are computed again, not loaded."""
+    where = f"group {placed.group}"
+    hyper = algorithm.hyperparameters(group, where)
     record = hyper.record(Averaging(), placed.ref.format.working)
-    row = coefficients(hyper, record, t, 1.0, f"group {placed.group}")
+    row = coefficients(hyper, record, t, 1.0, where, asked)
     values = {name: row[place] for name, place in algorithm.scalars.items()}
     if placed.ref.family != "torch":
         return values

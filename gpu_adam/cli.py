@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
+from .console import run
 from .train.command import add_arguments
 
 
@@ -33,17 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser(
         "bench", help="measure the engines, in a container image; in a clone: make bench", add_help=False
     )
-    args, rest = parser.parse_known_args(argv)
-    if rest and args.command == "train":
-        train.error(f"unrecognized arguments: {' '.join(rest)}")
-    try:
+
+    def program() -> int:
+        args, rest = parser.parse_known_args(argv)
+        if rest and args.command == "train":
+            train.error(f"unrecognized arguments: {' '.join(rest)}")
         if args.command == "doctor":
             return int(import_module("gpu_adam.doctor").main(rest))
         if args.command == "bench":
             return _bench(rest)
         return int(import_module("gpu_adam.train.command").main(args))
-    except KeyboardInterrupt:
-        return 130  # the shell's number for a program that was interrupted
+
+    return run("gpu-adam", program)
 
 
 def _bench(argv: Sequence[str]) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .tracing import untraced
+
 if TYPE_CHECKING:
     from .optimizer import GpuOptimizer
     from .schedule import Schedule
@@ -28,6 +30,7 @@ class StepGraph:
         self.grad_scale = grad_scale
         self._optimizer = optimizer
 
+    @untraced
     def replay(self, stream: Any = None) -> None:
         """Do what `gpu_adam.GpuOptimizer.step` does with the bound gradients, with one launch.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from .messages import listed
 from .structure import Structure, is_pair, ordered
 
 
@@ -65,7 +66,7 @@ class Groups:
             if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
                 raise ValueError(f"param_groups[{number}] must be a dict with a list of arrays as 'params'")
         sizes, before = [len(group["params"]) for group in groups], list(map(len, self._members))
-        change = f"param_groups has groups of {sizes} parameters, not of {before}"
+        change = f"param_groups has groups of {listed(sizes)} parameters, not of {listed(before)}"
         if len(sizes) > len(before) or sum(sizes) > sum(before):
             raise ValueError(f"{change}: use add_param_group()")
         starts = [0, *accumulate(before)]

@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 
 from .kernels.row import LR, SCHEDULED_WORDS
+from .messages import shown
 from .scaling import Scalar, scalar_on
 
 Scheduled = float | Callable[[int], float]
 """A number, or a function from the step number t = 1, 2, … to it."""
+
+Asked = dict[tuple[int, int], Any]
+"""What functions have returned, by their identity and the step number: in a step each is called once for a step number, however
+many groups, hyperparameters and formats it serves, since it may have side effects."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Number:
             with suppress(TypeError, ValueError):
                 first, second = value
                 return second if self.entry else first
-        raise ValueError(f"{self.key}={value!r} of {where}: must be two numbers in {_range(self.below)}")
+        raise ValueError(f"{self.key}={shown(value)} of {where}: must be two numbers in {_range(self.below)}")
 
     def checked(self, value: Any, where: str, *, read: bool = True) -> Scheduled | Scalar:
         """A value, checked. A learning rate that lies on a GPU is left there unless it is to be read."""
@@ -72,9 +77,12 @@ class Number:
                 return scalar
         return number(value, self.name, where, below=self.below)
 
-    def at(self, function: Callable[[int], float], t: int, where: str) -> float:
+    def at(self, function: Callable[[int], float], t: int, where: str, asked: Asked) -> float:
         """What a function gives at step ``t``, checked."""
-        return number(function(t), f"{self.name}({t})", where, below=self.below)
+        key = id(function), t
+        if key not in asked:
+            asked[key] = function(t)
+        return number(asked[key], f"{self.name}({t})", where, below=self.below)
 
     def in_record(self, value: float) -> float:
         """What the record has for a number."""
@@ -124,7 +132,7 @@ class Averaging:
         """
         if ema_decay is not None and polyak_average:
             raise ValueError(
-                f"ema_decay={ema_decay!r} and polyak_average=True: one average is kept, choose one of the two"
+                f"ema_decay={shown(ema_decay)} and polyak_average=True: one average is kept, choose one of the two"
             )
         if ema_decay is not None:
             return cls(1.0, number(ema_decay, "ema_decay", "the optimizer", below=1.0))
@@ -143,18 +151,18 @@ def number(value: Any, name: str, where: str, *, below: float = inf) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         shape = getattr(value, "shape", None)
         if shape is None or isinstance(value, np.bool_):
-            raise TypeError(f"{name}={value!r} of {where}: must be a number")
+            raise TypeError(f"{name}={shown(value)} of {where}: must be a number")
         if tuple(shape):
             raise ValueError(f"{name} of {where} has shape {tuple(shape)}: must be a number or a 0-dimensional array")
         dtype = str(getattr(value, "dtype", ""))
         if "bool" in dtype or "complex" in dtype:
-            raise TypeError(f"{name}={value!r} of {where}: must be a real number")
+            raise TypeError(f"{name}={shown(value)} of {where}: must be a real number")
     try:
         result = float(value)
     except OverflowError:
         result = inf
     except (TypeError, ValueError):
-        raise TypeError(f"{name}={value!r} of {where}: must be a real number") from None
+        raise TypeError(f"{name}={shown(value)} of {where}: must be a real number") from None
     if not (0.0 <= result < below and isfinite(result)):
         raise ValueError(f"{name}={result!r} of {where}: must be in {_range(below)}")
     return result

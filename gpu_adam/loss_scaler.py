@@ -21,6 +21,8 @@ from .kernels.prologue import (
     SCALER_WORDS,
     WORD,
 )
+from .messages import a_kind, shown
+from .tracing import untraced
 
 if TYPE_CHECKING:
     from .optimizer import GpuOptimizer
@@ -59,6 +61,7 @@ class LossScaler:
         (512.0, 1, True)
     """
 
+    @untraced
     def __init__(
         self,
         optimizer: GpuOptimizer,
@@ -68,7 +71,7 @@ class LossScaler:
         growth_interval: int = 2000,
     ) -> None:
         if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "_only_device"):
-            raise TypeError(f"optimizer is a {type(optimizer).__name__}: must be an optimizer of gpu_adam")
+            raise TypeError(f"optimizer is {a_kind(optimizer)}: must be an optimizer of gpu_adam")
         saved = dict(zip(_KEYS, (init_scale, growth_factor, backoff_factor, growth_interval, 0), strict=True))
         words = _words(saved)
         self._optimizer = ref(optimizer)
@@ -98,10 +101,12 @@ class LossScaler:
         with optimizer._stepper.ordered():
             return loss * self.current
 
+    @untraced
     def get_scale(self) -> float:
         """The scale, for which it waits."""
         return float(self.state_dict()["scale"])
 
+    @untraced
     def state_dict(self) -> dict[str, Any]:
         """The state, with the keys of PyTorch's GradScaler; it waits for the device."""
         words = self._engine.download(self._memory, 0, SCALER_WORDS * WORD)
@@ -115,6 +120,7 @@ class LossScaler:
         )
         return dict(zip(_KEYS, values, strict=True))
 
+    @untraced
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's GradScaler.
 
@@ -122,7 +128,7 @@ class LossScaler:
             TypeError, ValueError: If keys are missing or a number is out of its range; nothing has changed then.
         """
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"the state of a loss scaler is a {type(state_dict).__name__}: must be a dict")
+            raise TypeError(f"the state of a loss scaler is {a_kind(state_dict)}: must be a dict")
         missing = [key for key in _KEYS if key not in state_dict]
         if missing:
             raise ValueError(f"the state of a loss scaler lacks {missing}")
@@ -132,6 +138,7 @@ class LossScaler:
         # A copy would lie in the same memory, or belong to no optimizer.
         raise TypeError("a LossScaler is not copied: make another, and load this one's state_dict() into it")
 
+    @untraced
     def __repr__(self) -> str:
         state = ", ".join(f"{key.lstrip('_')}={value!r}" for key, value in self.state_dict().items())
         return f"LossScaler({state})"
@@ -159,7 +166,7 @@ def _words(state: Mapping[str, Any]) -> Any:
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name}={value!r}: must be a number")
+        raise TypeError(f"{name}={shown(value)}: must be a number")
     number = float(value)
     if not isfinite(number):
         raise ValueError(f"{name}={number!r}: must be finite")
@@ -168,7 +175,7 @@ def _number(value: Any, name: str) -> float:
 
 def _count(value: Any, name: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={value!r}: must be a whole number")
+        raise TypeError(f"{name}={shown(value)}: must be a whole number")
     count = int(value.__index__())
     if count < 0:
         raise ValueError(f"{name}={count!r}: must not be negative")

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from .messages import listed
 from .structure import Structure
-
-_SHOWN = 8
-"""Names that an error lists; a model has thousands."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +43,14 @@ def match(saved: Any, structures: Sequence[Structure]) -> Matched:
     keys = [key for (where, group), one in zip(groups, structures, strict=True) for key in _keys(where, group, one)]
     if len({isinstance(key, str) for key in keys}) > 1 or not all(map(_is_key, keys)) or len(set(keys)) < len(keys):
         raise ValueError(
-            f"state_dict's groups have the params {few(keys)}: must be all numbers or all names, and all different"
+            f"state_dict's groups have the params {listed(keys)}: must be all numbers or all names, and all different"
         )
     unknown = set(saved["state"]) - set(keys)
     if unknown:
         raise ValueError(
-            f"state_dict has states of parameters {few(sorted(unknown, key=repr))}, which are in none of its groups"
+            f"state_dict has states of parameters {listed(sorted(unknown, key=repr))}, which are in none of its groups"
         )
     return Matched(groups, keys)
-
-
-def few(names: Sequence[Any]) -> str:
-    """The names for an error, all of them where they are few."""
-    if len(names) <= _SHOWN:
-        return repr(list(names))
-    return f"[{', '.join(map(repr, names[:_SHOWN]))}, … {len(names):,} in all]"
 
 
 def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:
@@ -68,8 +59,8 @@ def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:
         hint = ". This one is flattened: save it without flatten_optimizer_state_dict=True" if flat else ""
         raise TypeError(f"state_dict must be a dict with 'state' and 'param_groups'{hint}")
     theirs = saved["param_groups"]
-    listed = isinstance(theirs, Sequence) and isinstance(saved["state"], Mapping)
-    if not listed or not all(isinstance(group, Mapping) for group in theirs):
+    is_list = isinstance(theirs, Sequence) and isinstance(saved["state"], Mapping)
+    if not is_list or not all(isinstance(group, Mapping) for group in theirs):
         raise TypeError("state_dict must have a dict as 'state' and a list of dicts as 'param_groups'")
     for number, group in enumerate(theirs):
         params, names = group.get("params"), group.get("param_names")
@@ -117,7 +108,7 @@ def _keys(where: str, group: Mapping[str, Any], structure: Structure) -> Sequenc
         if names is not params:
             return params
         raise ValueError(
-            f"{where} has names as its params, {few(names)}, and this optimizer's parameters have none: "
+            f"{where} has names as its params, {listed(names)}, and this optimizer's parameters have none: "
             "make it of model.named_parameters() or of a dict"
         )
     own = structure.names
@@ -131,7 +122,7 @@ def _keys(where: str, group: Mapping[str, Any], structure: Structure) -> Sequenc
     if places.keys() != wanted or len(names) != len(own):
         unknown, missing = [name for name in names if name not in wanted], [name for name in own if name not in places]
         raise ValueError(
-            f"{where} names {few(names)}, this optimizer {few(own)}: {few(unknown)} are unknown here, "
-            f"{few(missing)} are missing: rename what was saved"
+            f"{where} names {listed(names)}, this optimizer {listed(own)}: {listed(unknown)} are unknown here, "
+            f"{listed(missing)} are missing: rename what was saved"
         )
     return [params[places[name]] for name in own]

@@ -12,7 +12,7 @@ from .algorithm import Algorithm
 from .arrays import ArrayRef
 from .frozen import is_frozen, is_known_to_autograd
 from .groups import Groups
-from .parameters import check_apart, param_ref
+from .parameters import Apart, check_apart, param_ref
 from .placement import engines_for, pack_in
 from .state import Placed
 from .structure import Structure, read_structure
@@ -44,6 +44,7 @@ class Members:
         self._pack = pack
         self._master_weights = master_weights
         self._read_lr = read_lr
+        self._apart = Apart()
 
     def add(
         self, groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], to: list[dict[str, Any]]
@@ -78,7 +79,7 @@ class Members:
             for name, leaf in zip(structure.names, leaves, strict=True):
                 label = _label(structure, name, number)
                 refs.append((number, label, param_ref(leaf, label)))
-        check_apart([(placed.label, placed.ref) for placed in self.params] + [entry[1:] for entry in refs])
+        self._apart.check(self.params, [entry[1:] for entry in refs])
         fresh = self._described(refs)
         grads = pack_in([one for one in fresh if not is_frozen(one)]) if self._pack else {}
         # Nothing has changed up to here, and nothing is refused from here on.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from . import checkpoint
 from .algorithm import Algorithm, Hyperparameters
+from .amp import HandedOver, handed_over
 from .arrays import ArrayRef, assign, snapshot, to_host
 from .binding import Bound
 from .captures import Captures
@@ -27,9 +28,12 @@ from .frozen import is_frozen
 from .graph import StepGraph
 from .groups import is_groups
 from .hyperparameters import Averaging
+from .interface import keep_elsewhere, unexpected
 from .layout import Device
 from .loss_scaler import LossScaler
 from .members import Members
+from .messages import shown
+from .pickling import lasting
 from .placement import place
 from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
@@ -37,6 +41,7 @@ from .schedule import Schedule
 from .settings import Limits
 from .state import AVERAGE, Placed
 from .stepper import Stepper
+from .tracing import untraced
 
 
 class Options(TypedDict, total=False):
@@ -85,6 +90,7 @@ class GpuOptimizer:
             A 0-dimensional ``lr`` on a GPU is then read there.
         ema_decay: The decay, in [0, 1), of an exponential average of the parameters (the paper's section 7.2); see `averaged_params`.
         polyak_average: Whether their plain mean is kept instead.
+        unknown: Any other keyword is refused; the error names the one that may have been meant.
 
     Raises:
         TypeError: For an array or a value of a kind that is not supported.
@@ -104,6 +110,12 @@ class GpuOptimizer:
     _keys: list[tuple[Any, ...]]
     _hyper: list[Hyperparameters]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "algorithm" in vars(cls):
+            keep_elsewhere(cls, cls.algorithm.keys, "a hyperparameter: read or edit param_groups[0][{name!r}]")
+
+    @untraced
     def __init__(
         self,
         params: Any,
@@ -120,9 +132,12 @@ class GpuOptimizer:
         capturable: bool = False,
         ema_decay: float | None = None,
         polyak_average: bool = False,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise unexpected(type(self), unknown, Options.__annotations__)
         if engine not in ("auto", *ENGINES):
-            raise ValueError(f"engine={engine!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
+            raise ValueError(f"engine={shown(engine)}: use 'auto', {', '.join(map(repr, ENGINES))}")
         self.defaults: dict[str, Any] = {
             **hyperparameters,
             "decoupled_weight_decay": decoupled_weight_decay,
@@ -139,7 +154,7 @@ class GpuOptimizer:
             ("master_weights", True if master_weights is None else master_weights),
         ):
             if not isinstance(flag, (bool, np.bool_)):
-                raise TypeError(f"{name}={flag!r}: must be True or False")
+                raise TypeError(f"{name}={shown(flag)}: must be True or False")
         self._capturable = bool(capturable)
         self.algorithm.hyperparameters(self.defaults, "the defaults", read_lr=not self._capturable)
         self._engine_name = engine
@@ -169,6 +184,7 @@ class GpuOptimizer:
 
     # Groups.
 
+    @untraced
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters, whose own step count starts at 0.
 
@@ -259,8 +275,12 @@ class GpuOptimizer:
     # Stepping.
 
     _step_supports_amp_scaling = True
-    """PyTorch's GradScaler then leaves unscaling and skipping to the step."""
+    """PyTorch's GradScaler then leaves unscaling and skipping to the step, and hands over two tensors for it."""
 
+    grad_scale: Any = HandedOver()
+    found_inf: Any = HandedOver()
+
+    @untraced
     def step(self, grads: Any = None, *, grad_scale: Any = None, stream: Any = None) -> None:
         """Update every parameter that has a gradient.
 
@@ -340,9 +360,8 @@ class GpuOptimizer:
         return Mode(on_device, measures, measures and self._group_norms)
 
     def _scaling(self, grad_scale: Any) -> Scaling:
-        # The two attributes are how PyTorch's GradScaler hands over its tensors.
-        given = getattr(self, "grad_scale", None) if grad_scale is None else grad_scale
-        found = getattr(self, "found_inf", None)
+        handed, found = handed_over(self)
+        given = handed if grad_scale is None else grad_scale
         if given is None and found is None:
             return UNSCALED
         if isinstance(given, LossScaler) and given.optimizer is not self:
@@ -352,6 +371,7 @@ class GpuOptimizer:
         return scaling_of(given, found, self._devices)
 
     @property
+    @untraced
     def grad_norm(self) -> Any:
         """The global norm of the last step's gradients, unscaled and before clipping, where it was measured.
 
@@ -364,6 +384,7 @@ class GpuOptimizer:
         return self._norms(0, ())
 
     @property
+    @untraced
     def group_grad_norms(self) -> Any:
         """The norm of each group, as an array like `grad_norm` of one dimension; with ``group_norms=True``."""
         if not self._group_norms:
@@ -381,6 +402,7 @@ class GpuOptimizer:
             return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
 
     @property
+    @untraced
     def steps_skipped(self) -> int:
         """How many steps were skipped so far; asking waits for the device."""
         return self._control.skipped
@@ -392,6 +414,7 @@ class GpuOptimizer:
 
     # Graphs.
 
+    @untraced
     def graph(self, grad_scale: Any = None) -> StepGraph:
         """A step with the bound gradients as a CUDA graph, to be replayed.
 
@@ -425,6 +448,7 @@ class GpuOptimizer:
         for replay in graph.replays:
             self._stepper.run(schedule, partial(replay, on))
 
+    @untraced
     def prepare_replay(self, stream: Any = None) -> None:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step` together with other work.
 
@@ -453,6 +477,7 @@ class GpuOptimizer:
     # The average of the parameters.
 
     @property
+    @untraced
     def averaged_params(self) -> Any:
         r"""The average of the parameters over the steps so far, in the structure of `params`.
 
@@ -483,6 +508,15 @@ class GpuOptimizer:
             RuntimeError: If the optimizer keeps no average. Inside the block, for another such block, a step, and all else that would
                 change the parameters or take them for what they are not.
         """
+        kept = self._swap_in()
+        try:
+            yield
+        finally:
+            self._swap_back(kept)
+
+    @untraced
+    def _swap_in(self) -> list[tuple[Placed, Any]]:
+        """Make the parameters their averages; each with what it was."""
         self._require_average()
         self._refuse_if_swapped()
         self._follow()
@@ -491,7 +525,7 @@ class GpuOptimizer:
         steps = self._stepper.read_steps()
         stepped = [placed for placed in self._params if steps[placed.index]]
         with self._stepper.ordered():
-            kept = [snapshot(placed.ref) for placed in stepped]
+            kept = [(placed, snapshot(placed.ref)) for placed in stepped]
         self._is_swapped = True
         try:
             with self._stepper.ordered():
@@ -499,13 +533,18 @@ class GpuOptimizer:
                     assign(placed.ref, placed.view(AVERAGE))
             # Nobody has written to the parameters, as far as their master weights are concerned.
             self._stepper.residence.written()
-            yield
-        finally:
-            with self._stepper.ordered():
-                for placed, value in zip(stepped, kept, strict=True):
-                    assign(placed.ref, value)
-            self._stepper.residence.written()
-            self._is_swapped = False
+        except BaseException:
+            self._swap_back(kept)
+            raise
+        return kept
+
+    @untraced
+    def _swap_back(self, kept: Sequence[tuple[Placed, Any]]) -> None:
+        with self._stepper.ordered():
+            for placed, value in kept:
+                assign(placed.ref, value)
+        self._stepper.residence.written()
+        self._is_swapped = False
 
     def _require_average(self) -> None:
         if not self._averaging:
@@ -532,6 +571,7 @@ class GpuOptimizer:
             self._stepper.settle()
         self._keys, self._hyper = keys, hyper
 
+    @untraced
     def reread_params(self) -> None:
         """Take up 16-bit parameters that were written to by hand since their last step.
 
@@ -548,11 +588,13 @@ class GpuOptimizer:
     # Gradients.
 
     @property
+    @untraced
     def params(self) -> Any:
         """The arrays that are updated, in the structure in which they were given; with groups, a list of these."""
         return self._groups.build([placed.ref.array for placed in self._params])
 
     @property
+    @untraced
     def grads(self) -> Any:
         """The bound gradients, in the structure of `params`; with ``pack=True`` views of the buckets, for torch tensors their ``.grad``.
 
@@ -562,6 +604,7 @@ class GpuOptimizer:
         return self._groups.build(self._bound.current())
 
     @grads.setter
+    @untraced
     def grads(self, grads: Any) -> None:
         arrays = self._groups.flatten(grads)
         if self._pack:
@@ -571,6 +614,7 @@ class GpuOptimizer:
         self._stepper.check_gradients(arrays)
         self._bound.bind(arrays)
 
+    @untraced
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the bound gradients.
 
@@ -585,6 +629,7 @@ class GpuOptimizer:
     # Looking at it.
 
     @property
+    @untraced
     def plan(self) -> Plan:
         """The schedule of the last step, or of the next one where none was yet, with buckets, launches and bytes moved; printable.
 
@@ -604,6 +649,7 @@ class GpuOptimizer:
         mode, steps = self._mode(UNSCALED), self._stepper.steps
         return Schedule(twins, like, steps, self._hyper, self._averaging, mode).plan
 
+    @untraced
     def __repr__(self) -> str:
         groups = "".join(
             f"\n  group {number}: {len(group['params'])} parameters, "
@@ -634,6 +680,7 @@ class GpuOptimizer:
 
     # State.
 
+    @untraced
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, in the layout of PyTorch's optimizer of the same name.
 
@@ -651,6 +698,7 @@ class GpuOptimizer:
             saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
 
+    @untraced
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's optimizer of the same name; the next step is then the same to the bit.
 
@@ -692,6 +740,7 @@ class GpuOptimizer:
             self._captures.tell(steps)
         del before
 
+    @untraced
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_if_swapped()
         self._follow_groups()
@@ -709,10 +758,11 @@ class GpuOptimizer:
             "grouped": self._groups.grouped,
             "defaults": self.defaults,
             "options": self._options(),
-            "state_dict": self.state_dict(),
+            "state_dict": lasting(self.state_dict(), self.param_groups),
             "bound": list(self._bound.current() if self._pack else self._bound.arrays),
         }
 
+    @untraced
     def __setstate__(self, saved: dict[str, Any]) -> None:
         common = {key: saved["defaults"][key] for key in ("decoupled_weight_decay", "maximize")}
         own = {key: value for key, value in saved["defaults"].items() if key not in common}
@@ -728,3 +778,6 @@ class GpuOptimizer:
                     placed.ref.array.grad = value
         else:
             self._bound.bind(saved["bound"])
+
+
+keep_elsewhere(GpuOptimizer, Options.__annotations__, "chosen when the optimizer is made")

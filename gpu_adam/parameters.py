@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 from .arrays import ArrayRef, Family, Lifetime, Occupied, counts_versions, plainly, probe_named, seen
 from .layout import Device, overlaps_itself
 from .state import Placed, state_strides
+
+_ref_of = attrgetter("ref")
 
 
 def param_ref(array: Any, label: str) -> ArrayRef:
@@ -50,9 +52,53 @@ def check_apart(refs: Sequence[tuple[str, ArrayRef]]) -> None:
     for members in devices.values():
         conflict = Occupied([ref for _, ref in members]).conflict()
         if conflict is not None:
-            (first, a), (second, b) = (members[k] for k in sorted(conflict))
-            what = "are the same array" if a.same_elements(b) else "overlap in memory"
-            raise ValueError(f"{first} and {second} {what}: each element may be updated once a step")
+            raise _conflict(*(members[k] for k in sorted(conflict)))
+
+
+def _conflict(one: tuple[str, ArrayRef], other: tuple[str, ArrayRef]) -> ValueError:
+    (first, a), (second, b) = one, other
+    what = "are the same array" if a.same_elements(b) else "overlap in memory"
+    return ValueError(f"{first} and {second} {what}: each element may be updated once a step")
+
+
+class Apart:
+    """The memory of an optimizer's parameters, remembered, so that one more is not compared with each of them."""
+
+    def __init__(self) -> None:
+        self._refs: list[ArrayRef] = []
+        self._members: dict[Device, list[int]] = {}
+        self._occupied: dict[Device, Occupied] = {}
+
+    def check(self, params: Sequence[Placed], fresh: Sequence[tuple[str, ArrayRef]]) -> None:
+        """Nothing, if new arrays share no element with the parameters or with each other.
+
+        Args:
+            params: The parameters, which do not share any.
+            fresh: What to call each new array, and its description.
+
+        Raises:
+            ValueError: If they do.
+        """
+        check_apart(fresh)
+        self._follow(list(map(_ref_of, params)))
+        for label, ref in fresh:
+            occupied = self._occupied.get(ref.device)
+            for number in occupied.overlapping(ref) if occupied else ():
+                other = params[self._members[ref.device][number]]
+                raise _conflict((other.label, other.ref), (label, ref))
+
+    def _follow(self, refs: list[ArrayRef]) -> None:
+        # Mostly some have been added; what has moved, or was packed, has another description.
+        begin = len(self._refs)
+        if len(refs) < begin or not all(map(is_, refs, self._refs)):
+            begin, self._members, self._occupied = 0, {}, {}
+        self._refs = refs
+        added: dict[Device, list[ArrayRef]] = {}
+        for index, ref in enumerate(refs[begin:], start=begin):
+            added.setdefault(ref.device, []).append(ref)
+            self._members.setdefault(ref.device, []).append(index)
+        for device, members in added.items():
+            self._occupied.setdefault(device, Occupied([])).extend(members)
 
 
 class Residence:

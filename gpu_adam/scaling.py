@@ -12,6 +12,7 @@ from .arrays import probe_named, to_host
 from .formats import FLOAT64, FORMATS
 from .layout import Device
 from .loss_scaler import LossScaler
+from .messages import shown
 
 _CPU = Device("cpu")
 
@@ -97,7 +98,7 @@ def scaling_of(given: Any, found: Any, devices: set[Device]) -> Scaling:
     found_at = _on_these(found, "found_inf", devices)
     if found_at is None and float(found) != 0.0:
         if devices != {_CPU}:
-            raise ValueError(f"found_inf={found!r}: must be a 0-dimensional array on {_names(devices)}")
+            raise ValueError(f"found_inf={shown(found)}: must be a 0-dimensional array on {_names(devices)}")
         ones = np.ones(())
         found_at = Scalar(_CPU, ones.ctypes.data, FORMATS.index(FLOAT64), ones)
     return replace(scaling, found_at=found_at)
@@ -143,7 +144,7 @@ def loss_scale(value: Any) -> float:
     if shape not in ((), (1,)):
         raise ValueError(f"grad_scale has shape {shape}: must be a number or a 0-dimensional array")
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"grad_scale={value!r}: must be a number, a 0-dimensional array or a LossScaler")
+        raise TypeError(f"grad_scale={shown(value)}: must be a number, a 0-dimensional array or a LossScaler")
     try:
         scale = float(value if shape == () else value[0])
     except OverflowError:
@@ -161,7 +162,7 @@ def max_norm(value: Any) -> float:
         ValueError: If it is negative or NaN.
     """
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"max_grad_norm={value!r}: must be a number, or None")
+        raise TypeError(f"max_grad_norm={shown(value)}: must be a number, or None")
     try:
         norm = float(value)
     except OverflowError as error:

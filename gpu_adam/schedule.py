@@ -16,7 +16,7 @@ from .cohorts import Mode, cohorts_of, ranges_of, slots_of
 from .counts import SharedCounts
 from .engines import Engine, Memory, Program, Replay
 from .gradients import Gradients
-from .hyperparameters import Averaging
+from .hyperparameters import Asked, Averaging
 from .kernels.row import ROW_WORDS
 from .kernels.rules import MAX_STATES, Rule
 from .launches import schedule
@@ -301,10 +301,11 @@ class Schedule:
             self._hyper = hyperparameters
             self._records = self._fresh_records()
         factor = 1.0 / scaling.scale
+        asked: Asked = {}
         for cohort, record in zip(self._cohorts, self._records, strict=True):
             t = int(steps[cohort.first]) + 1
             hyper = hyperparameters[cohort.group]
-            row = coefficients(hyper, record, t, factor, f"group {cohort.group}")
+            row = coefficients(hyper, record, t, factor, f"group {cohort.group}", asked)
             self._rows[cohort.working.name][cohort.row] = row
 
     def sum_rows(self) -> None:

@@ -22,6 +22,7 @@ from math import cos, pi, sqrt
 from typing import Any
 
 from .hyperparameters import number
+from .messages import shown
 
 # Classes in lower case, as `functools.partial` is one: to whoever calls them they are functions that return a function.
 
@@ -219,7 +220,7 @@ def _whole(schedule: Any, name: str, least: int) -> int:
     """An attribute as an int, checked to be at least ``least``."""
     value = getattr(schedule, name)
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={value!r} of {_name(schedule)}: must be a whole number")
+        raise TypeError(f"{name}={shown(value)} of {_name(schedule)}: must be a whole number")
     count = int(value.__index__())
     if count < least:
         raise ValueError(f"{name}={count} of {_name(schedule)}: must be at least {least}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
 from .formats import Format
-from .hyperparameters import Averaging
+from .hyperparameters import Asked, Averaging
 from .kernels.prologue import (
     COHORTS,
     FOUND_ADDRESS,
@@ -114,6 +114,7 @@ class Settings:
             TypeError, ValueError: If a function returns what is not allowed.
         """
         assert self._hyper is not None
+        asked: Asked = {}
         for number, cohort in enumerate(self._cohorts):
             hyper = self._hyper[cohort.group]
             if not hyper.is_scheduled:
@@ -123,7 +124,7 @@ class Settings:
             steps = range(first, first + behind + 1)
             for t in steps:
                 if t not in known:
-                    known[t] = hyper.scheduled(t, f"group {cohort.group}")
+                    known[t] = hyper.scheduled(t, f"group {cohort.group}", asked)
             for t in [t for t in known if t < first]:
                 del known[t]
             at = self._windows_at + number * WINDOW_ENTRIES * SCHEDULED_WORDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,13 @@ class Stepper:
         self._keeps_scaling = False
         self._reset()
 
+    @cached_property
+    def _gradients(self) -> Gradients:
+        # Made when they are looked at: groups that are added one by one would each make all anew.
+        return self.fresh_gradients()
+
     def _reset(self) -> None:
-        self._gradients = self.fresh_gradients()
+        vars(self).pop("_gradients", None)
         self.residence = Residence(self.params)
         gpus = {one.ref.device: one for one in self.params if one.ref.device.kind != "cpu"}
         self._lanes = [(one.engine, device, one.ref.family) for device, one in gpus.items()]

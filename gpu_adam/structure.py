@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from .messages import a_kind, listed
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Structure:
             if missing or len(tree) != len(self.names):
                 unknown = sorted(set(tree) - set(self.names), key=repr)
                 raise ValueError(
-                    f"{what} lacks {missing} and has unknown {unknown}: use None to leave a parameter alone"
+                    f"{what} lacks {listed(missing)} and has unknown {listed(unknown)}: "
+                    "use None to leave a parameter alone"
                 )
             return [tree[name] for name in self.names]
         leaves = ordered(tree, what)
@@ -74,9 +78,9 @@ def read_structure(tree: Any, what: str) -> tuple[Structure, list[Any]]:
         raise ValueError(f"{what} is a {type(tree).__name__} with nothing left in it: pass a new one, or a list")
     if leaves and all(is_pair(leaf) for leaf in leaves):
         names = tuple(name for name, _ in leaves)
-        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-        if twice:
-            raise ValueError(f"{what} names {twice} more than once")
+        if len(set(names)) < len(names):
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
+            raise ValueError(f"{what} names {listed(twice)} more than once")
         return Structure("pairs", names), [leaf for _, leaf in leaves]
     return Structure("list", tuple(range(len(leaves)))), leaves
 
@@ -85,9 +89,20 @@ def ordered(tree: Any, what: str) -> list[Any]:
     """A list of what an ordered collection, or an iterator such as ``model.parameters()``, holds."""
     if isinstance(tree, Set):
         raise TypeError(f"{what} is a set, which has no order: give a list or a dict")
-    if hasattr(tree, "shape") or isinstance(tree, (str, bytes)) or not isinstance(tree, Iterable):
-        raise TypeError(f"{what} is a {type(tree).__name__}: give a list or a dict of arrays")
-    return list(tree)
+    if hasattr(tree, "shape"):
+        raise TypeError(f"{what} is {a_kind(tree)}: give a list of arrays, such as [w], or a dict")
+    # A torch module has parameters; one of these that holds tensors themselves, such as a ParameterList, is as good as a list.
+    is_module = hasattr(tree, "parameters")
+    if isinstance(tree, Iterable) and not isinstance(tree, (str, bytes)):
+        leaves = list(tree)
+        if not is_module or (leaves and all(hasattr(leaf, "shape") for leaf in leaves)):
+            return leaves
+    remedy = "give a list or a dict of arrays"
+    if is_module:
+        remedy = "give its parameters(), or dict(its named_parameters())"
+    elif callable(tree):
+        remedy += "; a closure is not called: compute the gradients before the step"
+    raise TypeError(f"{what} is {a_kind(tree)}: {remedy}")
 
 
 def is_pair(leaf: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The arithmetic of DESIGN.md, section 3, written out: what every engine must return, to the bit.
+"""The arithmetic of docs/arithmetic.md, written out: what every engine must return, to the bit.
 
 It imports nothing of `gpu_adam`. NumPy's scalar-by-scalar multiplication, division and square root round correctly; the fused
 multiply-add, which NumPy lacks, is computed exactly here: with fractions for float64, and for float32 in float64 rounded to odd, which a

@@ -1,6 +1,6 @@
 """The arithmetic that each rule's docstring states, written out: what every engine must return, to the bit.
 
-It imports nothing of `gpu_adam`. What all rules share is here as DESIGN.md, section 3, has it for Adam: see `reference`.
+It imports nothing of `gpu_adam`. What all rules share is here as docs/arithmetic.md has it for Adam: see `reference`.
 """
 
 from __future__ import annotations

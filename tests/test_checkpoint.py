@@ -257,6 +257,11 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]]
         ValueError,
         "exp_avg of parameter 'b' has dtype complex128",
     ),
+    "a mask": (
+        set_state(1, "exp_avg", np.ma.masked_array(np.ones((2, 2)), mask=np.eye(2))),
+        ValueError,
+        "exp_avg of parameter 'b' is a numpy.ma.MaskedArray",
+    ),
     "no array": (set_state(1, "exp_avg", 3.0), ValueError, "exp_avg of parameter 'b' is a builtins.float"),
     "step -1": (set_state(0, "step", -1), ValueError, STEP),
     "step 1.5": (set_state(0, "step", 1.5), ValueError, STEP),

@@ -444,9 +444,9 @@ def test_what_is_no_parameter_is_refused(make: Callable[[], Any], error: type[Ex
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        (ones(3), TypeError, "params of group 0 is a ndarray: give a list or a dict of arrays"),
+        (ones(3), TypeError, "params of group 0 is a numpy.ndarray: give a list of arrays"),
         (None, TypeError, "params of group 0 is a NoneType"),
-        (3, TypeError, "params of group 0 is a int"),
+        (3, TypeError, "params of group 0 is an int"),
         ("w", TypeError, "params of group 0 is a str"),
         (
             frozenset((1, 2)),
@@ -457,7 +457,7 @@ def test_what_is_no_parameter_is_refused(make: Callable[[], Any], error: type[Ex
         ([("w", ones(1)), ("w", ones(1))], ValueError, r"params of group 0 names \['w'\] more than once"),
         ([{"lr": 0.1}], ValueError, "group 0 has no 'params'"),
         ([{"params": [], "Lr": 0.1}], ValueError, r"group 0 has unknown keys \['Lr'\]: use params, lr, betas"),
-        ([{"params": ones(2)}], TypeError, "params of group 0 is a ndarray"),
+        ([{"params": ones(2)}], TypeError, "params of group 0 is a numpy.ndarray"),
     ],
     ids=["array", "None", "int", "str", "set", "keys", "names", "no params", "unknown key", "array in group"],
 )
@@ -497,8 +497,8 @@ NOT_GRADIENTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: {"a": ones(2)}, ValueError, r"grads lacks \['b'\] and has unknown \[\]: use None"),
     (lambda: {"a": ones(2), "b": ones(3), "c": None}, ValueError, r"grads lacks \[\] and has unknown \['c'\]"),
     (lambda: [ones(2)], ValueError, "grads has 1 entries for 2 parameters"),
-    (lambda: ones(2, 2), TypeError, "grads is a ndarray: give a list or a dict of arrays"),
-    (lambda: 3, TypeError, "grads is a int: give a list or a dict of arrays"),
+    (lambda: ones(2, 2), TypeError, "grads is a numpy.ndarray: give a list of arrays"),
+    (lambda: 3, TypeError, "grads is an int: give a list or a dict of arrays"),
     (lambda: {1, 2}, TypeError, "grads is a set, which has no order"),
     (lambda: [ones(2), ones(4)], ValueError, r"the gradient of parameter 'b' has shape \(4,\): must be \(3,\)"),
     (lambda: [ones(2), ones(1, 3)], ValueError, r"the gradient of parameter 'b' has shape \(1, 3\): must be \(3,\)"),

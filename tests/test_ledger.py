@@ -55,7 +55,7 @@ def _tools() -> None:
 
 @pytest.mark.parametrize(("subject", "architecture"), COMPILED, ids=lambda value: getattr(value, "name", f"sm_{value}"))
 def test_the_table_is_what_the_compiler_makes(subject: Subject, architecture: int) -> None:
-    """Where it differs, ``python -m benchmarks.ledger`` writes it anew: the diff then shows what a change costs."""
+    """Where it differs, ``python -m benchmarks.ledger --publish`` writes it anew: the diff then shows what a change costs."""
     if architecture not in nvrtc.supported_architectures():
         pytest.skip(f"NVRTC {'.'.join(map(str, nvrtc.version()))} does not know sm_{architecture}")
     now, then = entry(subject, architecture), ROWS[subject.name, architecture]
@@ -77,7 +77,7 @@ def test_the_table_holds_every_rule_and_architecture() -> None:
 
 
 def test_the_page_is_what_the_table_says() -> None:
-    """Where it differs, ``python -m benchmarks.ledger --page`` writes it anew."""
+    """Where it differs, ``python -m benchmarks.ledger --page --publish`` writes it anew."""
     assert PAGE.read_text(encoding="utf-8") == page(LEDGER, measurements())
 
 
@@ -85,10 +85,8 @@ def test_the_page_can_be_written_without_a_compiler(tmp_path: Path, monkeypatch:
     """When a GPU's results have come."""
     (tmp_path / "gpu-proof-h100.json").write_text(json.dumps(result()), encoding="utf-8")
     monkeypatch.setattr(besides, "RESULTS", tmp_path)
-    monkeypatch.setattr(program, "PAGE", tmp_path / "LEDGER.md")
     monkeypatch.setattr(program, "entry", None)
-    monkeypatch.setattr("sys.argv", ["ledger", "--page"])
-    program.main()
+    assert program.main(["--page", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "LEDGER.md").read_text(encoding="utf-8") == page(LEDGER, [("gpu-proof-h100.json", result())])
 
 

@@ -1,4 +1,4 @@
-"""What Numba compiles the update kernels to, read in PTX and machine code: the arithmetic of DESIGN.md section 3 and nothing beside it.
+"""What Numba compiles the update kernels to, read in PTX and machine code: the arithmetic of docs/arithmetic.md and nothing beside it.
 
 No GPU and no driver is needed. The bits themselves are compared where there is a GPU (`test_gpu_numba.py`); here every operation of
 every specialization is counted, so that a promotion to float64, a lost fma or a narrow access cannot slip in.

@@ -58,6 +58,16 @@ def test_a_state_is_had_where_a_step_is_refused(options: dict[str, Any], change:
         optimizer.step(grads)
 
 
+@pytest.mark.parametrize("edit", [{"lr": -1.0}, {"lr": "fast"}, {"weight_decay": float("nan")}, {"maximize": 3}])
+def test_a_state_is_had_where_a_hyperparameter_is_refused(edit: dict[str, Any]) -> None:
+    model, optimizer = trained()
+    before = optimizer.state_dict()["state"]
+    optimizer.param_groups[0].update(edit)
+    with pytest.raises((TypeError, ValueError)):
+        optimizer.step(model.grads(9))
+    assert_same(optimizer.state_dict()["state"], before)
+
+
 @pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_converted_model_goes_on_with_the_state_that_it_had(to: str, pack: bool) -> None:

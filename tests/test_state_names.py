@@ -110,7 +110,7 @@ def test_names_need_an_optimizer_with_names() -> None:
 def test_a_thousand_names_are_not_all_printed() -> None:
     names = [f"layer.{k}" for k in range(1000)]
     optimizer = GpuAdam([(name, np.zeros(1, np.float32)) for name in names])
-    with pytest.raises(ValueError, match="1,000 in all") as caught:
+    with pytest.raises(ValueError, match="and 992 more") as caught:
         optimizer.load_state_dict(saved_as([f"module.{name}" for name in names]))
     assert len(str(caught.value)) < 1200
 

@@ -380,7 +380,7 @@ def test_it_prints_what_was_reached_and_writes_the_curve(
     assert re.fullmatch(r"[\d.e+]+( \w+)? parameters a second in step\(\), .* overall", lines["updates"])
     assert lines["loss curve"] == str(Path("runs/digits-cpu.png"))
     assert Path("runs/digits-cpu.png").read_bytes().startswith(PNG)
-    assert "220/220" in progress
+    assert not progress, "a bar in a pipe would be one endless line"
     assert not {"with averages", "gradient norm", "loss scale"} & set(lines)
 
 

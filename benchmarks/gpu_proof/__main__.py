@@ -9,9 +9,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+from gpu_adam.console import check_folder, run
 
 from ..cases import chosen
 from ..goals import Goal
@@ -41,6 +44,11 @@ ENVIRONMENT = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Prove and measure; what the exit status means is said below."""
+    return run("benchmarks.gpu_proof", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     """Run the parts; the exit status is 0 if each is done or left out for what is missing, and every goal of correctness is reached."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.gpu_proof",
@@ -68,8 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts = chosen(PARTS, options.only, "part")
     except ValueError as error:
         parser.error(str(error))
-    if not options.minutes > 0:
-        parser.error(f"--minutes {options.minutes}: must be more than 0")
+    if not 0 < options.minutes < inf:
+        parser.error(f"--minutes {options.minutes}: must be more than 0, and finite")
+    if options.data_dir is not None and not options.data_dir.is_dir():
+        parser.error(f"--data-dir {options.data_dir} is no folder")
+    try:  # now, and not after minutes of measuring
+        check_folder(folder, "--out")
+    except OSError as error:
+        parser.error(str(error))
     data = options.data_dir and str(options.data_dir.resolve())
     given = {"bench": {"cases": options.cases} if options.cases else {}, "training": {"data_dir": data} if data else {}}
     # What ends other programs ends this one as Ctrl-C does: with what there is written down.

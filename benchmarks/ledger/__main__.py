@@ -1,19 +1,22 @@
 """``python -m benchmarks.ledger``: compile, count, predict, and write the page.
 
-With ``--page`` the page alone, from the table as it is and the results at hand; with ``--variants`` other launch geometries are compared
-instead.
+With ``--publish`` over the committed ledger. With ``--page`` the page alone, from the committed table and the results at hand; with
+``--variants`` other launch geometries are compared instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from gpu_adam.console import check_file, run
 from gpu_adam.plan import Family
 from gpu_adam.policy import Geometry
 
@@ -25,25 +28,47 @@ from .subjects import Subject, adams, geometries, subjects
 
 COMPARED = (80, 90, 100)
 
+OUT = Path("runs", "ledger")
+"""Of runs that nobody wants to commit, a folder that is not kept."""
 
-def main() -> None:
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the ledger; the exit status is 0."""
+    return run("benchmarks.ledger", lambda: _main(arguments))
+
+
+def _main(given: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__.partition(":")[2])
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--page", action="store_true", help="compile nothing: write the page from the table and the results at hand"
     )
     what.add_argument("--variants", action="store_true", help="compare threads, vectors, hints and a persistent grid")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, default=OUT, help="folder for the page and the table (default: runs/ledger)")
+    where.add_argument(
+        "--publish", dest="out", action="store_const", const=PAGE.parent, help="write over the committed ledger"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
+    if arguments.jobs < 1:
+        parser.error(f"--jobs {arguments.jobs}: at least 1")
     if arguments.variants:
         variants(arguments.jobs)
-        return
+        return 0
+    paths = arguments.out / PAGE.name, DATA if arguments.page else arguments.out / DATA.name
+    try:  # now, and not after minutes of compiling
+        for path in paths[:1] if arguments.page else paths:
+            check_file(path, "--out")
+    except OSError as error:
+        parser.error(str(error))
     if not arguments.page:
-        write_table(arguments.jobs)
-    write_page()
+        write_table(arguments.jobs, paths[1])
+    write_page(*paths)
+    return 0
 
 
-def write_table(jobs: int) -> None:
+def write_table(jobs: int, path: Path) -> None:
     """Write ``ledger.json``."""
     wanted = [(subject, architecture) for architecture in ARCHITECTURES for subject in subjects()]
     rows = list(_mapped(entry, wanted, jobs))
@@ -52,15 +77,15 @@ def write_table(jobs: int) -> None:
     (compiler,) = {row.pop("compiler") for row in rows}
     # A row a line: a change shows which kernels it touches.
     lines = ",\n".join(json.dumps(row) for row in rows)
-    DATA.write_text(f'{{"compiler": "{compiler}", "rows": [\n{lines}\n]}}\n', encoding="utf-8")
-    print(f"{len(rows)} rows in {DATA}")
+    path.write_text(f'{{"compiler": "{compiler}", "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    print(f"{len(rows)} rows in {path}")
 
 
-def write_page() -> None:
+def write_page(path: Path, table: Path) -> None:
     """Write ``LEDGER.md`` from ``ledger.json``."""
-    ledger = json.loads(DATA.read_text(encoding="utf-8"))
-    PAGE.write_text(page(ledger, measurements()), encoding="utf-8")
-    print(PAGE)
+    ledger = json.loads(table.read_text(encoding="utf-8"))
+    path.write_text(page(ledger, measurements()), encoding="utf-8")
+    print(path)
 
 
 def variants(jobs: int) -> None:
@@ -102,4 +127,4 @@ def _mapped(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

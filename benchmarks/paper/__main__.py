@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from gpu_adam.console import check_file, check_folder
+from gpu_adam.console import run as run_program
 from gpu_adam.engines import EngineUnavailable
 from gpu_adam.engines.threads import thread_count
 from gpu_adam.train.backend import choose
@@ -22,13 +24,28 @@ from .pool import run_all
 from .settings import SCALES, Run
 from .training import Result
 
-OUT = Path(__file__).resolve().parent
+PUBLISHED = Path(__file__).resolve().parent
+"""Where the committed results are."""
+
+OUT = Path("runs", "paper")
+"""Of all other runs, a folder that is not kept."""
+
 _THEORY = "theory"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run experiments; the exit status is 0 unless data or a GPU is missing."""
+    return run_program("benchmarks.paper", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _options(arguments)
+    try:
+        check_folder(options.out / "results", "--out")
+        check_file(options.out / "RESULTS.md", "--out")
+    except OSError as error:
+        print(f"benchmarks.paper: {error}", file=sys.stderr)
+        return 2
     try:
         backend = choose({"cpu": "cpu", "auto": "auto", "cuda": "cupy"}[options.device])
         sets = {EXPERIMENTS[name].data for name in options.names if name != _THEORY}
@@ -56,12 +73,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="the folder of the data (%(default)s)"
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--out",
         type=Path,
         default=OUT,
         metavar="DIR",
-        help="where RESULTS.md, results/ and runs/ go (benchmarks/paper)",
+        help="where RESULTS.md, results/ and runs/ go (runs/paper)",
+    )
+    where.add_argument(
+        "--publish", dest="out", action="store_const", const=PUBLISHED, help="write over the committed results"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
     parser.add_argument(
@@ -89,7 +110,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace, backend: Any, prints: dict[str, str]) -> None:
     results: Path = options.out / "results"
-    results.mkdir(parents=True, exist_ok=True)
     device = "cpu" if backend.engine == "cpu" else "cuda"
     where = {"device": device, "machine": report.machine(device), "versions": report.versions()}
     runs = {

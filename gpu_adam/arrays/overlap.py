@@ -18,20 +18,56 @@ _MAX_WORK = 100_000
 
 
 class Occupied:
-    """The memory of some arrays of one device, to look others up in."""
+    """The memory of some arrays of one device, to look others up in.
+
+    Args:
+        refs: The arrays; their numbers are their places here, and go on with `extend`.
+    """
 
     def __init__(self, refs: Sequence[ArrayRef]) -> None:
-        order = sorted((k for k, ref in enumerate(refs) if 0 not in ref.shape), key=lambda k: reach(refs[k])[0])
-        self._refs = [refs[k] for k in order]
-        self._indices = order
-        self._starts = [reach(ref)[0] for ref in self._refs]
+        self._count = 0
+        self._refs: list[ArrayRef] = []
+        self._indices: list[int] = []
+        self._starts: list[int] = []
         # The furthest end so far tells how far back an overlap is possible at all.
-        self._ends = list(accumulate((reach(ref)[1] for ref in self._refs), max))
+        self._ends: list[int] = []
+        self._bounds: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        self.extend(refs)
+
+    def extend(self, refs: Sequence[ArrayRef]) -> None:
+        """Add arrays; of few beside many it costs little more than a look for their places."""
+        self._bounds = None
+        numbered = [(k, ref) for k, ref in enumerate(refs, start=self._count) if 0 not in ref.shape]
+        self._count += len(refs)
+        if len(numbered) * 8 < len(self._refs):
+            for number, ref in numbered:
+                self._insert(number, ref)
+            return
+        numbered += zip(self._indices, self._refs, strict=True)
+        spans = sorted((*reach(ref), number, ref) for number, ref in numbered)
+        self._starts = [start for start, _, _, _ in spans]
+        self._ends = list(accumulate((stop for _, stop, _, _ in spans), max))
+        self._indices = [number for _, _, number, _ in spans]
+        self._refs = [ref for _, _, _, ref in spans]
+
+    def _insert(self, number: int, ref: ArrayRef) -> None:
+        start, stop = reach(ref)
+        k = bisect_right(self._starts, start)
+        self._starts.insert(k, start)
+        self._indices.insert(k, number)
+        self._refs.insert(k, ref)
+        self._ends.insert(k, max(stop, self._ends[k - 1]) if k else stop)
+        for later in range(k + 1, len(self._ends)):
+            if self._ends[later] >= stop:
+                return
+            self._ends[later] = stop
 
     def are_clear(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.bool_]:
         """For each stretch of bytes whether no array reaches into it; ``False`` may be a false alarm."""
-        before = np.searchsorted(self._starts, stops, "left")
-        return np.concatenate(([0], self._ends))[before] <= starts
+        if self._bounds is None:
+            self._bounds = np.array(self._starts, np.int64), np.array([0, *self._ends], np.int64)
+        own_starts, ends = self._bounds
+        return ends[np.searchsorted(own_starts, stops, "left")] <= starts
 
     def overlapping(self, ref: ArrayRef) -> Iterator[int]:
         """The numbers of the arrays that share an element with ``ref``."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from .. import cache
+from ..console import check_threads
 from ..engines import ENGINES
 from .examination import examine_engine
 from .machine import find_conflict, find_machine, find_packages
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("gpu-adam doctor", description="What can run here, and what is missing.")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(argv)
+    check_threads()
     report = examine()
     print(json.dumps(as_dict(report), indent=1) if options.json else describe(report))
     return report.status

@@ -1,4 +1,4 @@
-"""The reference of the self-check: DESIGN.md, section 3, one exact operation and one rounding a call."""
+"""The reference of the self-check: the arithmetic of docs/arithmetic.md, one exact operation and one rounding a call."""
 
 from __future__ import annotations
 

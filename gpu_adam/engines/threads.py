@@ -13,20 +13,27 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from ..messages import EnvironmentVariableError, shown
+
 _Call = tuple[Callable[..., None], tuple[Any, ...]]
+
+_MOST = max(1024, os.cpu_count() or 1)
 
 
 def thread_count() -> int:
     """Threads of a step: ``GPU_ADAM_NUM_THREADS``, else the processors that this process may use.
 
     Raises:
-        ValueError: If the variable is not a positive whole number.
+        EnvironmentVariableError: If the variable is not a positive whole number, or is one of more threads than can be.
     """
     asked = os.environ.get("GPU_ADAM_NUM_THREADS")
     if asked is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ValueError(f"GPU_ADAM_NUM_THREADS={asked!r}: must be a positive whole number")
+    # Its length first: Python refuses to make a number of thousands of digits.
+    if not (asked.isdecimal() and len(asked) < 20 and 1 <= int(asked) <= _MOST):
+        raise EnvironmentVariableError(
+            f"GPU_ADAM_NUM_THREADS={shown(asked)}: must be a positive whole number, at most {_MOST:,}; without it, one thread a core"
+        )
     return int(asked)
 
 

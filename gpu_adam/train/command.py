@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from math import inf, isfinite
 from pathlib import Path
+
+from ..console import check_file, check_threads
+from ..messages import EnvironmentVariableError
 
 # What takes long to import waits until there is something to train: `gpu-adam --help` needs none of it.
 
@@ -69,13 +73,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--schedule",
         choices=("constant", "cosine", "linear", "inverse-sqrt"),
         default="linear",
-        help="how it goes: cosine and linear fall to 0, inverse-sqrt is X/√t (%(default)s)",
+        help="how it goes: cosine and linear fall to 0, inverse-sqrt is X/sqrt(t) (%(default)s)",
     )
     adam.add_argument(
         "--warmup", type=natural, default=0, metavar="N", help="steps in which it rises first (%(default)s)"
     )
-    adam.add_argument("--betas", type=share, nargs=2, default=[0.9, 0.999], metavar="X", help="β1 and β2 (0.9 0.999)")
-    adam.add_argument("--eps", type=positive, default=1e-8, metavar="X", help="ε (%(default)s)")
+    adam.add_argument(
+        "--betas", type=share, nargs=2, default=[0.9, 0.999], metavar="X", help="beta1 and beta2 (0.9 0.999)"
+    )
+    adam.add_argument(
+        "--eps",
+        type=positive,
+        default=1e-8,
+        metavar="X",
+        help="what is added to the root of the second moment (%(default)s)",
+    )
     adam.add_argument("--weight-decay", type=positive, default=0.0, metavar="X", help="(%(default)s)")
     adam.add_argument(
         "--decoupled-weight-decay", action="store_true", help="shrink the parameters, not change the gradients (AdamW)"
@@ -126,14 +138,20 @@ def main(args: argparse.Namespace) -> int:
         The exit status: 0, or 1 if something is missing, the data cannot be read, or training came to nothing.
     """
     from ..engines import EngineUnavailable
-    from .data import DataError
     from .dependencies import MissingDependency
-    from .loop import OptionError
 
     try:
         return _train(args)
-    except (DataError, EngineUnavailable, MissingDependency, OptionError, OSError) as error:
+    except (BrokenPipeError, EnvironmentVariableError):
+        raise
+    except (EngineUnavailable, MissingDependency, OSError, ValueError) as error:
         print(f"gpu-adam train: {error}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(
+            f"gpu-adam train: there is too little memory: {error or 'try a smaller --hidden or --batch-size'}",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -143,7 +161,10 @@ def _train(args: argparse.Namespace) -> int:
     from .data import load_digits, load_idx
     from .dependencies import require
 
+    check_threads()
     # Asked for before the work begins and not after.
+    if args.out is not None:
+        check_file(args.out, "--out")
     tqdm, limit_threads = require("tqdm").tqdm, require("threadpoolctl").threadpool_limits
     require("matplotlib.figure")
     from .curve import save
@@ -152,9 +173,7 @@ def _train(args: argparse.Namespace) -> int:
     data = load_digits() if args.data_dir is None else load_idx(args.data_dir)
     backend = choose(args.engine)
     out: Path = args.out or Path("runs", f"{data.name}-{backend.engine}.png")
-    if out.is_dir():
-        raise IsADirectoryError(f"--out {out} is a folder: name a file in it")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_file(out, "--out")
     options = Options(
         epochs=args.epochs or (_DIGITS_EPOCHS if args.data_dir is None else _EPOCHS),
         batch_size=args.batch_size,
@@ -178,7 +197,9 @@ def _train(args: argparse.Namespace) -> int:
     # Matrix products this small take two idle cores two thirds of the time of one. On cores that others use too BLAS's threads spin while
     # they wait for each other, and training took eight times as long: so one thread, unless more are asked for.
     steps = options.steps(len(data.images))
-    with limit_threads(args.blas_threads, user_api="blas"), tqdm(total=steps, unit=" steps", desc="training") as bar:
+    # In a pipe or a file a bar would be one endless line.
+    progress = partial(tqdm, unit=" steps", desc="training", disable=not sys.stderr.isatty())
+    with limit_threads(args.blas_threads, user_api="blas"), progress(total=steps) as bar:
         result = train(data, backend, options, bar)
 
     layers = "-".join(map(str, result.sizes))
@@ -200,7 +221,10 @@ def _train(args: argparse.Namespace) -> int:
     save(result, f"{data.name}, {layers}, {args.dtype}: {accuracy} with GpuAdam on engine {backend.engine}", out)
     print(f"loss curve        {out}")
     if not isfinite(result.losses[-1]):
-        print("gpu-adam train: the loss is not finite any more: try a smaller --lr", file=sys.stderr)
+        remedy = "with --eps 0 a parameter whose gradients were all 0 becomes 0/0: use a larger --eps"
+        if args.eps > 0.0:
+            remedy = "try a smaller --lr" + (" or --weight-decay" if args.weight_decay else "")
+        print(f"gpu-adam train: the loss is not finite any more: {remedy}", file=sys.stderr)
         return 1
     return 0
 

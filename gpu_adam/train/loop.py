@@ -139,7 +139,13 @@ def train(data: Dataset, backend: Backend, options: Options, progress: Progress)
     """Train a network on a data set.
 
     The same data, backend and options give the same result, on one machine.
+
+    Raises:
+        OptionError: If options do not go together, or do not suit the images.
     """
+    smallest = min(data.images[0].shape)
+    if options.shift >= smallest:
+        raise OptionError(f"--shift {options.shift}: must be less than the {smallest} pixels that the images have")
     xp = backend.xp
     random = np.random.default_rng(options.seed)
     sizes = (data.images[0].size, *options.hidden, data.classes)

@@ -1,0 +1,70 @@
+"""Words of error messages, which stay readable whatever was given."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from itertools import islice
+from reprlib import Repr
+from typing import Any
+
+
+class EnvironmentVariableError(ValueError):
+    """A variable of the environment has a value that makes no sense; the message names it."""
+
+
+_MOST = 8
+"""Values of a collection that are told."""
+
+_repr = Repr()
+_repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxfrozenset = _repr.maxdict = _repr.maxarray = _repr.maxdeque = (
+    _MOST
+)
+_repr.maxstring = _repr.maxother = _repr.maxlong = 200
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, cut where it is long.
+
+    >>> shown((0.9, 0.999))
+    '(0.9, 0.999)'
+    >>> shown(list(range(1000)))
+    '[0, 1, 2, 3, 4, 5, 6, 7, ...]'
+    """
+    return _repr.repr(value)
+
+
+def listed(values: Collection[Any]) -> str:
+    """Values as a list, the first of many only.
+
+    >>> listed(["weight", "bias"])
+    "['weight', 'bias']"
+    >>> listed(range(100_000))
+    '[0, 1, 2, 3, 4, 5, 6, 7] and 99,992 more'
+    """
+    first = ", ".join(map(shown, islice(values, _MOST)))
+    more = len(values) - _MOST
+    return f"[{first}]" + (f" and {more:,} more" if more > 0 else "")
+
+
+def a_kind(value: Any) -> str:
+    """What a value is, by its type.
+
+    >>> a_kind(3), a_kind({}.keys())
+    ('an int', 'a dict_keys')
+    """
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def or_else(name: str, known: Collection[str]) -> str:
+    """For a name that is not known: the one that may have been meant, or else all that are.
+
+    >>> or_else("amsgrd", ["lr", "amsgrad"])
+    "did you mean 'amsgrad'?"
+    >>> or_else("x", ["lr", "amsgrad"])
+    'use lr, amsgrad'
+    """
+    near = get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)}"
