@@ -61,6 +61,14 @@ struct Row {
   __device__ __forceinline__ bool skips() const { return word[kSkip] != W(0); }
 };
 
+// An accumulator of squares less w of it; infinity where it is infinite: infinity less infinity would be a NaN.
+template <typename W>
+__device__ __forceinline__ W decayed(W w, W v) {
+  const W x = fma(-w, v, v);
+  // Minus infinity, which is no sum of squares, becomes a NaN.
+  return x != x && v > -v ? v : x;
+}
+
 // Scales the gradient, then applies weight decay of either kind. All threads of a block take the same branches, which cost nothing
 // beside the memory, so one kernel serves all settings.
 template <typename W>

@@ -92,6 +92,11 @@ def fma(a: Any, b: Any, c: Any) -> Array:
     return np.array(results, np.float64).reshape(a.shape)
 
 
+def decayed_squares(weight: Any, squares: Array) -> Array:
+    """An accumulator of squares less ``weight`` of it; infinity stays infinity."""
+    return np.where(np.isposinf(squares), squares, fma(-weight, squares, squares))
+
+
 def power(base: float, exponent: int) -> float:
     """Repeated squaring, from the lowest bit up."""
     result = 1.0
@@ -199,7 +204,7 @@ class Reference:
         if options.weight_decay and options.decoupled_weight_decay:
             p = fma(c.k, p, p)
         self.m = fma(c.w1, g, fma(-c.w1, self.m, self.m))
-        self.v = fma(c.w2 * g, g, fma(-c.w2, self.v, self.v))
+        self.v = fma(c.w2 * g, g, decayed_squares(c.w2, self.v))
         x = self.v
         if options.amsgrad:
             x = self.v_max = np.maximum(self.v_max, self.v)  # in which NaN wins
