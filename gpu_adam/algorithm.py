@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import sqrt
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .formats import FLOAT64, Format
+from .formats import FLOAT32, FLOAT64, Format
 from .hyperparameters import Averaging, Flag, Number, Scheduled
 from .kernels import rules
 from .kernels.row import (
@@ -190,11 +190,19 @@ class Hyperparameters:
         lr = self.words[LR]
         return lr if isinstance(lr, Scalar) else None
 
-    def scheduled(self, t: int, where: str) -> list[float]:
+    def refuse_misfits(self, formats: Iterable[Format], where: str) -> None:
+        """Raise `ValueError` for a number that rounding to one of these working formats would make infinite, or 0 where it must not be."""
+        for one in self.algorithm.numbers:
+            value = self.words[one.word]
+            if isinstance(value, float):
+                for working in formats:
+                    one.refuse_misfit(value, working, one.name, where)
+
+    def scheduled(self, t: int, working: Format, where: str) -> list[float]:
         """The numbers of step ``t`` that a record begins with.
 
         Raises:
-            TypeError, ValueError: If a function returns what is not allowed.
+            TypeError, ValueError: If a function returns what is not allowed, or would be infinite in the working format.
         """
         values = [0.0] * SCHEDULED_WORDS
         for one in self.algorithm.numbers:
@@ -202,6 +210,7 @@ class Hyperparameters:
                 value = self.words[one.word]
                 if callable(value):
                     values[one.word] = one.in_record(one.at(value, t, where))
+                    one.refuse_misfit(values[one.word], working, f"{one.name}({t})", where)
                 elif isinstance(value, float):
                     values[one.word] = value
         return values
@@ -229,11 +238,20 @@ def coefficients(hyper: Hyperparameters, record: list[float], t: int, factor: fl
 
     Returns:
         ``ROW_WORDS`` numbers, in the order of `gpu_adam.kernels.row` and of the rule's own file.
+
+    Raises:
+        TypeError, ValueError: If a function returns what is not allowed, or a coefficient would be infinite in the working format.
     """
+    working = FLOAT64 if record[WIDE] else FLOAT32
     if hyper.is_scheduled:
-        record = [*hyper.scheduled(t, where), *record[SCHEDULED_WORDS:]]
+        record = [*hyper.scheduled(t, working, where), *record[SCHEDULED_WORDS:]]
     row = [0.0] * ROW_WORDS
-    _filler(hyper.rule.coefficients)(record, t, factor, record[WIDE] != 0.0, row)
+    _filler(hyper.rule.coefficients)(record, t, factor, working is FLOAT64, row)
+    if max(row) > working.largest or min(row) < -working.largest:
+        raise ValueError(
+            f"lr={record[LR]!r} and weight_decay={record[DECAY]!r} of {where}: make a coefficient of step {t} infinite in {working}, "
+            "in which these parameters are computed: use smaller ones"
+        )
     return row
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from .algorithm import Algorithm, Hyperparameters, coefficients
 from .arrays import copy_of, to_host
+from .formats import FLOAT64
 from .hyperparameters import Averaging
-from .state import Placed
+from .state import Placed, working_formats
 from .structure import Structure
 
 AVERAGE = "average"
@@ -137,6 +138,7 @@ def check(
     sizes, own_sizes = [len(group["params"]) for group in theirs], [len(group["params"]) for group in groups]
     if sizes != own_sizes:
         raise ValueError(f"state_dict has groups of {sizes} parameters, this optimizer of {own_sizes}")
+    working = working_formats(params, len(groups))
     new_groups, rules = [], []
     keys: list[Any] = []
     for number, (group, own, structure) in enumerate(zip(theirs, groups, structures, strict=True)):
@@ -153,7 +155,9 @@ def check(
         # Also what users and schedulers keep in a group, such as `initial_lr`.
         new = {key: _copied(value) for key, value in group.items() if key not in _NOT_KEPT}
         new.update({key: own[key] for key in algorithm.keys if key not in new})
-        rules.append(algorithm.hyperparameters(new, f"group {number} of state_dict").rule)
+        hyper = algorithm.hyperparameters(new, f"group {number} of state_dict")
+        hyper.refuse_misfits(working[number], f"group {number} of state_dict")
+        rules.append(hyper.rule)
         new_groups.append(new)
         keys.extend(group["params"])
     if any(not isinstance(key, (Integral, str)) for key in keys) or len(set(keys)) < len(keys):
@@ -212,6 +216,14 @@ def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
         raise ValueError(f"state_dict's {name} of {placed.label} has shape {host.shape}: must be {placed.ref.shape}")
     if host.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
         raise ValueError(f"state_dict's {name} of {placed.label} has dtype {host.dtype}: must be a float format")
+    working = placed.ref.format.working
+    if host.dtype == np.float64 and working is not FLOAT64:
+        beyond = np.isfinite(host) & (np.abs(host) > working.largest)
+        if beyond.any():
+            raise ValueError(
+                f"state_dict's {name} of {placed.label} has {host[beyond][0]!r}, which {working} has no place for: "
+                f"must be at most {working.largest!r}, or infinite"
+            )
     return host
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .formats import Format
 from .kernels.row import LR, SCHEDULED_WORDS
 from .scaling import Scalar, scalar_on
 
@@ -27,6 +28,7 @@ class Number:
         word: Its word in a record. If that is among the first ``SCHEDULED_WORDS`` it may be a function of the step number.
         below: It must be smaller.
         entry: Which of the two numbers under the key it is; ``None`` where there is one.
+        keeps_apart: Whether it keeps a divisor from being 0, so that it may be 0 but not become 0 by rounding.
         convert: From the number to what the record has; by default the number itself.
     """
 
@@ -34,6 +36,7 @@ class Number:
     word: int
     below: float = inf
     entry: int | None = None
+    keeps_apart: bool = False
     convert: Callable[[float], float] | None = None
 
     @classmethod
@@ -75,6 +78,19 @@ class Number:
     def at(self, function: Callable[[int], float], t: int, where: str) -> float:
         """What a function gives at step ``t``, checked."""
         return number(function(t), f"{self.name}({t})", where, below=self.below)
+
+    def refuse_misfit(self, value: float, working: Format, name: str, where: str) -> None:
+        """Raise `ValueError` for a number of a record that would be infinite in a working format, or 0 where that makes a difference."""
+        if value > working.largest:
+            raise ValueError(
+                f"{name}={value!r} of {where}: is infinite in {working}, in which these parameters are computed: "
+                f"must be at most {working.largest!r}"
+            )
+        if self.keeps_apart and working.vanishes(value):
+            raise ValueError(
+                f"{name}={value!r} of {where}: is 0 in {working}, in which these parameters are computed: "
+                f"use 0, or at least {working.least!r}"
+            )
 
     def in_record(self, value: float) -> float:
         """What the record has for a number."""

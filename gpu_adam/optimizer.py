@@ -28,7 +28,7 @@ from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Mode, Schedule
 from .settings import Limits
-from .state import Placed
+from .state import Placed, narrowest, working_formats
 from .stepper import Stepper
 from .structure import Structure, read_structure
 
@@ -73,8 +73,8 @@ class GpuOptimizer:
         max_grad_norm: What the global norm of all gradients is clipped to, at least 0: they are multiplied by
             ``min(1, max_grad_norm / (norm + 1e-6))`` as the update reads them. ``inf`` only measures; see `grad_norm`.
         group_norms: Whether each group's norm is measured as well; see `group_grad_norms`.
-        skip_nonfinite: Whether a step changes nothing whose norm is not finite: with an infinity or a NaN in its gradients, or float64
-            gradients whose squares are beyond float64; see `steps_skipped`.
+        skip_nonfinite: Whether a step changes nothing whose norm is not finite, or has a square, after scaling and clipping, that is not
+            finite in the narrowest format that the parameters are computed in: above 1.8e19 in float32. See `steps_skipped`.
         capturable: Whether step counts and coefficients live on the device, so that a step can be captured in a CUDA graph; see `graph`.
             A 0-dimensional ``lr`` on a GPU is then read there.
         ema_decay: The decay, in [0, 1), of an exponential average of the parameters (the paper's section 7.2); see `averaged_params`.
@@ -179,12 +179,13 @@ class GpuOptimizer:
                 raise ValueError(f"{where} has unknown keys {unknown}: use {', '.join(('params', *keys))}")
             structure, leaves = read_structure(group["params"], f"params of {where}")
             filled = {**group, "params": leaves, **{key: group.get(key, self.defaults[key]) for key in keys}}
-            self.algorithm.hyperparameters(filled, where, read_lr=not self._capturable)
+            hyper = self.algorithm.hyperparameters(filled, where, read_lr=not self._capturable)
             structures.append(structure)
             added.append(filled)
             for name, leaf in zip(structure.names, leaves, strict=True):
                 label = f"parameter {name!r}" if structure.named else f"parameter {name} of {where}"
                 refs.append((index, label, param_ref(leaf, label)))
+            hyper.refuse_misfits({ref.format.working for number, _, ref in refs if number == index}, where)
         check_apart([(placed.label, placed.ref) for placed in self._params] + [entry[1:] for entry in refs])
         placed = place(
             refs,
@@ -213,6 +214,7 @@ class GpuOptimizer:
     def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
         norms = 1 + len(self.param_groups)
+        self._working = working_formats(self._params, len(self.param_groups))
         self._stepper = Stepper(
             self._params, steps, self._averaging, self._control, norms, pack=self._pack, capturable=self._capturable
         )
@@ -292,7 +294,7 @@ class GpuOptimizer:
 
     def _limits(self, scaling: Scaling) -> Limits:
         most = inf if self._max_grad_norm is None else self._max_grad_norm
-        return Limits(most, self._skip_nonfinite or scaling.scaler is not None)
+        return Limits(most, self._skip_nonfinite or scaling.scaler is not None, narrowest(self._working))
 
     def _mode(self, scaling: Scaling) -> Mode:
         measures = self._max_grad_norm is not None or self._skip_nonfinite or scaling.scaler is not None
@@ -313,7 +315,7 @@ class GpuOptimizer:
             raise ValueError(
                 "grad_scale is a LossScaler of another optimizer, whose steps change it: make one for each"
             )
-        return scaling_of(given, found, self._devices)
+        return scaling_of(given, found, self._devices, narrowest(self._working))
 
     @property
     def grad_norm(self) -> Any:
@@ -482,6 +484,8 @@ class GpuOptimizer:
         if keys == self._keys:
             return
         hyper = [algorithm.hyperparameters(group, where, read_lr=read_lr) for group, where in named]
+        for own, formats, (_, where) in zip(hyper, self._working, named, strict=True):
+            own.refuse_misfits(formats, where)
         if [(h.rule, h.initial) for h in hyper] != [(h.rule, h.initial) for h in self._hyper]:
             if capturing:
                 raise RuntimeError(

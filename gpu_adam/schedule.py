@@ -96,6 +96,7 @@ class Schedule:
         self._gradients = gradients
         self._averaging = averaging
         self._hyper = hyperparameters
+        self._checked: Sequence[Hyperparameters] | None = None
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
         self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
         self._cohorts, self._cohort_of = _cohorts(active, steps)
@@ -269,6 +270,8 @@ class Schedule:
         if self._settings is None:
             self._compute_rows(steps, hyperparameters, scaling)
             return
+        if hyperparameters is not self._checked:
+            self._check_rows(steps, hyperparameters)
         # Until it is sent: a function that raises comes in between.
         self._unsent |= self._settings.update(hyperparameters, self._averaging, scaling, limits)
         if self._settings.is_scheduled and self._programs:
@@ -281,6 +284,15 @@ class Schedule:
             for shard, program in zip(self._shards, self._programs, strict=True):
                 program.instruct(self._settings.words, shard.stream(stream))
             self._unsent = False
+
+    def _check_rows(self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters]) -> None:
+        """Refuse what the host can see to overflow in the next step, as `_compute_rows` does; the device saturates."""
+        for cohort in self._cohorts:
+            hyper = hyperparameters[cohort.group]
+            if not hyper.is_scheduled:
+                record = hyper.record(self._averaging, cohort.working)
+                coefficients(hyper, record, int(steps[cohort.first]) + 1, 1.0, f"group {cohort.group}")
+        self._checked = hyperparameters
 
     def _compute_rows(
         self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters], scaling: Scaling

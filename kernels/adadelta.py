@@ -34,7 +34,6 @@ RHO = OWN_0
 
 def adadelta(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:
     """The scalar function: ``s0`` is the mean square of the gradients, ``s1`` that of the updates."""
-
     less = decayed(fma)
 
     def update(p, g, s0, s1, s2, c):
@@ -93,7 +92,7 @@ class GpuAdaDelta(GpuOptimizer):
 
     algorithm = Algorithm(
         (Rule("adadelta", ("square_avg", "acc_delta"), adadelta, adadelta_coefficients, "AdaDelta", "adadelta.cuh"),),
-        (Number("rho", RHO, below=1.0), Number("eps", EPSILON)),
+        (Number("rho", RHO, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
     )
 
     def __init__(

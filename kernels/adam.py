@@ -37,7 +37,6 @@ EPSILON, BIAS_CORRECTION, EPS_HAT = own_settings(3)
 
 def adam(fma: Callable[..., Any], sqrt: Callable[..., Any], amsgrad: bool = False) -> Callable[..., Any]:
     """The scalar function of Adam: ``s0`` and ``s1`` are the moments, ``s2`` with ``amsgrad`` the largest second moment so far."""
-
     less = decayed(fma)
 
     def update(p, g, s0, s1, s2, c):
@@ -138,7 +137,7 @@ class GpuAdam(GpuOptimizer):
 
     algorithm = Algorithm(
         (ADAM, AMSGRAD),
-        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON)),
+        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
         (Flag("amsgrad"), Flag("bias_correction", BIAS_CORRECTION), Flag("eps_hat", EPS_HAT)),
         _choose,
     )

@@ -44,7 +44,6 @@ FADED = 2.0**-53
 
 def nadam(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:
     """The scalar function: ``s0`` and ``s1`` are the moments."""
-
     less = decayed(fma)
 
     def update(p, g, s0, s1, s2, c):
@@ -130,7 +129,7 @@ class GpuNAdam(GpuOptimizer):
         (Rule("nadam", ("exp_avg", "exp_avg_sq"), nadam, nadam_coefficients, "NAdam", "nadam.cuh"),),
         (
             *Number.pair("betas", BETA1, BETA2, below=1.0),
-            Number("eps", EPSILON),
+            Number("eps", EPSILON, keeps_apart=True),
             Number("momentum_decay", Q, convert=lambda decay: 0.96**decay),
         ),
         scalars={"mu_product": PRODUCT},

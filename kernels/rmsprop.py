@@ -39,7 +39,6 @@ def rmsprop(
     fma: Callable[..., Any], sqrt: Callable[..., Any], centered: bool = False, momentum: bool = False
 ) -> Callable[..., Any]:
     """The scalar function: ``s0`` is the mean square; after it come, where they are kept, the mean and the momentum."""
-
     less = decayed(fma)
 
     def update(p, g, s0, s1, s2, c):
@@ -123,7 +122,7 @@ class GpuRmsProp(GpuOptimizer):
 
     algorithm = Algorithm(
         tuple(RULES.values()),
-        (Number("alpha", ALPHA, below=1.0), Number("eps", EPSILON), Number("momentum", MOMENTUM)),
+        (Number("alpha", ALPHA, below=1.0), Number("eps", EPSILON, keeps_apart=True), Number("momentum", MOMENTUM)),
         (Flag("centered"),),
         _choose,
     )
