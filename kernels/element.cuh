@@ -28,6 +28,14 @@ struct WorkingOf<double> {
 template <typename T>
 using Working = typename WorkingOf<T>::type;
 
+// The largest finite number of a working format.
+template <typename W>
+constexpr W kLargest = W();
+template <>
+constexpr float kLargest<float> = 0x1.fffffep127f;
+template <>
+constexpr double kLargest<double> = 0x1.fffffffffffffp1023;
+
 // widen<W>(x): x in the working format W. Exact, but for a double gradient of a float parameter, which is rounded once.
 
 template <typename W>
@@ -83,6 +91,10 @@ __device__ __forceinline__ double div(double a, double b) { return __ddiv_rn(a, 
 
 __device__ __forceinline__ float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ __forceinline__ double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+// b where a is NaN. In float32 it is one instruction; fmin of float64 would be ten.
+__device__ __forceinline__ float min(float a, float b) { return ::fminf(a, b); }
+__device__ __forceinline__ double min(double a, double b) { return a < b ? a : b; }
 
 __device__ __forceinline__ float abs(float a) { return ::fabsf(a); }
 __device__ __forceinline__ double abs(double a) { return ::fabs(a); }

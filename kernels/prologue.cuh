@@ -11,10 +11,6 @@ namespace gpu_adam {
 constexpr int kLeaf = 1024;
 constexpr int kLanesOfLeaf = 128;
 
-// The largest numbers of the working formats.
-constexpr double kLargestSingle = 0x1.fffffep127;
-constexpr double kLargestDouble = 0x1.fffffffffffffp1023;
-
 enum ControlWord { kTicket, kSkipped, kSkips, kFactor, kClip, kNorms = 8 };
 
 enum SettingsWord {
@@ -77,7 +73,7 @@ __device__ __forceinline__ void decide(long long* control, const long long* sett
     }
     set_number(control + kClip, clip);
     if (number(settings + kSkipNonfinite) != 0.0) {
-      const double largest = number(settings + kNarrow) != 0.0 ? kLargestSingle : kLargestDouble;
+      const double largest = number(settings + kNarrow) != 0.0 ? kLargest<float> : kLargest<double>;
       const double clipped = mul(norm, clip);
       // Nor is it smaller where the norm is infinite, which may be clipped to a NaN, or NaN.
       if (!(mul(clipped, clipped) <= largest)) found = true;
@@ -93,7 +89,7 @@ __device__ __forceinline__ void decide(long long* control, const long long* sett
     tracker = 0;
     const float smaller = static_cast<float>(mul(scale, number(scaler + kScalerBackoff)));
     // Its inverse must be finite in float32.
-    if (mul(static_cast<double>(smaller), kLargestSingle) >= 1.0) *scaler_scale = smaller;
+    if (mul(static_cast<double>(smaller), static_cast<double>(kLargest<float>)) >= 1.0) *scaler_scale = smaller;
   } else if (tracker == scaler[kScalerInterval]) {
     tracker = 0;
     const float grown = static_cast<float>(mul(scale, number(scaler + kScalerGrowth)));
@@ -143,7 +139,7 @@ __device__ __forceinline__ void advance(const long long* control, const long lon
 
   double row[kRowWords] = {};
   coefficients<Rule>(h, t, number(control + kFactor), wide, row);
-  const double largest = wide ? kLargestDouble : kLargestSingle;
+  const double largest = wide ? kLargest<double> : kLargest<float>;
 #pragma unroll
   for (int k = 0; k < kRowWords; ++k) {
     // What the host knows it refuses; infinity times 0 would be NaN.

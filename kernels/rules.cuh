@@ -61,12 +61,11 @@ struct Row {
   __device__ __forceinline__ bool skips() const { return word[kSkip] != W(0); }
 };
 
-// An accumulator of squares less w of it; infinity where it is infinite: infinity less infinity would be a NaN.
+// An accumulator of squares less w of it; infinity where it is infinite. The Python text, which has no constants, repairs the NaN that
+// infinity less infinity is; here it is infinity less a finite number. Minus infinity, which is no sum of squares, becomes a NaN in both.
 template <typename W>
 __device__ __forceinline__ W decayed(W w, W v) {
-  const W x = fma(-w, v, v);
-  // Minus infinity, which is no sum of squares, becomes a NaN.
-  return x != x && v > -v ? v : x;
+  return fma(-w, min(v, kLargest<W>), v);
 }
 
 // Scales the gradient, then applies weight decay of either kind. All threads of a block take the same branches, which cost nothing
