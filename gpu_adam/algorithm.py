@@ -238,21 +238,23 @@ def coefficients(hyper: Hyperparameters, record: list[float], t: int, factor: fl
 
     Returns:
         ``ROW_WORDS`` numbers, in the order of `gpu_adam.kernels.row` and of the rule's own file.
-
-    Raises:
-        TypeError, ValueError: If a function returns what is not allowed, or a coefficient would be infinite in the working format.
     """
     working = FLOAT64 if record[WIDE] else FLOAT32
     if hyper.is_scheduled:
         record = [*hyper.scheduled(t, working, where), *record[SCHEDULED_WORDS:]]
     row = [0.0] * ROW_WORDS
     _filler(hyper.rule.coefficients)(record, t, factor, working is FLOAT64, row)
+    return row
+
+
+def refuse_infinite(row: Sequence[float], hyper: Hyperparameters, working: Format, t: int, where: str) -> None:
+    """Raise `ValueError` for a row of step ``t`` with a number that would be infinite in the working format."""
     if max(row) > working.largest or min(row) < -working.largest:
+        lr, decay = (value if isinstance(value, float) else "…" for value in (hyper.words[LR], hyper.words[DECAY]))
         raise ValueError(
-            f"lr={record[LR]!r} and weight_decay={record[DECAY]!r} of {where}: make a coefficient of step {t} infinite in {working}, "
+            f"lr={lr} and weight_decay={decay} of {where}: make a coefficient of step {t} infinite in {working}, "
             "in which these parameters are computed: use smaller ones"
         )
-    return row
 
 
 @cache

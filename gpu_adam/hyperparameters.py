@@ -28,16 +28,16 @@ class Number:
         word: Its word in a record. If that is among the first ``SCHEDULED_WORDS`` it may be a function of the step number.
         below: It must be smaller.
         entry: Which of the two numbers under the key it is; ``None`` where there is one.
-        keeps_apart: Whether it keeps a divisor from being 0, so that it may be 0 but not become 0 by rounding.
         convert: From the number to what the record has; by default the number itself.
+        keeps_apart: Whether it keeps a divisor from being 0, so that it may be 0 but not become 0 by rounding.
     """
 
     key: str
     word: int
     below: float = inf
     entry: int | None = None
-    keeps_apart: bool = False
     convert: Callable[[float], float] | None = None
+    keeps_apart: bool = False
 
     @classmethod
     def pair(cls, key: str, first: int, second: int, below: float = inf) -> tuple[Number, Number]:

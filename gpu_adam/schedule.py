@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .algorithm import Hyperparameters, coefficients
+from .algorithm import Hyperparameters, coefficients, refuse_infinite
 from .arrays import Family
 from .engines import Engine, Memory, Program, Replay
 from .formats import Format
@@ -291,7 +291,8 @@ class Schedule:
             hyper = hyperparameters[cohort.group]
             if not hyper.is_scheduled:
                 record = hyper.record(self._averaging, cohort.working)
-                coefficients(hyper, record, int(steps[cohort.first]) + 1, 1.0, f"group {cohort.group}")
+                t, where = int(steps[cohort.first]) + 1, f"group {cohort.group}"
+                refuse_infinite(coefficients(hyper, record, t, 1.0, where), hyper, cohort.working, t, where)
         self._checked = hyperparameters
 
     def _compute_rows(
@@ -303,8 +304,9 @@ class Schedule:
         factor = 1.0 / scaling.scale
         for cohort, record in zip(self._cohorts, self._records, strict=True):
             t = int(steps[cohort.first]) + 1
-            hyper = hyperparameters[cohort.group]
-            row = coefficients(hyper, record, t, factor, f"group {cohort.group}")
+            hyper, where = hyperparameters[cohort.group], f"group {cohort.group}"
+            row = coefficients(hyper, record, t, factor, where)
+            refuse_infinite(row, hyper, cohort.working, t, where)
             self._rows[cohort.working.name][cohort.row] = row
 
     def sum_rows(self) -> None:

@@ -92,10 +92,6 @@ __device__ __forceinline__ double div(double a, double b) { return __ddiv_rn(a, 
 __device__ __forceinline__ float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ __forceinline__ double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 
-// b where a is NaN. In float32 it is one instruction; fmin of float64 would be ten.
-__device__ __forceinline__ float min(float a, float b) { return ::fminf(a, b); }
-__device__ __forceinline__ double min(double a, double b) { return a < b ? a : b; }
-
 __device__ __forceinline__ float abs(float a) { return ::fabsf(a); }
 __device__ __forceinline__ double abs(double a) { return ::fabs(a); }
 

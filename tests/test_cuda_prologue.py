@@ -202,6 +202,19 @@ FIRST_RULES = [optimizer.algorithm.rules[0] for optimizer in OPTIMIZERS.values()
 """Of each optimizer one, since its rules share their coefficients."""
 
 
+@pytest.mark.parametrize("scale", [1e-320, 2.0**-140, 1e300])
+@pytest.mark.parametrize("rule", FIRST_RULES, ids=lambda rule: rule.name)
+def test_coefficients_are_held_within_the_format(rule: Rule, scale: float, library: build.Library) -> None:
+    cohorts = [
+        Cohort(wide=wide, lr=rate, lr_format=FLOAT64, decay=1e30, decoupled=True)
+        for wide in (False, True)
+        for rate in (1e-300, 1e39, 1.7e308)
+    ]
+    made = compare(Case(cohorts=tuple(cohorts), rule=rule, ranges=0, loss_scale=scale, scale_format=FLOAT64), library)
+    assert np.isfinite(made.inner("singles")).all()
+    assert np.isfinite(made.inner("doubles")).all()
+
+
 @pytest.mark.parametrize("rule", FIRST_RULES, ids=lambda rule: rule.name)
 def test_rows_of_every_kind(rule: Rule, library: build.Library) -> None:
     compare(Case((Measured(100),), COHORTS, rule, max_norm=0.5), library, steps=5)
