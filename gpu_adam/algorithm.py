@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .formats import FLOAT32, FLOAT64, Format
+from .formats import FLOAT32, FLOAT64, Format, MisfitError
 from .hyperparameters import Averaging, Flag, Number, Scheduled
 from .kernels import rules
 from .kernels.row import (
@@ -191,7 +191,7 @@ class Hyperparameters:
         return lr if isinstance(lr, Scalar) else None
 
     def refuse_misfits(self, formats: Iterable[Format], where: str) -> None:
-        """Raise `ValueError` for a number that rounding to one of these working formats would make infinite, or 0 where it must not be."""
+        """Raise `MisfitError` for a number that rounding to one of these working formats would make infinite, or 0 where it must not be."""
         for one in self.algorithm.numbers:
             value = self.words[one.word]
             if isinstance(value, float):
@@ -248,12 +248,14 @@ def coefficients(hyper: Hyperparameters, record: list[float], t: int, factor: fl
 
 
 def refuse_infinite(row: Sequence[float], hyper: Hyperparameters, working: Format, t: int, where: str) -> None:
-    """Raise `ValueError` for a row of step ``t`` with a number that would be infinite in the working format."""
+    """Raise `MisfitError` for a row of step ``t`` with a number that would be infinite in the working format."""
     if max(row) > working.largest or min(row) < -working.largest:
         lr, decay = (value if isinstance(value, float) else "…" for value in (hyper.words[LR], hyper.words[DECAY]))
-        raise ValueError(
+        raise MisfitError(
             f"lr={lr} and weight_decay={decay} of {where}: make a coefficient of step {t} infinite in {working}, "
-            "in which these parameters are computed: use smaller ones"
+            "in which these parameters are computed: use smaller ones",
+            "lr",
+            "smaller",
         )
 
 

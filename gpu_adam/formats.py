@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 
+class MisfitError(ValueError):
+    """A number that would be infinite in a format, or 0 where that makes a difference.
+
+    Attributes:
+        key: What it is called.
+        remedy: ``"smaller"`` or ``"larger"``: what it should be.
+    """
+
+    def __init__(self, message: str, key: str, remedy: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return MisfitError, (str(self), self.key, self.remedy)
+
+
 @dataclass(frozen=True)
 class Format:
     """One floating-point format.

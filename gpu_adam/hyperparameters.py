@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .formats import Format
+from .formats import Format, MisfitError
 from .kernels.row import LR, SCHEDULED_WORDS
 from .scaling import Scalar, scalar_on
 
@@ -80,16 +80,20 @@ class Number:
         return number(function(t), f"{self.name}({t})", where, below=self.below)
 
     def refuse_misfit(self, value: float, working: Format, name: str, where: str) -> None:
-        """Raise `ValueError` for a number of a record that would be infinite in a working format, or 0 where that makes a difference."""
+        """Raise `MisfitError` for a number of a record that would be infinite in a working format, or 0 where that makes a difference."""
         if value > working.largest:
-            raise ValueError(
+            raise MisfitError(
                 f"{name}={value!r} of {where}: is infinite in {working}, in which these parameters are computed: "
-                f"must be at most {working.largest!r}"
+                f"must be at most {working.largest!r}",
+                self.key,
+                "smaller",
             )
         if self.keeps_apart and working.vanishes(value):
-            raise ValueError(
+            raise MisfitError(
                 f"{name}={value!r} of {where}: is 0 in {working}, in which these parameters are computed: "
-                f"use 0, or at least {working.least!r}"
+                f"use 0, or at least {working.least!r}",
+                self.key,
+                "larger",
             )
 
     def in_record(self, value: float) -> float:

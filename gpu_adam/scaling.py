@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import probe_named, to_host
-from .formats import FLOAT64, FORMATS, Format
+from .formats import FLOAT64, FORMATS, Format, MisfitError
 from .layout import Device
 from .loss_scaler import LossScaler
 
@@ -142,10 +142,12 @@ def loss_scale(value: Any, working: Format) -> float:
         raise ValueError(f"grad_scale={scale!r}: must be positive and finite")
     inverse = 1.0 / scale
     if inverse > working.largest or working.vanishes(inverse):
-        outcome = "0" if working.vanishes(inverse) else "infinite"
-        raise ValueError(
+        outcome, remedy = ("0", "smaller") if working.vanishes(inverse) else ("infinite", "larger")
+        raise MisfitError(
             f"grad_scale={scale!r}: its inverse, which gradients are multiplied by, is {outcome} in {working}: "
-            f"must be between {1.0 / working.largest:.3g} and {1.0 / working.least:.3g}"
+            f"must be between {1.0 / working.largest:.3g} and {1.0 / working.least:.3g}",
+            "loss_scale",
+            remedy,
         )
     return scale
 

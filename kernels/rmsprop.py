@@ -46,6 +46,7 @@ def rmsprop(
         if centered:
             s1 = fma(c[W], g, fma(-c[W], s1, s1))
             x = fma(-s1, s1, s0)
+            # Not x less itself, which is NaN where x is infinite: coefficients are finite.
             zero = c[W] - c[W]
             if x < zero:
                 x = zero

@@ -125,14 +125,14 @@ def compiled(
         compile: What makes one of the target's functions of a Python function.
     """
 
-    def compiled(function):
+    def with_helpers(function):
         for cell in function.__closure__ or ():
             called = cell.cell_contents
             if isinstance(called, FunctionType) and called is not fma and called is not sqrt:
-                cell.cell_contents = compiled(called)
+                cell.cell_contents = with_helpers(called)
         return compile(function)
 
-    return compiled(rule.make(fma, sqrt))
+    return with_helpers(rule.make(fma, sqrt))
 
 
 def decayed(fma: Callable[..., Any]) -> Callable[..., Any]:

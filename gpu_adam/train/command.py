@@ -126,6 +126,7 @@ def main(args: argparse.Namespace) -> int:
         The exit status: 0, or 1 if something is missing, the data cannot be read, or training came to nothing.
     """
     from ..engines import EngineUnavailable
+    from ..formats import MisfitError
     from .data import DataError
     from .dependencies import MissingDependency
     from .loop import OptionError
@@ -134,6 +135,9 @@ def main(args: argparse.Namespace) -> int:
         return _train(args)
     except (DataError, EngineUnavailable, MissingDependency, OptionError, OSError) as error:
         print(f"gpu-adam train: {error}", file=sys.stderr)
+        return 1
+    except MisfitError as error:
+        print(f"gpu-adam train: {error}: try a {error.remedy} --{error.key.replace('_', '-')}", file=sys.stderr)
         return 1
 
 
