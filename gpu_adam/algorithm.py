@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import sqrt
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .formats import FLOAT64, Format
+from .formats import FLOAT32, FLOAT64, Format, MisfitError
 from .hyperparameters import Asked, Averaging, Flag, Number, Scheduled
 from .kernels import rules
 from .kernels.row import (
@@ -205,16 +205,25 @@ class Hyperparameters:
         lr = self.words[LR]
         return lr if isinstance(lr, Scalar) else None
 
-    def scheduled(self, t: int, where: str, asked: Asked) -> list[float]:
+    def refuse_misfits(self, formats: Iterable[Format], where: str) -> None:
+        """Raise `MisfitError` for a number that rounding to one of these working formats would make infinite, or 0 where it must not be."""
+        for one in self.algorithm.numbers:
+            value = self.words[one.word]
+            if isinstance(value, float):
+                for working in formats:
+                    one.refuse_misfit(value, working, one.name, where)
+
+    def scheduled(self, t: int, working: Format, where: str, asked: Asked) -> list[float]:
         """The numbers of step ``t`` that a record begins with.
 
         Args:
             t: The step number.
+            working: The working format that they are rounded to.
             where: What to call the group in an error.
             asked: What functions have returned already in this step.
 
         Raises:
-            TypeError, ValueError: If a function returns what is not allowed.
+            TypeError, ValueError: If a function returns what is not allowed, or would be infinite in the working format.
         """
         values = [0.0] * SCHEDULED_WORDS
         for one in self.algorithm.numbers:
@@ -222,6 +231,7 @@ class Hyperparameters:
                 value = self.words[one.word]
                 if callable(value):
                     values[one.word] = one.in_record(one.at(value, t, where, asked))
+                    one.refuse_misfit(values[one.word], working, f"{one.name}({t})", where)
                 elif isinstance(value, float):
                     values[one.word] = value
         return values
@@ -253,11 +263,24 @@ def coefficients(
     Returns:
         ``ROW_WORDS`` numbers, in the order of `gpu_adam.kernels.row` and of the rule's own file.
     """
+    working = FLOAT64 if record[WIDE] else FLOAT32
     if hyper.is_scheduled:
-        record = [*hyper.scheduled(t, where, {} if asked is None else asked), *record[SCHEDULED_WORDS:]]
+        record = [*hyper.scheduled(t, working, where, {} if asked is None else asked), *record[SCHEDULED_WORDS:]]
     row = [0.0] * ROW_WORDS
-    _filler(hyper.rule.coefficients)(record, t, factor, record[WIDE] != 0.0, row)
+    _filler(hyper.rule.coefficients)(record, t, factor, working is FLOAT64, row)
     return row
+
+
+def refuse_infinite(row: Sequence[float], hyper: Hyperparameters, working: Format, t: int, where: str) -> None:
+    """Raise `MisfitError` for a row of step ``t`` with a number that would be infinite in the working format."""
+    if max(row) > working.largest or min(row) < -working.largest:
+        lr, decay = (value if isinstance(value, float) else "…" for value in (hyper.words[LR], hyper.words[DECAY]))
+        raise MisfitError(
+            f"lr={lr} and weight_decay={decay} of {where}: make a coefficient of step {t} infinite in {working}, "
+            "in which these parameters are computed: use smaller ones",
+            "lr",
+            "smaller",
+        )
 
 
 @cache

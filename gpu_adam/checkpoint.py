@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from .algorithm import Algorithm, coefficients
 from .arrays import copy_of, ordinary_tensors, to_host
 from .casting import exact_casts
+from .formats import FLOAT64
 from .hyperparameters import Asked, Averaging
 from .matching import match
 from .placement import place
 from .plain import plain, plain_pair
-from .state import AVERAGE, BucketState, Placed
+from .state import AVERAGE, BucketState, Placed, working_formats
 from .structure import Structure
 
 _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
@@ -136,15 +137,18 @@ def check(
         ValueError: If it belongs to other groups, names or shapes, or a key is missing.
     """
     matched = match(saved, structures)
+    working = working_formats(params, len(groups))
     new_groups, rules = [], []
-    for (where, group), own in zip(matched.groups, groups, strict=True):
+    for (where, group), own, formats in zip(matched.groups, groups, working, strict=True):
         foreign = [key for key in dict.fromkeys(one.key for one in algorithm.numbers) if key not in group]
         if foreign:
             raise ValueError(f"{where} lacks {foreign}: it is that of another kind of optimizer")
         # Also what users and schedulers keep in a group, such as `initial_lr`.
         new = {key: _copied(algorithm, key, value) for key, value in group.items() if key not in _NOT_KEPT}
         new.update({key: own[key] for key in algorithm.keys if key not in new})
-        rules.append(algorithm.hyperparameters(new, where).rule)
+        hyper = algorithm.hyperparameters(new, where)
+        hyper.refuse_misfits(formats, where)
+        rules.append(hyper.rule)
         new_groups.append(new)
     steps: list[int] = []
     arrays: list[dict[str, NDArray[Any]]] = []
@@ -198,6 +202,14 @@ def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
         raise ValueError(f"state_dict's {name} of {placed.label} has shape {host.shape}: must be {placed.ref.shape}")
     if host.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
         raise ValueError(f"state_dict's {name} of {placed.label} has dtype {host.dtype}: must be a float format")
+    working = placed.ref.format.working
+    if host.dtype == np.float64 and working is not FLOAT64:
+        beyond = np.isfinite(host) & (np.abs(host) > working.largest)
+        if beyond.any():
+            raise ValueError(
+                f"state_dict's {name} of {placed.label} has {host[beyond][0]!r}, which {working} has no place for: "
+                f"must be at most {working.largest!r}, or infinite"
+            )
     return host
 
 

@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 
+class MisfitError(ValueError):
+    """A number that would be infinite in a format, or 0 where that makes a difference.
+
+    Attributes:
+        key: What it is called.
+        remedy: ``"smaller"`` or ``"larger"``: what it should be.
+    """
+
+    def __init__(self, message: str, key: str, remedy: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return MisfitError, (str(self), self.key, self.remedy)
+
+
 @dataclass(frozen=True)
 class Format:
     """One floating-point format.
@@ -41,6 +58,32 @@ class Format:
     def working(self) -> Format:
         """The format that the arithmetic runs in: float32 for 32 bits or fewer, float64 for float64."""
         return FLOAT64 if self is FLOAT64 else FLOAT32
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest finite number."""
+        return float(self._limits.max)
+
+    @cached_property
+    def least(self) -> float:
+        """The smallest number above 0, a subnormal one."""
+        return float(self._limits.smallest_subnormal)
+
+    @property
+    def _limits(self) -> Any:
+        if self.name == "bfloat16":
+            import ml_dtypes
+
+            return ml_dtypes.finfo(self.dtype)
+        return np.finfo(self.dtype)
+
+    def vanishes(self, value: float) -> bool:
+        """Whether a number other than 0 is 0 once it is rounded to the format.
+
+        >>> FLOAT32.vanishes(1e-46), FLOAT32.vanishes(1e-45)
+        (True, False)
+        """
+        return 0.0 < abs(value) <= self.least / 2.0
 
     def __reduce__(self) -> tuple[object, ...]:
         # Formats are compared by identity, so a copy or an unpickled one must be the same object.

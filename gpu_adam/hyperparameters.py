@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .formats import Format, MisfitError
 from .kernels.row import LR, SCHEDULED_WORDS
 from .messages import shown
 from .scaling import Scalar, scalar_on
@@ -33,6 +34,7 @@ class Number:
         below: It must be smaller.
         entry: Which of the two numbers under the key it is; ``None`` where there is one.
         convert: From the number to what the record has; by default the number itself.
+        keeps_apart: Whether it keeps a divisor from being 0, so that it may be 0 but not become 0 by rounding.
     """
 
     key: str
@@ -40,6 +42,7 @@ class Number:
     below: float = inf
     entry: int | None = None
     convert: Callable[[float], float] | None = None
+    keeps_apart: bool = False
 
     @classmethod
     def pair(cls, key: str, first: int, second: int, below: float = inf) -> tuple[Number, Number]:
@@ -83,6 +86,23 @@ class Number:
         if key not in asked:
             asked[key] = function(t)
         return number(asked[key], f"{self.name}({t})", where, below=self.below)
+
+    def refuse_misfit(self, value: float, working: Format, name: str, where: str) -> None:
+        """Raise `MisfitError` for a number of a record that would be infinite in a working format, or 0 where that makes a difference."""
+        if value > working.largest:
+            raise MisfitError(
+                f"{name}={value!r} of {where}: is infinite in {working}, in which these parameters are computed: "
+                f"must be at most {working.largest!r}",
+                self.key,
+                "smaller",
+            )
+        if self.keeps_apart and working.vanishes(value):
+            raise MisfitError(
+                f"{name}={value!r} of {where}: is 0 in {working}, in which these parameters are computed: "
+                f"use 0, or at least {working.least!r}",
+                self.key,
+                "larger",
+            )
 
     def in_record(self, value: float) -> float:
         """What the record has for a number."""

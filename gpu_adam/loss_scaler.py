@@ -34,14 +34,15 @@ _KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth
 class LossScaler:
     """A dynamic loss scale, as in PyTorch's ``GradScaler``, without its synchronisation and its passes over memory.
 
-    A step that is given the scaler divides its gradients by the scale. If they have an infinity or a NaN, the step is skipped and the scale
-    multiplied by ``backoff_factor``, unless it would become 0; after ``growth_interval`` steps without one it is multiplied by
-    ``growth_factor``, unless it would become infinite. All of that happens on the device, and the host does not wait. There is nothing
-    to call but the step: what PyTorch's does in ``step`` and ``update`` is done there.
+    A step that is given the scaler divides its gradients by the scale. If their norm is not finite, or its square is beyond the format
+    that the parameters are computed in, the step is skipped and the scale multiplied by ``backoff_factor``, unless its inverse would
+    become infinite in float32 (below 2⁻¹²⁷); after ``growth_interval`` other steps it is multiplied by ``growth_factor``, unless it would
+    become infinite. All of that happens on the device, and the host does not wait. There is nothing to call but the step: what PyTorch's
+    does in ``step`` and ``update`` is done there.
 
     Args:
         optimizer: Whose steps it is for, and no other's; its parameters must be on one device, where the scale is kept.
-        init_scale: The first scale, positive; kept in float32.
+        init_scale: The first scale; it and its inverse must be positive and finite in float32, in which it is kept.
         growth_factor: Above 1.
         backoff_factor: In (0, 1).
         growth_interval: Steps, at least 1.
@@ -148,9 +149,10 @@ class LossScaler:
 def _words(state: Mapping[str, Any]) -> Any:
     scale, growth, backoff = (_number(state[key], key) for key in _KEYS[:3])
     interval, tracker = (_count(state[key], key.lstrip("_")) for key in _KEYS[3:])
-    single = np.float32(scale) if scale < float(np.finfo(np.float32).max) else np.float32(np.inf)
-    if not (single > 0.0 and np.isfinite(single)):
-        raise ValueError(f"scale={scale!r}: must be positive and finite in float32")
+    if not 1.0 / FLOAT32.largest <= scale <= FLOAT32.largest:
+        raise ValueError(
+            f"scale={scale!r}: must be positive and finite in float32, and its inverse too: from 2.94e-39 to 3.4e+38"
+        )
     if growth <= 1.0:
         raise ValueError(f"growth_factor={growth!r}: must be above 1")
     if not 0.0 < backoff < 1.0:
@@ -158,7 +160,7 @@ def _words(state: Mapping[str, Any]) -> Any:
     if interval < 1:
         raise ValueError(f"growth_interval={interval!r}: must be at least 1")
     words = np.zeros(SCALER_WORDS, np.int64)
-    words.view(np.float32)[2 * SCALER_SCALE] = single
+    words.view(np.float32)[2 * SCALER_SCALE] = scale
     words[SCALER_TRACKER], words[SCALER_INTERVAL] = tracker, interval
     words.view(np.float64)[[SCALER_GROWTH, SCALER_BACKOFF]] = growth, backoff
     return words

@@ -73,12 +73,13 @@ class Members:
             structure, leaves = read_structure(group["params"], f"params of {where}")
             own = {key: group.get(key, defaults[key]) for key in self._algorithm.keys}
             filled = {**group, "params": leaves, **own}
-            self._algorithm.hyperparameters(filled, where, read_lr=self._read_lr)
+            hyper = self._algorithm.hyperparameters(filled, where, read_lr=self._read_lr)
             structures.append(structure)
             added.append(filled)
-            for name, leaf in zip(structure.names, leaves, strict=True):
-                label = _label(structure, name, number)
-                refs.append((number, label, param_ref(leaf, label)))
+            labels = [_label(structure, name, number) for name in structure.names]
+            described = [(number, label, param_ref(leaf, label)) for label, leaf in zip(labels, leaves, strict=True)]
+            hyper.refuse_misfits({ref.format.working for _, _, ref in described}, where)
+            refs.extend(described)
         self._apart.check(self.params, [entry[1:] for entry in refs])
         fresh = self._described(refs)
         grads = pack_in([one for one in fresh if not is_frozen(one)]) if self._pack else {}

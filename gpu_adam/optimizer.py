@@ -24,6 +24,7 @@ from .cohorts import Mode
 from .control import Control
 from .engines import ENGINES, Engine
 from .engines.streams import handle_of
+from .formats import Format
 from .frozen import is_frozen
 from .graph import StepGraph
 from .groups import is_groups
@@ -39,7 +40,7 @@ from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Schedule
 from .settings import Limits
-from .state import AVERAGE, Placed
+from .state import AVERAGE, Placed, narrowest, working_formats
 from .stepper import Stepper
 from .tracing import untraced
 
@@ -84,8 +85,8 @@ class GpuOptimizer:
         max_grad_norm: What the global norm of all gradients is clipped to, at least 0: they are multiplied by
             ``min(1, max_grad_norm / (norm + 1e-6))`` as the update reads them. ``inf`` only measures; see `grad_norm`.
         group_norms: Whether each group's norm is measured as well; see `group_grad_norms`.
-        skip_nonfinite: Whether a step changes nothing whose norm is not finite: with an infinity or a NaN in its gradients, or float64
-            gradients whose squares are beyond float64; see `steps_skipped`.
+        skip_nonfinite: Whether a step changes nothing whose norm is not finite, or has a square, after scaling and clipping, that is not
+            finite in the narrowest format that the parameters are computed in: above 1.8e19 in float32. See `steps_skipped`.
         capturable: Whether step counts and coefficients live on the device, so that a step can be captured in a CUDA graph; see `graph`.
             A 0-dimensional ``lr`` on a GPU is then read there.
         ema_decay: The decay, in [0, 1), of an exponential average of the parameters (the paper's section 7.2); see `averaged_params`.
@@ -107,6 +108,7 @@ class GpuOptimizer:
     _stepper: Stepper
     _bound: Bound
     _devices: set[Device]
+    _working: list[set[Format]]
     _keys: list[tuple[Any, ...]]
     _hyper: list[Hyperparameters]
 
@@ -268,6 +270,7 @@ class GpuOptimizer:
             "_stepper": stepper,
             "_bound": Bound(params, bound, self._pack),
             "_devices": {one.ref.device for one in params},
+            "_working": working_formats(params, len(self.param_groups)),
             "_keys": keys,
             "_hyper": hyper,
         }
@@ -348,7 +351,7 @@ class GpuOptimizer:
 
     def _limits(self, scaling: Scaling) -> Limits:
         most = inf if self._max_grad_norm is None else self._max_grad_norm
-        return Limits(most, self._skip_nonfinite or scaling.scaler is not None)
+        return Limits(most, self._skip_nonfinite or scaling.scaler is not None, narrowest(self._working))
 
     def _mode(self, scaling: Scaling) -> Mode:
         measures = self._max_grad_norm is not None or self._skip_nonfinite or scaling.scaler is not None
@@ -368,7 +371,7 @@ class GpuOptimizer:
             raise ValueError(
                 "grad_scale is a LossScaler of another optimizer, whose steps change it: make one for each"
             )
-        return scaling_of(given, found, self._devices)
+        return scaling_of(given, found, self._devices, narrowest(self._working))
 
     @property
     @untraced
@@ -562,6 +565,8 @@ class GpuOptimizer:
         for group, where in named:
             algorithm.check_keys(group, where)
         hyper = [algorithm.hyperparameters(group, where, read_lr=read_lr) for group, where in named]
+        for own, formats, (_, where) in zip(hyper, self._working, named, strict=True):
+            own.refuse_misfits(formats, where)
         if [(h.rule, h.initial) for h in hyper] != [(h.rule, h.initial) for h in self._hyper]:
             if capturing:
                 raise RuntimeError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import probe_named, to_host
-from .formats import FLOAT64, FORMATS
+from .formats import FLOAT64, FORMATS, Format, MisfitError
 from .layout import Device
 from .loss_scaler import LossScaler
 from .messages import shown
@@ -70,13 +70,14 @@ class Scaling:
 UNSCALED = Scaling()
 
 
-def scaling_of(given: Any, found: Any, devices: set[Device]) -> Scaling:
+def scaling_of(given: Any, found: Any, devices: set[Device], working: Format) -> Scaling:
     """How the gradients of a step are scaled.
 
     Args:
         given: The ``grad_scale`` of `GpuAdam.step`; ``None`` for none.
         found: What says that an infinity was found, a number or a 0-dimensional array; ``None`` for nothing.
         devices: Where the parameters are.
+        working: The narrowest format that they are computed in.
 
     Raises:
         TypeError: For what is no number.
@@ -92,7 +93,7 @@ def scaling_of(given: Any, found: Any, devices: set[Device]) -> Scaling:
         scale_at = _on_these(given, "grad_scale", devices)
         if scale_at is not None and scale_at.device == _CPU:
             given, scale_at = to_host(given).item(), None  # which the host may as well look at
-        scaling = Scaling(1.0 if given is None or scale_at is not None else loss_scale(given), scale_at)
+        scaling = Scaling(1.0 if given is None or scale_at is not None else loss_scale(given, working), scale_at)
     if found is None:
         return scaling
     found_at = _on_these(found, "found_inf", devices)
@@ -133,12 +134,12 @@ def scalar_on(value: Any, name: str) -> Scalar | None:
     return Scalar(ref.device, ref.address, FORMATS.index(ref.format), value)
 
 
-def loss_scale(value: Any) -> float:
+def loss_scale(value: Any, working: Format) -> float:
     """A loss scale that the host knows, as a float.
 
     Raises:
         TypeError: If it is not a number.
-        ValueError: If it is not positive and finite.
+        ValueError: If it is not positive and finite, or its inverse is not so in the working format.
     """
     shape = tuple(getattr(value, "shape", ()))
     if shape not in ((), (1,)):
@@ -151,6 +152,15 @@ def loss_scale(value: Any) -> float:
         scale = inf
     if not (isfinite(scale) and scale > 0.0):
         raise ValueError(f"grad_scale={scale!r}: must be positive and finite")
+    inverse = 1.0 / scale
+    if inverse > working.largest or working.vanishes(inverse):
+        outcome, remedy = ("0", "smaller") if working.vanishes(inverse) else ("infinite", "larger")
+        raise MisfitError(
+            f"grad_scale={scale!r}: its inverse, which gradients are multiplied by, is {outcome} in {working}: "
+            f"must be between {1.0 / working.largest:.3g} and {1.0 / working.least:.3g}",
+            "loss_scale",
+            remedy,
+        )
     return scale
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .algorithm import Hyperparameters, coefficients
+from .algorithm import Hyperparameters, coefficients, refuse_infinite
 from .arrays import Family, copying_stream, counts_versions, current_stream
 from .cohorts import Mode, cohorts_of, ranges_of, slots_of
 from .counts import SharedCounts
@@ -84,6 +84,7 @@ class Schedule:
         self._gradients = gradients
         self._averaging = averaging
         self._hyper = hyperparameters
+        self._checked: Sequence[Hyperparameters] | None = None
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
         self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
         self._members = [placed.index for placed in active]
@@ -279,6 +280,8 @@ class Schedule:
         if self._settings is None:
             self._compute_rows(steps, hyperparameters, scaling)
             return
+        if hyperparameters is not self._checked:
+            self._check_rows(steps, hyperparameters)
         # Until it is sent: a function that raises comes in between.
         self._unsent |= self._settings.update(hyperparameters, self._averaging, scaling, limits)
         # Nobody says how often a graph that counts there was replayed.
@@ -294,6 +297,16 @@ class Schedule:
                 program.instruct(self._settings.words, shard.stream(stream))
             self._unsent = False
 
+    def _check_rows(self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters]) -> None:
+        """Refuse what the host can see to overflow in the next step, as `_compute_rows` does; the device saturates."""
+        for cohort in self._cohorts:
+            hyper = hyperparameters[cohort.group]
+            if not hyper.is_scheduled:
+                record = hyper.record(self._averaging, cohort.working)
+                t, where = int(steps[cohort.first]) + 1, f"group {cohort.group}"
+                refuse_infinite(coefficients(hyper, record, t, 1.0, where), hyper, cohort.working, t, where)
+        self._checked = hyperparameters
+
     def _compute_rows(
         self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters], scaling: Scaling
     ) -> None:
@@ -304,8 +317,9 @@ class Schedule:
         asked: Asked = {}
         for cohort, record in zip(self._cohorts, self._records, strict=True):
             t = int(steps[cohort.first]) + 1
-            hyper = hyperparameters[cohort.group]
-            row = coefficients(hyper, record, t, factor, f"group {cohort.group}", asked)
+            hyper, where = hyperparameters[cohort.group], f"group {cohort.group}"
+            row = coefficients(hyper, record, t, factor, where, asked)
+            refuse_infinite(row, hyper, cohort.working, t, where)
             self._rows[cohort.working.name][cohort.row] = row
 
     def sum_rows(self) -> None:

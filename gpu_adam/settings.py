@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
-from .formats import Format
+from .formats import FLOAT32, Format
 from .hyperparameters import Asked, Averaging
 from .kernels.prologue import (
     COHORTS,
@@ -19,6 +19,7 @@ from .kernels.prologue import (
     HEADER_WORDS,
     LOSS_SCALE,
     MAX_NORM,
+    NARROW,
     RANGES,
     RANGES_AT,
     SCALE_ADDRESS,
@@ -56,11 +57,13 @@ class Limits:
 
     Attributes:
         max_norm: What it is clipped to; infinity to measure only.
-        skip_nonfinite: Whether a step is skipped whose norm is not finite.
+        skip_nonfinite: Whether a step is skipped whose norm is not finite, or has a square beyond the narrowest working format.
+        narrowest: That format, of all parameters.
     """
 
     max_norm: float = inf
     skip_nonfinite: bool = False
+    narrowest: Format = FLOAT32
 
 
 class Settings:
@@ -124,7 +127,7 @@ class Settings:
             steps = range(first, first + behind + 1)
             for t in steps:
                 if t not in known:
-                    known[t] = hyper.scheduled(t, f"group {cohort.group}", asked)
+                    known[t] = hyper.scheduled(t, cohort.working, f"group {cohort.group}", asked)
             for t in [t for t in known if t < first]:
                 del known[t]
             at = self._windows_at + number * WINDOW_ENTRIES * SCHEDULED_WORDS
@@ -144,6 +147,7 @@ class Settings:
     def _write_header(self, scaling: Scaling, limits: Limits) -> None:
         self._numbers[MAX_NORM] = limits.max_norm
         self._numbers[SKIP_NONFINITE] = float(limits.skip_nonfinite)
+        self._numbers[NARROW] = float(limits.narrowest is FLOAT32)
         self._numbers[LOSS_SCALE] = scaling.scale
         self.words[SCALE_ADDRESS], self.words[SCALE_FORMAT] = _place(scaling.scale_at)
         self.words[FOUND_ADDRESS], self.words[FOUND_FORMAT] = _place(scaling.found_at)

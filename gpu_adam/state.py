@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .arrays import ArrayRef, probe, to_host, view
 from .casting import exact_casts
 from .engines import Engine, Memory
-from .formats import FLOAT32, Format
+from .formats import FLOAT32, FLOAT64, Format
 from .layout import Bucket, Segment, visiting_order
 
 AVERAGE = "average"
@@ -224,6 +224,19 @@ class Placed:
                 place.copy_(self.ref.array.grad)
             self.ref.array.grad = place
         return place
+
+
+def working_formats(params: Iterable[Placed], groups: int) -> list[set[Format]]:
+    """The working formats of each group's parameters."""
+    formats: list[set[Format]] = [set() for _ in range(groups)]
+    for placed in params:
+        formats[placed.group].add(placed.ref.format.working)
+    return formats
+
+
+def narrowest(formats: Iterable[set[Format]]) -> Format:
+    """The narrowest of these working formats."""
+    return FLOAT32 if any(FLOAT32 in own for own in formats) else FLOAT64
 
 
 def state_strides(like: ArrayRef) -> tuple[int, ...]:

@@ -25,9 +25,12 @@ struct AdaDelta {
   __device__ static __forceinline__ void apply(Element<W>& e, const Row<W>& c) {
     W& v = e.state[0];
     W& u = e.state[1];
-    v = fma(mul(c[kW], e.grad), e.grad, fma(-c[kW], v, v));
-    const W delta = mul(div(sqrt(u + c[kEps]), sqrt(v + c[kEps])), e.grad);
-    u = fma(mul(c[kW], delta), delta, fma(-c[kW], u, u));
+    v = fma(mul(c[kW], e.grad), e.grad, decayed(c[kW], v));
+    const W x = u + c[kEps];
+    // Only infinity and 0 are their own doubles.
+    const W size = x + x == x ? W(0) : sqrt(x);
+    const W delta = mul(div(size, sqrt(v + c[kEps])), e.grad);
+    u = fma(mul(c[kW], delta), delta, decayed(c[kW], u));
     e.param = fma(c[kA], delta, e.param);
   }
 };

@@ -2,9 +2,9 @@
 
 ::
 
-    v = fma(w*g, g, fma(-w, v, v))          w = 1 - rho
-    d = sqrt(u + eps)/sqrt(v + eps)*g
-    u = fma(w*d, d, fma(-w, u, u))
+    v = fma(w*g, g, fma(-w, v, v))          w = 1 - rho; where v is infinite, v
+    d = sqrt(u + eps)/sqrt(v + eps)*g       where u + eps is infinite, 0/sqrt(v + eps)*g
+    u = fma(w*d, d, fma(-w, u, u))          where u is infinite, u
     p = fma(a, d, p)                        a = -lr
 
 Zeiler (2012), Algorithm 1, where lr is 1.
@@ -20,7 +20,7 @@ from gpu_adam.hyperparameters import Number, Scheduled
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, own, own_settings
-from .rules import Rule
+from .rules import Rule, decayed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,11 +34,17 @@ RHO = OWN_0
 
 def adadelta(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:
     """The scalar function: ``s0`` is the mean square of the gradients, ``s1`` that of the updates."""
+    less = decayed(fma)
 
     def update(p, g, s0, s1, s2, c):
-        v = fma(c[W] * g, g, fma(-c[W], s0, s0))
-        delta = sqrt(s1 + c[EPS]) / sqrt(v + c[EPS]) * g
-        u = fma(c[W] * delta, delta, fma(-c[W], s1, s1))
+        v = fma(c[W] * g, g, less(c[W], s0))
+        x = s1 + c[EPS]
+        size = sqrt(x)
+        # Only infinity and 0 are their own doubles.
+        if x + x == x:
+            size = c[W] - c[W]
+        delta = size / sqrt(v + c[EPS]) * g
+        u = fma(c[W] * delta, delta, less(c[W], s1))
         return fma(c[A], delta, p), v, u, s2
 
     return update
@@ -86,7 +92,7 @@ class GpuAdaDelta(GpuOptimizer):
 
     algorithm = Algorithm(
         (Rule("adadelta", ("square_avg", "acc_delta"), adadelta, adadelta_coefficients, "AdaDelta", "adadelta.cuh"),),
-        (Number("rho", RHO, below=1.0), Number("eps", EPSILON)),
+        (Number("rho", RHO, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
     )
 
     def __init__(

@@ -79,7 +79,11 @@ class GpuAdaGrad(GpuOptimizer):
 
     algorithm = Algorithm(
         (Rule("adagrad", ("sum",), adagrad, adagrad_coefficients, "AdaGrad", "adagrad.cuh"),),
-        (Number("lr_decay", LR_DECAY), Number("initial_accumulator_value", INITIAL), Number("eps", EPSILON)),
+        (
+            Number("lr_decay", LR_DECAY),
+            Number("initial_accumulator_value", INITIAL, keeps_apart=True),
+            Number("eps", EPSILON, keeps_apart=True),
+        ),
         initial={"sum": INITIAL},
     )
 

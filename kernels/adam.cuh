@@ -51,7 +51,7 @@ struct Adam : AdamCoefficients {
     W& m = e.state[0];
     W& v = e.state[1];
     m = fma(c[kW1], e.grad, fma(-c[kW1], m, m));
-    v = fma(mul(c[kW2], e.grad), e.grad, fma(-c[kW2], v, v));
+    v = fma(mul(c[kW2], e.grad), e.grad, decayed(c[kW2], v));
     W x = v;
     if constexpr (kAmsgrad) {
       W& largest = e.state[2];

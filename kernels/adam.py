@@ -3,7 +3,7 @@
 ::
 
     m = fma(w1, g, fma(-w1, m, m))          w1 = 1 - beta1
-    v = fma(w2*g, g, fma(-w2, v, v))        w2 = 1 - beta2
+    v = fma(w2*g, g, fma(-w2, v, v))        w2 = 1 - beta2; where v is infinite, v
     x = v, or with amsgrad x = max(x, v), where NaN wins
     d = fma(sqrt(x), r2, eps)               r2 = 1/sqrt(1 - beta2^t)
     p = fma(a, m/d, p)                      a = -lr/(1 - beta1^t)
@@ -23,7 +23,7 @@ from gpu_adam.hyperparameters import Flag, Number, Scheduled
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, OWN_1, own, own_settings
-from .rules import Rule
+from .rules import Rule, decayed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,10 +37,11 @@ EPSILON, BIAS_CORRECTION, EPS_HAT = own_settings(3)
 
 def adam(fma: Callable[..., Any], sqrt: Callable[..., Any], amsgrad: bool = False) -> Callable[..., Any]:
     """The scalar function of Adam: ``s0`` and ``s1`` are the moments, ``s2`` with ``amsgrad`` the largest second moment so far."""
+    less = decayed(fma)
 
     def update(p, g, s0, s1, s2, c):
         m = fma(c[W1], g, fma(-c[W1], s0, s0))
-        v = fma(c[W2] * g, g, fma(-c[W2], s1, s1))
+        v = fma(c[W2] * g, g, less(c[W2], s1))
         x = v
         if amsgrad:
             # Written so that a NaN on either side is what remains.
@@ -136,7 +137,7 @@ class GpuAdam(GpuOptimizer):
 
     algorithm = Algorithm(
         (ADAM, AMSGRAD),
-        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON)),
+        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
         (Flag("amsgrad"), Flag("bias_correction", BIAS_CORRECTION), Flag("eps_hat", EPS_HAT)),
         _choose,
     )

@@ -28,7 +28,9 @@ struct AdaMax {
     W& m = e.state[0];
     W& u = e.state[1];
     m = fma(c[kW1], e.grad, fma(-c[kW1], m, m));
-    u = mul(c[kB2], u);
+    const W less = mul(c[kB2], u);
+    // Not 0 times infinity; a NaN stays one.
+    if (less == less) u = less;
     const W size = abs(e.grad) + c[kEps];
     // Not fmax, which would let a NaN go by: here a NaN on either side remains.
     if (size > u || size != size) u = size;

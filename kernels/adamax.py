@@ -3,7 +3,7 @@
 ::
 
     m = fma(w1, g, fma(-w1, m, m))          w1 = 1 - beta1
-    u = max(b2*u, |g| + eps), where NaN wins            b2 = beta2
+    u = max(b2*u, |g| + eps), where NaN wins            b2 = beta2; b2*u is u where u is infinite
     p = fma(a, m/u, p)                      a = -lr/(1 - beta1^t)
 
 Kingma and Ba (2014), Algorithm 2, which has no eps; PyTorch adds it where it stands here.
@@ -37,6 +37,9 @@ def adamax(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., A
     def update(p, g, s0, s1, s2, c):
         m = fma(c[W1], g, fma(-c[W1], s0, s0))
         u = c[B2] * s1
+        # 0 times infinity; or a NaN, which stays one.
+        if u != u:
+            u = s1
         size = abs(g) + c[EPS]
         if size > u or size != size:
             u = size
@@ -88,7 +91,7 @@ class GpuAdaMax(GpuOptimizer):
 
     algorithm = Algorithm(
         (Rule("adamax", ("exp_avg", "exp_inf"), adamax, adamax_coefficients, "AdaMax", "adamax.cuh"),),
-        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON)),
+        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
     )
 
     def __init__(

@@ -20,6 +20,7 @@ from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, float_mode, fma, pr
 from .cpu_target import AHEAD, IEEE, STORAGE, entry, jit, loader, storer
 from .row import ROW_WORDS, SKIP
 from .rules import average, decay
+from .rules import compiled as made
 
 if TYPE_CHECKING:
     from gpu_adam.plan import Specialization
@@ -50,7 +51,7 @@ _before, _after = jit("all")(decay(fma, mul)), jit("all")(average(fma))
 @functools.cache
 def _make_rule(rule: Rule) -> Any:
     """A rule's own update, which its kernels share."""
-    return jit(rule.symbol)(rule.make(fma, math.sqrt))
+    return made(rule, fma, math.sqrt, jit(rule.symbol))
 
 
 def _make_element(kind: Specialization) -> Any:

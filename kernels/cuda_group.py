@@ -8,7 +8,7 @@ from numba import cuda
 
 from .cuda_target import Target, inlined
 from .row import ROW_WORDS
-from .rules import average, decay
+from .rules import average, compiled, decay
 
 if TYPE_CHECKING:
     from gpu_adam.plan import Specialization
@@ -39,7 +39,7 @@ def make_before(target: Target) -> Any:
 
 def make_rule(kind: Specialization, target: Target) -> Any:
     """The rule's scalar function."""
-    return inlined(kind.rule.make(target.fma, target.sqrt))
+    return compiled(kind.rule, target.fma, target.sqrt, inlined)
 
 
 def make_average(target: Target) -> Any:

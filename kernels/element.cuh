@@ -28,6 +28,14 @@ struct WorkingOf<double> {
 template <typename T>
 using Working = typename WorkingOf<T>::type;
 
+// The largest finite number of a working format.
+template <typename W>
+constexpr W kLargest = W();
+template <>
+constexpr float kLargest<float> = 0x1.fffffep127f;
+template <>
+constexpr double kLargest<double> = 0x1.fffffffffffffp1023;
+
 // widen<W>(x): x in the working format W. Exact, but for a double gradient of a float parameter, which is rounded once.
 
 template <typename W>

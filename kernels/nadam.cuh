@@ -51,9 +51,13 @@ struct NAdam {
     W& m = e.state[0];
     W& v = e.state[1];
     m = fma(c[kW1], e.grad, fma(-c[kW1], m, m));
-    v = fma(mul(c[kW2], e.grad), e.grad, fma(-c[kW2], v, v));
+    v = fma(mul(c[kW2], e.grad), e.grad, decayed(c[kW2], v));
     const W d = fma(sqrt(v), c[kR2], c[kEps]);
-    e.param = e.param + div(fma(c[kAm], m, mul(c[kAg], e.grad)), d);
+    W step = fma(c[kAm], m, mul(c[kAg], e.grad));
+    // NaN where d is infinite; or NaN, which the quotient is then in any case.
+    const W rests = d - d;
+    if (rests != rests) step = m - m;
+    e.param = e.param + div(step, d);
   }
 };
 

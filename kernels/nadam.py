@@ -3,13 +3,15 @@
 ::
 
     m = fma(w1, g, fma(-w1, m, m))          w1 = 1 - beta1
-    v = fma(w2*g, g, fma(-w2, v, v))        w2 = 1 - beta2
+    v = fma(w2*g, g, fma(-w2, v, v))        w2 = 1 - beta2; where v is infinite, v
     d = fma(sqrt(v), r2, eps)               r2 = 1/sqrt(1 - beta2^t)
-    p = p + fma(am, m, ag*g)/d              ag = -lr*(1 - mu_t)/(1 - mu_1*...*mu_t)
+    p = p + fma(am, m, ag*g)/d; where d is infinite, p + (m - m)/d
+                                            ag = -lr*(1 - mu_t)/(1 - mu_1*...*mu_t)
                                             am = -lr*mu_{t+1}/(1 - mu_1*...*mu_{t+1})
     mu_t = beta1*(1 - q^t/2)                q = 0.96^momentum_decay
 
-Dozat (2016), as PyTorch has it. q is the C library's power on the host, and sent to the device as it is.
+Dozat (2016), as PyTorch has it. A gradient whose square is beyond the format may take ag*g there too, and infinity over infinity is NaN:
+hence m - m, which is 0 unless a gradient was infinite or NaN. q is the C library's power on the host, and sent to the device as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from gpu_adam.hyperparameters import Number, Scheduled
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, OWN_1, own, own_settings
-from .rules import Rule
+from .rules import Rule, decayed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,12 +44,18 @@ FADED = 2.0**-53
 
 def nadam(fma: Callable[..., Any], sqrt: Callable[..., Any]) -> Callable[..., Any]:
     """The scalar function: ``s0`` and ``s1`` are the moments."""
+    less = decayed(fma)
 
     def update(p, g, s0, s1, s2, c):
         m = fma(c[W1], g, fma(-c[W1], s0, s0))
-        v = fma(c[W2] * g, g, fma(-c[W2], s1, s1))
+        v = fma(c[W2] * g, g, less(c[W2], s1))
         d = fma(sqrt(v), c[R2], c[EPS])
-        return p + fma(c[AM], m, c[AG] * g) / d, m, v, s2
+        step = fma(c[AM], m, c[AG] * g)
+        # NaN where d is infinite; or NaN, which the quotient is then in any case.
+        rests = d - d
+        if rests != rests:
+            step = m - m
+        return p + step / d, m, v, s2
 
     return update
 
@@ -121,7 +129,7 @@ class GpuNAdam(GpuOptimizer):
         (Rule("nadam", ("exp_avg", "exp_avg_sq"), nadam, nadam_coefficients, "NAdam", "nadam.cuh"),),
         (
             *Number.pair("betas", BETA1, BETA2, below=1.0),
-            Number("eps", EPSILON),
+            Number("eps", EPSILON, keeps_apart=True),
             Number("momentum_decay", Q, convert=lambda decay: 0.96**decay),
         ),
         scalars={"mu_product": PRODUCT},

@@ -25,6 +25,7 @@ enum SettingsWord {
   kFoundAddress,
   kFoundFormat,
   kScalerAddress,
+  kNarrow,
   kHeaderWords = 16
 };
 
@@ -64,7 +65,6 @@ __device__ __forceinline__ void decide(long long* control, const long long* sett
   for (long long* norm = control + kNorms; norm < control + kNorms + ranges; ++norm) set_number(norm, div(sqrt(number(norm)), scale));
   if (ranges > 0) {
     const double norm = number(control + kNorms);
-    if (number(settings + kSkipNonfinite) != 0.0 && !finite(norm)) found = true;
     const double most = number(settings + kMaxNorm);
     if (finite(most)) {
       clip = div(most, norm + 1e-6);
@@ -72,6 +72,12 @@ __device__ __forceinline__ void decide(long long* control, const long long* sett
       if (clip > 1.0) clip = 1.0;
     }
     set_number(control + kClip, clip);
+    if (number(settings + kSkipNonfinite) != 0.0) {
+      const double largest = number(settings + kNarrow) != 0.0 ? kLargest<float> : kLargest<double>;
+      const double clipped = mul(norm, clip);
+      // Nor is it smaller where the norm is infinite, which may be clipped to a NaN, or NaN.
+      if (!(mul(clipped, clipped) <= largest)) found = true;
+    }
   }
   set_number(control + kFactor, div(clip, scale));
   set_number(control + kSkips, found ? 1.0 : 0.0);
@@ -82,8 +88,8 @@ __device__ __forceinline__ void decide(long long* control, const long long* sett
   if (found) {
     tracker = 0;
     const float smaller = static_cast<float>(mul(scale, number(scaler + kScalerBackoff)));
-    // From 0 there is no way up.
-    if (smaller != 0.0f) *scaler_scale = smaller;
+    // Its inverse must be finite in float32.
+    if (mul(static_cast<double>(smaller), static_cast<double>(kLargest<float>)) >= 1.0) *scaler_scale = smaller;
   } else if (tracker == scaler[kScalerInterval]) {
     tracker = 0;
     const float grown = static_cast<float>(mul(scale, number(scaler + kScalerGrowth)));
@@ -133,12 +139,17 @@ __device__ __forceinline__ void advance(const long long* control, const long lon
 
   double row[kRowWords] = {};
   coefficients<Rule>(h, t, number(control + kFactor), wide, row);
+  const double largest = wide ? kLargest<double> : kLargest<float>;
 #pragma unroll
   for (int k = 0; k < kRowWords; ++k) {
+    // What the host knows it refuses; infinity times 0 would be NaN.
+    double value = row[k];
+    if (value > largest) value = largest;
+    if (value < -largest) value = -largest;
     if (wide) {
-      doubles[place + k] = row[k];
+      doubles[place + k] = value;
     } else {
-      singles[place + k] = static_cast<float>(row[k]);
+      singles[place + k] = static_cast<float>(value);
     }
   }
 }

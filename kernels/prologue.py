@@ -42,6 +42,10 @@ LANES = 128
 """Accumulators of a leaf."""
 SUM_LANES = 256
 """Accumulators of the sum over all slots."""
+LARGEST_SINGLE = (2.0 - 2.0**-23) * 2.0**127
+"""The largest float32."""
+LARGEST_DOUBLE = (2.0 - 2.0**-52) * 2.0**1023
+"""The largest float64."""
 WORD = 8
 """Bytes of a word, of which all that follows is made: int64 or float64."""
 
@@ -65,7 +69,8 @@ MAX_NORM = 0
 LOSS_SCALE = 1
 """Number: what the gradients are divided by, unless it is on the device."""
 SKIP_NONFINITE = 2
-"""Flag: a step whose norm is not finite is skipped."""
+"""Flag: a step is skipped whose norm is not finite, or has a square, once it is clipped, beyond the narrowest working format: a rule sums
+squares in that."""
 RANGES = 3
 """How many ranges of slots are summed; 0 where nothing is measured."""
 RANGES_AT = 4
@@ -80,6 +85,8 @@ FOUND_FORMAT = 9
 """A number on the device which, unless 0, says that an infinity was found; 0 where there is none."""
 SCALER_ADDRESS = 10
 """The state of a `gpu_adam.LossScaler`; 0 where there is none."""
+NARROW = 11
+"""Flag: the narrowest working format is float32; else all are float64."""
 HEADER_WORDS = 16
 
 # The state of a loss scaler.
@@ -131,16 +138,20 @@ def decide(on: Any) -> Callable[..., Any]:
             store_number(at, sqrt(load_number(at)) / scale)
         if ranges > 0:
             norm = load_number(control + NORMS * WORD)
-            # Neither infinity less itself nor a NaN is 0.
-            if load_number(settings + SKIP_NONFINITE * WORD) != 0.0 and norm - norm != 0.0:
-                found = True
             most = load_number(settings + MAX_NORM * WORD)
+            # Neither infinity less itself nor a NaN is 0.
             if most - most == 0.0:
                 clip = most / (norm + 1e-6)
                 # A NaN stays one: without skipping, a step on NaN gives NaN.
                 if clip > 1.0:
                     clip = 1.0
             store_number(control + CLIP * WORD, clip)
+            if load_number(settings + SKIP_NONFINITE * WORD) != 0.0:
+                largest = LARGEST_SINGLE if load_number(settings + NARROW * WORD) != 0.0 else LARGEST_DOUBLE
+                clipped = mul(norm, clip)
+                # Nor is it smaller where the norm is infinite, which may be clipped to a NaN, or NaN.
+                if not mul(clipped, clipped) <= largest:
+                    found = True
         store_number(control + FACTOR * WORD, clip / scale)
         store_number(control + SKIPS * WORD, 1.0 if found else 0.0)
         if found:
@@ -152,8 +163,8 @@ def decide(on: Any) -> Callable[..., Any]:
             if found:
                 tracker = 0
                 store_single(scaler, mul(scale, load_number(scaler + SCALER_BACKOFF * WORD)))
-                # From 0 there is no way up.
-                if load_single(scaler) == 0.0:
+                # Its inverse must be finite in float32.
+                if mul(load_single(scaler), LARGEST_SINGLE) < 1.0:
                     store_single(scaler, before)
             elif tracker == load_word(scaler + SCALER_INTERVAL * WORD):
                 tracker = 0
@@ -206,10 +217,17 @@ def advance(on: Any, fill: Callable[..., Any]) -> Callable[..., Any]:
             for k in range(ROW_WORDS):
                 row[k] = 0.0
             fill(h, t, load_number(control + FACTOR * WORD), wide, row)
+            largest = LARGEST_DOUBLE if wide else LARGEST_SINGLE
             for k in range(ROW_WORDS):
+                # What the host knows it refuses; infinity times 0 would be NaN.
+                value = row[k]
+                if value > largest:
+                    value = largest
+                if value < -largest:
+                    value = -largest
                 if wide:
-                    store_number(doubles + (place + k) * WORD, row[k])
+                    store_number(doubles + (place + k) * WORD, value)
                 else:
-                    store_single(singles + (place + k) * 4, row[k])
+                    store_single(singles + (place + k) * 4, value)
 
     return advanced

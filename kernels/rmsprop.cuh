@@ -26,15 +26,13 @@ struct RmsProp {
   template <typename W>
   __device__ static __forceinline__ void apply(Element<W>& e, const Row<W>& c) {
     W& v = e.state[0];
-    v = fma(mul(c[kW], e.grad), e.grad, fma(-c[kW], v, v));
+    v = fma(mul(c[kW], e.grad), e.grad, decayed(c[kW], v));
     W x = v;
     if constexpr (kCentered) {
       W& m = e.state[1];
       m = fma(c[kW], e.grad, fma(-c[kW], m, m));
       x = fma(-m, m, v);
-      // NaN where x is infinite: that stays.
-      const W zero = x - x;
-      if (x < zero) x = zero;
+      if (x < W(0)) x = W(0);
     }
     W step = div(e.grad, sqrt(x) + c[kEps]);
     if constexpr (kMomentum) {

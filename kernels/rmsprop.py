@@ -2,7 +2,7 @@
 
 ::
 
-    v = fma(w*g, g, fma(-w, v, v))          w = 1 - alpha
+    v = fma(w*g, g, fma(-w, v, v))          w = 1 - alpha; where v is infinite, v
     x = v, or centered: m = fma(w, g, fma(-w, m, m)), x = fma(-m, m, v), but not below 0
     d = g/(sqrt(x) + eps)
     s = d, or with momentum b = fma(mu, b, d), s = b                mu = momentum
@@ -23,7 +23,7 @@ from gpu_adam.hyperparameters import Flag, Number, Scheduled, is_on
 from gpu_adam.optimizer import GpuOptimizer
 
 from .row import LR, OWN_0, OWN_1, own, own_settings
-from .rules import Rule
+from .rules import Rule, decayed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,13 +39,15 @@ def rmsprop(
     fma: Callable[..., Any], sqrt: Callable[..., Any], centered: bool = False, momentum: bool = False
 ) -> Callable[..., Any]:
     """The scalar function: ``s0`` is the mean square; after it come, where they are kept, the mean and the momentum."""
+    less = decayed(fma)
 
     def update(p, g, s0, s1, s2, c):
-        x = s0 = fma(c[W] * g, g, fma(-c[W], s0, s0))
+        x = s0 = fma(c[W] * g, g, less(c[W], s0))
         if centered:
             s1 = fma(c[W], g, fma(-c[W], s1, s1))
             x = fma(-s1, s1, s0)
-            zero = x - x
+            # Not x less itself, which is NaN where x is infinite: coefficients are finite.
+            zero = c[W] - c[W]
             if x < zero:
                 x = zero
         step = g / (sqrt(x) + c[EPS])
@@ -121,7 +123,7 @@ class GpuRmsProp(GpuOptimizer):
 
     algorithm = Algorithm(
         tuple(RULES.values()),
-        (Number("alpha", ALPHA, below=1.0), Number("eps", EPSILON), Number("momentum", MOMENTUM)),
+        (Number("alpha", ALPHA, below=1.0), Number("eps", EPSILON, keeps_apart=True), Number("momentum", MOMENTUM)),
         (Flag("centered"),),
         _choose,
     )

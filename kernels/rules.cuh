@@ -61,6 +61,14 @@ struct Row {
   __device__ __forceinline__ bool skips() const { return word[kSkip] != W(0); }
 };
 
+// An accumulator of squares less w of it; infinity where it is infinite, where infinity less infinity would be a NaN. Minus infinity, which
+// is no sum of squares, becomes one. In float32 infinity less a finite number takes one instruction; a minimum of float64 would take ten.
+__device__ __forceinline__ float decayed(float w, float v) { return fma(-w, ::fminf(v, kLargest<float>), v); }
+__device__ __forceinline__ double decayed(double w, double v) {
+  const double x = fma(-w, v, v);
+  return x != x && v > -v ? v : x;
+}
+
 // Scales the gradient, then applies weight decay of either kind. All threads of a block take the same branches, which cost nothing
 // beside the memory, so one kernel serves all settings.
 template <typename W>

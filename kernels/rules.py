@@ -2,7 +2,11 @@
 
 A rule is a scalar function of one element: ``(p, g, s0, s1, s2, c) -> (p, s0, s1, s2)`` with the parameter, the gradient, up to three
 states and the row of coefficients ``c``. It is made by a *maker* from the target's ``fma`` and ``sqrt``, so that one text serves the CPU
-engine, the Numba CUDA kernels and the simulator. It contains no number: a Python literal would promote a float32 to float64.
+engine, the Numba CUDA kernels and the simulator. It contains no number: a Python literal would promote a float32 to float64. What it calls
+beside these two, such as `decayed`, the maker has made too.
+
+No rule makes a NaN of finite numbers (but for 0/0, where ε is 0). An accumulator of squares may be infinite, because the square of a
+finite gradient is beyond the format: it then stays so, and its element rests.
 
 The coefficients of step t are a scalar function too, in float64: the host calls it where it knows t, the engines compile it where t and
 the gradient's scale are known on the device only. Both return the same bits.
@@ -13,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from types import FunctionType
 from typing import Any
 
 from .row import (
@@ -106,6 +111,45 @@ def shipped() -> dict[str, Rule]:
 def rule_named(name: str) -> Rule:
     """The rule of this package that is called ``name``; ``KeyError`` for any other."""
     return shipped()[name]
+
+
+def compiled(
+    rule: Rule, fma: Callable[..., Any], sqrt: Callable[..., Any], compile: Callable[[Callable[..., Any]], Any]
+) -> Any:
+    """A rule's scalar function for a target, and the functions that its maker has made for it to call.
+
+    Args:
+        rule: The rule.
+        fma: The target's fused multiply-add.
+        sqrt: The target's square root.
+        compile: What makes one of the target's functions of a Python function.
+    """
+
+    def with_helpers(function):
+        for cell in function.__closure__ or ():
+            called = cell.cell_contents
+            if isinstance(called, FunctionType) and called is not fma and called is not sqrt:
+                cell.cell_contents = with_helpers(called)
+        return compile(function)
+
+    return with_helpers(rule.make(fma, sqrt))
+
+
+def decayed(fma: Callable[..., Any]) -> Callable[..., Any]:
+    """``(w, v)``: an accumulator of squares less ``w`` of it; infinity where it is infinite.
+
+    There the sum would be infinity less infinity, and a finite gradient whose square is beyond the format would make the parameter NaN one
+    step later.
+    """
+
+    def decayed(w, v):
+        x = fma(-w, v, v)
+        # Minus infinity, which is no sum of squares, becomes a NaN.
+        if x != x and v > -v:
+            x = v
+        return x
+
+    return decayed
 
 
 def decay(fma: Callable[..., Any], mul: Callable[..., Any]) -> Callable[..., Any]:

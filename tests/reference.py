@@ -92,6 +92,11 @@ def fma(a: Any, b: Any, c: Any) -> Array:
     return np.array(results, np.float64).reshape(a.shape)
 
 
+def decayed_squares(weight: Any, squares: Array) -> Array:
+    """An accumulator of squares less ``weight`` of it; infinity stays infinity."""
+    return np.where(np.isposinf(squares), squares, fma(-weight, squares, squares))
+
+
 def power(base: float, exponent: int) -> float:
     """Repeated squaring, from the lowest bit up."""
     result = 1.0
@@ -199,7 +204,7 @@ class Reference:
         if options.weight_decay and options.decoupled_weight_decay:
             p = fma(c.k, p, p)
         self.m = fma(c.w1, g, fma(-c.w1, self.m, self.m))
-        self.v = fma(c.w2 * g, g, fma(-c.w2, self.v, self.v))
+        self.v = fma(c.w2 * g, g, decayed_squares(c.w2, self.v))
         x = self.v
         if options.amsgrad:
             x = self.v_max = np.maximum(self.v_max, self.v)  # in which NaN wins
@@ -266,9 +271,16 @@ def clip_factor(norm: float, most: float) -> float:
     return min(most / (norm + 1e-6), 1.0) if math.isfinite(most) else 1.0
 
 
+def is_beyond(norm: float, most: float | None, dtypes: Sequence[np.dtype[Any]]) -> bool:
+    """Whether a norm is not finite, or its square, once it is clipped, not so in the narrowest working format of such parameters."""
+    narrow = any(dtype != np.float64 for dtype in dtypes)
+    clipped = norm * (1.0 if most is None else clip_factor(norm, most))
+    return not clipped * clipped <= float(np.finfo(np.float32 if narrow else np.float64).max)
+
+
 @dataclass
 class Scaler:
-    """A loss scale that grows after ``interval`` steps without an infinity and backs off at one."""
+    """A loss scale that grows after ``interval`` steps without an infinity and backs off at one, as long as its inverse is finite."""
 
     scale: np.float32
     growth: float = 2.0
@@ -281,7 +293,9 @@ class Scaler:
         self.tracker = 0 if found else self.tracker + 1
         with np.errstate(over="ignore"):
             if found:
-                self.scale = np.float32(float(self.scale) * self.backoff) or self.scale
+                smaller = np.float32(float(self.scale) * self.backoff)
+                if float(smaller) * float(np.finfo(np.float32).max) >= 1.0:
+                    self.scale = smaller
             elif self.tracker == self.interval:
                 self.tracker = 0
                 grown = np.float32(float(self.scale) * self.growth)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from reference import DTYPES, Scaler, assert_same_bits, clip_factor, norm
+from reference import DTYPES, Scaler, assert_same_bits, clip_factor, is_beyond, norm
 from rule_cases import Settings
 from rule_references import Reference
 from shipped import OPTIMIZERS
@@ -95,8 +95,9 @@ def run(program: Program, finish: Callable[[], None] = lambda: None) -> Any:
         measured = norm([g for g in grads if g is not None], scale)
         if measures:
             assert_same_bits(np.array(optimizer.grad_norm), np.array(measured), "norm")
-        found = bool(scaler or options.get("skip_nonfinite")) and not math.isfinite(measured)
         most = options.get("max_grad_norm")
+        skips = bool(scaler or options.get("skip_nonfinite"))
+        found = skips and is_beyond(measured, most, [p.dtype for p in params])
         factor = (1.0 if most is None else clip_factor(measured, most)) / scale
         for (group, *_), reference, g in zip(program.tensors, references, grads, strict=True):
             if g is not None and not found:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reference import average_weight, fma, power
+from reference import average_weight, decayed_squares, fma, power
 
 Array = NDArray[Any]
 States = dict[str, Array]
@@ -53,7 +53,7 @@ def adam(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[str]
     fl = p.dtype.type
     w1, w2 = (fl(1.0 - beta) for beta in h["betas"])
     s["exp_avg"] = fma(w1, g, decayed(w1, s["exp_avg"]))
-    x = s["exp_avg_sq"] = fma(w2 * g, g, decayed(w2, s["exp_avg_sq"]))
+    x = s["exp_avg_sq"] = fma(w2 * g, g, decayed_squares(w2, s["exp_avg_sq"]))
     if h["amsgrad"]:
         x = s["max_exp_avg_sq"] = np.maximum(s["max_exp_avg_sq"], x)
     c1 = 1.0 - power(1.0 - float(w1), t)
@@ -66,7 +66,8 @@ def adamax(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[st
     fl = p.dtype.type
     w1 = fl(1.0 - h["betas"][0])
     s["exp_avg"] = fma(w1, g, decayed(w1, s["exp_avg"]))
-    s["exp_inf"] = np.maximum(fl(h["betas"][1]) * s["exp_inf"], abs(g) + fl(h["eps"]))  # in which NaN wins
+    less = np.where(np.isposinf(s["exp_inf"]), s["exp_inf"], fl(h["betas"][1]) * s["exp_inf"])
+    s["exp_inf"] = np.maximum(less, abs(g) + fl(h["eps"]))  # in which NaN wins
     return fma(fl(-h["lr"] / (1.0 - power(1.0 - float(w1), t))), s["exp_avg"] / s["exp_inf"], p)
 
 
@@ -92,11 +93,11 @@ def adagrad(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[s
 def rmsprop(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[str], bool]) -> Array:
     fl = p.dtype.type
     w = fl(1.0 - h["alpha"])
-    x = s["square_avg"] = fma(w * g, g, decayed(w, s["square_avg"]))
+    x = s["square_avg"] = fma(w * g, g, decayed_squares(w, s["square_avg"]))
     if h["centered"]:
         m = s["grad_avg"] = fma(w, g, decayed(w, s["grad_avg"]))
         x = fma(-m, m, x)
-        x = np.where((x < 0) & np.isfinite(x), fl(0.0), x)
+        x = np.where(x < 0, fl(0.0), x)
     step = g / (np.sqrt(x) + fl(h["eps"]))
     if has("momentum"):
         step = s["momentum_buffer"] = fma(fl(h["momentum"]), s["momentum_buffer"], step)
@@ -106,9 +107,10 @@ def rmsprop(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[s
 def adadelta(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[str], bool]) -> Array:
     fl = p.dtype.type
     w, eps = fl(1.0 - h["rho"]), fl(h["eps"])
-    v = s["square_avg"] = fma(w * g, g, decayed(w, s["square_avg"]))
-    d = np.sqrt(s["acc_delta"] + eps) / np.sqrt(v + eps) * g
-    s["acc_delta"] = fma(w * d, d, decayed(w, s["acc_delta"]))
+    v = s["square_avg"] = fma(w * g, g, decayed_squares(w, s["square_avg"]))
+    grown = s["acc_delta"] + eps
+    d = np.where(np.isposinf(grown), fl(0.0), np.sqrt(grown)) / np.sqrt(v + eps) * g
+    s["acc_delta"] = fma(w * d, d, decayed_squares(w, s["acc_delta"]))
     return fma(fl(-h["lr"]), d, p)
 
 
@@ -116,7 +118,7 @@ def nadam(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[str
     fl = p.dtype.type
     w1, w2 = (fl(1.0 - beta) for beta in h["betas"])
     m = s["exp_avg"] = fma(w1, g, decayed(w1, s["exp_avg"]))
-    v = s["exp_avg_sq"] = fma(w2 * g, g, decayed(w2, s["exp_avg_sq"]))
+    v = s["exp_avg_sq"] = fma(w2 * g, g, decayed_squares(w2, s["exp_avg_sq"]))
     d = fma(np.sqrt(v), fl(1.0 / math.sqrt(1.0 - power(1.0 - float(w2), t))), fl(h["eps"]))
     beta1, q = 1.0 - float(w1), 0.96 ** h["momentum_decay"]
     product, decay, n = 1.0, 1.0, 0
@@ -127,7 +129,8 @@ def nadam(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[str
     product = product * power(beta1, t - n)  # half of what is left of the decay is nothing beside 1
     now, later = (beta1 * (1.0 - 0.5 * one) for one in (power(q, t), power(q, t) * q))
     ag, am = fl(-h["lr"] * (1.0 - now) / (1.0 - product)), fl(-h["lr"] * later / (1.0 - product * later))
-    return p + fma(am, m, ag * g) / d
+    step = np.where(np.isposinf(d), m - m, fma(am, m, ag * g))
+    return p + step / d
 
 
 RULES = {

@@ -109,10 +109,11 @@ def test_deciding_alone(library: build.Library) -> None:
 
 @pytest.mark.parametrize("max_norm", [np.inf, 0.0, 1e-3, 1.0, 1e9])
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1.0, 1e20, np.inf, -np.inf, np.nan])
-@pytest.mark.parametrize("skip", [False, True])
-def test_norms_of_every_kind(value: float, max_norm: float, skip: bool, library: build.Library) -> None:
+@pytest.mark.parametrize(("skip", "narrow"), [(False, True), (True, False), (True, True)])
+def test_norms_of_every_kind(value: float, max_norm: float, skip: bool, narrow: bool, library: build.Library) -> None:
     cohorts = (Cohort(), Cohort(wide=True))
-    worlds = Worlds(Case((Measured(1),), cohorts, max_norm=max_norm, skip_nonfinite=skip), library)
+    case = Case((Measured(1),), cohorts, max_norm=max_norm, skip_nonfinite=skip, narrow=narrow)
+    worlds = Worlds(case, library)
     for made in worlds.all:
         element = made.held[0][cases.GUARD : cases.GUARD + 4].view(np.float32)
         element[:] = value
@@ -120,7 +121,7 @@ def test_norms_of_every_kind(value: float, max_norm: float, skip: bool, library:
     worlds.step()
     worlds.step()
     got = worlds.cuda
-    skipped = skip and not np.isfinite(value)
+    skipped = skip and (not np.isfinite(value) or (narrow and value == 1e20 and max_norm == np.inf))
     assert number(got, SKIPS) == skipped
     assert got.inner("singles")[SKIP] == got.inner("doubles")[SKIP] == skipped
     assert list(got.inner("counts")) == [0 if skipped else 2] * 2
@@ -201,6 +202,19 @@ FIRST_RULES = [optimizer.algorithm.rules[0] for optimizer in OPTIMIZERS.values()
 """Of each optimizer one, since its rules share their coefficients."""
 
 
+@pytest.mark.parametrize("scale", [1e-320, 2.0**-140, 1e300])
+@pytest.mark.parametrize("rule", FIRST_RULES, ids=lambda rule: rule.name)
+def test_coefficients_are_held_within_the_format(rule: Rule, scale: float, library: build.Library) -> None:
+    cohorts = [
+        Cohort(wide=wide, lr=rate, lr_format=FLOAT64, decay=1e30, decoupled=True)
+        for wide in (False, True)
+        for rate in (1e-300, 1e39, 1.7e308)
+    ]
+    made = compare(Case(cohorts=tuple(cohorts), rule=rule, ranges=0, loss_scale=scale, scale_format=FLOAT64), library)
+    assert np.isfinite(made.inner("singles")).all()
+    assert np.isfinite(made.inner("doubles")).all()
+
+
 @pytest.mark.parametrize("rule", FIRST_RULES, ids=lambda rule: rule.name)
 def test_rows_of_every_kind(rule: Rule, library: build.Library) -> None:
     compare(Case((Measured(100),), COHORTS, rule, max_norm=0.5), library, steps=5)
@@ -277,6 +291,7 @@ def generated(draw: st.DrawFn) -> Case:
         max_norm=draw(st.sampled_from([np.inf, 0.0, 1.0, 1e6])),
         loss_scale=draw(st.sampled_from([1.0, 1024.0])),
         skip_nonfinite=draw(st.booleans()),
+        narrow=draw(st.booleans()),
         scale_format=draw(st.none() | st.sampled_from(FORMATS)),
         found=draw(st.none() | st.tuples(st.sampled_from(FORMATS), st.sampled_from([0.0, 1.0]))),
         scaler=draw(st.none() | st.builds(Scaler, interval=st.integers(1, 3), tracker=st.integers(0, 2))),

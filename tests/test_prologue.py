@@ -249,6 +249,27 @@ def test_numbers_on_the_device_in_any_format(name: str) -> None:
     assert (words.counts[0], words.control[prologue.SKIPPED]) == (1, 3)
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("scale", [1e-320, 2.0**-140, 1.0, 1e300])
+@pytest.mark.parametrize("rate", [0.0, 1e-300, 1e39, 1e300, 1.7e308])
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_what_only_the_device_knows_is_held_within_the_format(
+    name: str, rate: float, scale: float, decoupled: bool
+) -> None:
+    scales, rates = np.array(scale), np.array(rate)
+    words = Words()
+    hyper = Options(lr=rate, weight_decay=1e30, decoupled_weight_decay=decoupled)
+    words.record(0, hyper, name)
+    words.settings[prologue.SCALE_ADDRESS] = scales.ctypes.data
+    words.settings[prologue.HEADER_WORDS + row.LR_ADDRESS] = rates.ctypes.data
+    words.run()
+    largest = np.finfo(name).max
+    with np.errstate(all="ignore"):
+        expected = words_of(hyper, 1, name, float(np.float64(1.0) / scale)).clip(-largest, largest)
+    assert_same_bits(words.rows[name][0], expected)
+    assert np.isfinite(words.rows[name]).all()
+
+
 def test_a_loss_scaler_goes_up_and_down_as_written() -> None:
     state = np.zeros(prologue.SCALER_WORDS, np.int64)
     scaler = Scaler(np.float32(2.0**125), growth=3.0, backoff=0.3, interval=2)

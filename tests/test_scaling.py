@@ -208,13 +208,13 @@ def test_a_scale_never_grows_to_infinity() -> None:
 
 def test_a_scale_never_backs_off_to_nothing() -> None:
     optimizer = GpuAdam([np.ones(2, np.float32)])
-    scaler = LossScaler(optimizer, init_scale=1e-44, growth_interval=1)
+    scaler = LossScaler(optimizer, init_scale=2.0**-120, growth_interval=1)
     for _ in range(9):
         optimizer.step([np.full(2, np.inf, np.float32)], grad_scale=scaler)
-    assert scaler.get_scale() == 2.0**-149
+    assert scaler.get_scale() == 2.0**-127  # the inverse of the next one is infinite in float32
     scaler.load_state_dict(scaler.state_dict())
-    optimizer.step([np.ones(2, np.float32) * np.float32(2.0**-149)], grad_scale=scaler)
-    assert scaler.get_scale() == 2.0**-148
+    optimizer.step([np.ones(2, np.float32) * np.float32(2.0**-127)], grad_scale=scaler)
+    assert scaler.get_scale() == 2.0**-126
 
 
 @pytest.mark.parametrize("wrong", [None, [np.ones(2)]])

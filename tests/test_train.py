@@ -445,10 +445,33 @@ def test_a_missing_dependency_is_named_with_the_remedy(
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_loss_that_is_not_finite_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--engine", "cpu", "--lr", "1e38", "--epochs", "1", "--out", str(tmp_path / "curve.png")]
+@pytest.mark.parametrize("lr", ["1e30", "1e38"])
+def test_a_loss_that_is_not_finite_is_a_failure(lr: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--engine", "cpu", "--lr", lr, "--epochs", "1", "--out", str(tmp_path / "curve.png")]
     assert main(["train", *options]) == 1
     assert "try a smaller --lr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lr", "1e300"], "is infinite in float32, .*: try a smaller --lr"),
+        (
+            ["--lr", "1e30", "--weight-decay", "1e30"],
+            "make a coefficient of step 1 infinite in float32, .*: try a smaller --lr",
+        ),
+        (["--eps", "1e-46"], "eps=1e-46 of group 0: is 0 in float32, .*: try a larger --eps"),
+        (["--weight-decay", "1e39"], "is infinite in float32, .*: try a smaller --weight-decay"),
+        (["--loss-scale", "1e-39"], "is infinite in float32: .*: try a larger --loss-scale"),
+    ],
+)
+def test_numbers_that_float32_cannot_hold_are_named(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--engine", "cpu", "--epochs", "1", *options, "--out", str(tmp_path / "curve.png")]) == 1
+    error = capsys.readouterr().err
+    assert re.search(f"gpu-adam train: .*{message}", error)
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,8 @@ class Element:
         g = _fma(stored(WEIGHT_DECAY, FLOAT32), self.p, g)
         self.m = _fma(w1, g, _fma(-w1, self.m, self.m))
         # A product alone is the sum with a zero, but for the sign of a zero: -0 is what takes nothing away.
-        self.v = _fma(_fma(w2, g, -0.0), g, _fma(-w2, self.v, self.v))
+        # An infinite one stays so: a finite gradient's square may be.
+        decayed = self.v if self.v == math.inf else _fma(-w2, self.v, self.v)
+        self.v = _fma(_fma(w2, g, -0.0), g, decayed)
         d = _fma(_sqrt(self.v), r2, stored(EPS, FLOAT32))
         self.p = _fma(a, _divide(self.m, d), self.p)

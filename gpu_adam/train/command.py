@@ -138,12 +138,16 @@ def main(args: argparse.Namespace) -> int:
         The exit status: 0, or 1 if something is missing, the data cannot be read, or training came to nothing.
     """
     from ..engines import EngineUnavailable
+    from ..formats import MisfitError
     from .dependencies import MissingDependency
 
     try:
         return _train(args)
     except (BrokenPipeError, EnvironmentVariableError):
         raise
+    except MisfitError as error:
+        print(f"gpu-adam train: {error}: try a {error.remedy} --{error.key.replace('_', '-')}", file=sys.stderr)
+        return 1
     except (EngineUnavailable, MissingDependency, OSError, ValueError) as error:
         print(f"gpu-adam train: {error}", file=sys.stderr)
         return 1

@@ -102,6 +102,7 @@ class Case:
     max_norm: float = np.inf
     loss_scale: float = 1.0
     skip_nonfinite: bool = False
+    narrow: bool = False
     scale_format: Format | None = None
     found: tuple[Format, float] | None = None
     scaler: Scaler | None = None
@@ -213,7 +214,8 @@ def _settings(made: World, rng: np.random.Generator) -> None:
     scheduled = [len(one.window[1]) if one.window else 0 for one in case.cohorts]
     settings = made.room("settings", windows_at + words.SCHEDULED_WORDS * sum(scheduled))
     numbers = settings.view(np.float64)
-    numbers[[text.MAX_NORM, text.LOSS_SCALE, text.SKIP_NONFINITE]] = case.max_norm, case.loss_scale, case.skip_nonfinite
+    numbers[[text.MAX_NORM, text.LOSS_SCALE]] = case.max_norm, case.loss_scale
+    numbers[[text.SKIP_NONFINITE, text.NARROW]] = case.skip_nonfinite, case.narrow
     settings[[text.RANGES, text.RANGES_AT, text.COHORTS]] = case.ranges, ranges_at, len(case.cohorts)
     if case.scale_format is not None:
         settings[text.SCALE_ADDRESS] = made.scalar(case.loss_scale, case.scale_format)

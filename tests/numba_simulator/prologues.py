@@ -10,7 +10,7 @@ from shipped import OPTIMIZERS
 
 from gpu_adam.engines.gpu_kernels import PrologueKernel
 from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.kernels.prologue import LANES, LEAF, SUM_LANES, TICKET
+from gpu_adam.kernels.prologue import LANES, LEAF, SKIPS, SUM_LANES, TICKET
 from gpu_adam.layout import Walk
 from numba_simulator.machine import Machine, Simulator
 
@@ -126,6 +126,15 @@ def simulated_decide_on_the_clip_factor(max_norm: float) -> None:
 @pytest.mark.parametrize("skip", [False, True])
 def simulated_decide_on_skipping(skip: bool) -> None:
     check(Case(GRADIENTS, COHORTS, tame=False, seed=1, max_norm=1.0, skip_nonfinite=skip), steps=2)
+
+
+@pytest.mark.parametrize("max_norm", [1.0, np.inf])
+@pytest.mark.parametrize("narrow", [False, True])
+def simulated_decide_on_a_square(narrow: bool, max_norm: float) -> None:
+    """Of a norm that is finite: it may be beyond float32."""
+    large = Case(GRADIENTS, COHORTS, loss_scale=1e-25, max_norm=max_norm, skip_nonfinite=True, narrow=narrow)
+    got = check(large, steps=2)
+    assert got.inner("control").view(np.float64)[SKIPS] == (narrow and max_norm == np.inf)
 
 
 @pytest.mark.parametrize("found", [0.0, 1.0])
