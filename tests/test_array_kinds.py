@@ -444,3 +444,21 @@ def test_values_of_many_kinds_reach_the_host_whole() -> None:
     for format in DTYPES:
         source = values(DTYPES[format], 8, 1)
         assert_same_bits(to_host(Tensor(source)), source)
+
+
+@PACK
+@pytest.mark.parametrize("what", ["parameter", "gradient"])
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_tensor_that_is_swapped_for_one_without_dense_memory(name: str, what: str, pack: bool) -> None:
+    make, error, message = TENSORS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        p, gradient = torch.nn.Parameter(torch.ones(3), requires_grad=False), torch.zeros(3)
+        optimizer = GpuSgd({"w": p}, lr=1.0, pack=pack)
+        optimizer.step([gradient])
+        try:
+            torch.utils.swap_tensors(p if what == "parameter" else gradient, make())
+        except (RuntimeError, TypeError, AttributeError, ValueError):
+            pytest.skip("torch does not swap these")
+        with pytest.raises(error, match="parameter 'w' " + message):
+            optimizer.step([gradient])
