@@ -284,7 +284,10 @@ def test_options_that_make_no_sense(
     [
         (["--eps", "0"], "with --eps 0 a parameter whose gradients were all 0 becomes 0/0: use a larger --eps"),
         (["--lr", "1e30"], "the loss is not finite any more: try a smaller --lr"),
-        (["--weight-decay", "1e30"], "the loss is not finite any more: try a smaller --lr or --weight-decay"),
+        (
+            ["--decoupled-weight-decay", "--weight-decay", "1e30"],
+            "the loss is not finite any more: try a smaller --lr or --weight-decay",
+        ),
         (["--shift", "8"], "--shift 8: must be less than the 8 pixels that the images have"),
         (["--data-dir", "/nowhere/at/all"], "/nowhere/at/all is not a folder"),
         (["--hidden", "9999999999"], "there is too little memory"),

@@ -49,7 +49,7 @@ _CNN = {
 
 # Small enough for tests; the second learning rate diverges.
 _TINY = {
-    "Adam": grid(lr=[0.01, 1e30]),
+    "Adam": grid(lr=[0.01, 3e37]),
     "SGDNesterov": grid(lr=[0.01], momentum=[0.9]),
     "AdaGrad": grid(lr=[0.01]),
 }
