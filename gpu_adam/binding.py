@@ -40,6 +40,8 @@ class Bound:
 
     def thawed(self) -> list[Placed]:
         """The parameters that are to be packed and are not, since they were frozen when the others were."""
+        if not self._unplaced:
+            return []
         self._look()
         return [one for one in self._unplaced if one.place is None and one.index not in self._frozen.indices]
 

@@ -134,12 +134,19 @@ class Gradients:
             TypeError, ValueError: If a gradient is no array, or of another shape or device than its parameter, or overlaps a parameter's
                 memory without being that very array. Nothing has changed then.
         """
+        if self._recognition.is_unchanged(arrays, lifetime):
+            return False, []
         before, addresses = self._addresses, self._addresses.copy()
         unknown = self._recognition.look(arrays, addresses)
         moved = np.flatnonzero(addresses != before)
         if len(moved):
             clear = self._are_clear(moved, addresses[moved])
-            unknown += moved[~clear].tolist()
+            if not clear.all():
+                unknown += moved[~clear].tolist()
+        if not unknown:
+            self._addresses = addresses
+            self._recognition.learn(arrays, {}, lifetime)
+            return False, moved.tolist()
         gone = [index for index in unknown if arrays[index] is None and self._slots[index].shape is not None]
         fresh = {
             index: self._check(self._params[index], arrays[index]) for index in unknown if arrays[index] is not None
@@ -173,6 +180,9 @@ class Gradients:
         """Whether gradients like the last ones fit at these addresses, judged by their extents; if not, it takes a closer look."""
         clear: NDArray[np.bool_] = (addresses != 0) & (addresses % self._itemsizes[indices] == 0)
         starts, stops = addresses + self._lows[indices], addresses + self._highs[indices]
+        if len(self._occupied) == 1:
+            (occupied,) = self._occupied.values()
+            return clear & occupied.are_clear(starts, stops)
         for number, occupied in enumerate(self._occupied.values()):
             mine = self._device_numbers[indices] == number
             clear[mine] &= occupied.are_clear(starts[mine], stops[mine])

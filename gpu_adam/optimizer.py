@@ -109,6 +109,7 @@ class GpuOptimizer:
     _bound: Bound
     _devices: set[Device]
     _working: list[set[Format]]
+    _narrowest: Format
     _keys: list[tuple[Any, ...]]
     _hyper: list[Hyperparameters]
 
@@ -265,12 +266,14 @@ class GpuOptimizer:
         )
         keys: list[tuple[Any, ...]] = []
         hyper: list[Hyperparameters] = []
+        working = working_formats(params, len(self.param_groups))
         return {
             "_params": params,
             "_stepper": stepper,
             "_bound": Bound(params, bound, self._pack),
             "_devices": {one.ref.device for one in params},
-            "_working": working_formats(params, len(self.param_groups)),
+            "_working": working,
+            "_narrowest": narrowest(working),
             "_keys": keys,
             "_hyper": hyper,
         }
@@ -351,7 +354,7 @@ class GpuOptimizer:
 
     def _limits(self, scaling: Scaling) -> Limits:
         most = inf if self._max_grad_norm is None else self._max_grad_norm
-        return Limits(most, self._skip_nonfinite or scaling.scaler is not None, narrowest(self._working))
+        return Limits(most, self._skip_nonfinite or scaling.scaler is not None, self._narrowest)
 
     def _mode(self, scaling: Scaling) -> Mode:
         measures = self._max_grad_norm is not None or self._skip_nonfinite or scaling.scaler is not None
@@ -371,7 +374,7 @@ class GpuOptimizer:
             raise ValueError(
                 "grad_scale is a LossScaler of another optimizer, whose steps change it: make one for each"
             )
-        return scaling_of(given, found, self._devices, narrowest(self._working))
+        return scaling_of(given, found, self._devices, self._narrowest)
 
     @property
     @untraced

@@ -49,6 +49,15 @@ class Recognition:
         self._alone: list[int] = []
         self._misses = False
 
+    def is_unchanged(self, arrays: Sequence[Any], lifetime: Lifetime) -> bool:
+        """Whether these are a list's very gradients that were seen last, and nothing about any of them has changed."""
+        return (
+            arrays is self.held
+            and lifetime is not Lifetime.GIVEN
+            and not self._alone
+            and all(part.seen.look(part.pick(arrays)) is part.known for part in self._parts)
+        )
+
     def look(self, arrays: Sequence[Any], addresses: NDArray[np.int64]) -> list[int]:
         """The gradients that are not like the last ones, or may not be, by their parameters' numbers.
 

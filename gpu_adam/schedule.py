@@ -315,12 +315,16 @@ class Schedule:
             self._records = self._fresh_records()
         factor = 1.0 / scaling.scale
         asked: Asked = {}
+        # Numbers that follow no schedule give the largest coefficients at the smallest t.
+        first = hyperparameters is not self._checked
         for cohort, record in zip(self._cohorts, self._records, strict=True):
             t = int(steps[cohort.first]) + 1
             hyper, where = hyperparameters[cohort.group], f"group {cohort.group}"
             row = coefficients(hyper, record, t, factor, where, asked)
-            refuse_infinite(row, hyper, cohort.working, t, where)
+            if first or hyper.is_scheduled:
+                refuse_infinite(row, hyper, cohort.working, t, where)
             self._rows[cohort.working.name][cohort.row] = row
+        self._checked = hyperparameters
 
     def sum_rows(self) -> None:
         """Sum the gradients of rows where the launches read them."""

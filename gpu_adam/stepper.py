@@ -204,8 +204,8 @@ class Stepper:
         return fits or self.schedule is not None
 
     def _take_gradients(self, arrays: Sequence[Any], keep: bool, stream: int | None, capturing: bool) -> None:
-        again = self._gradients.holds(arrays)
         lifetime = Lifetime.GIVEN if not keep else Lifetime.OWN if self._pack else Lifetime.HELD
+        again = self._gradients.holds(arrays)
         reshaped, moved = self._gradients.update(arrays, lifetime)
         if self.schedule is not None and not (again and not reshaped and not moved):
             # Gradients that have come back into the buckets deserve the flat kernels again.

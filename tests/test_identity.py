@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from identity import FORMATS, SHAPE, Watched, as_torch, dtype_of, sgd, step  # noqa: E402
 
 from gpu_adam import GpuAdam, GpuSgd  # noqa: E402
-from gpu_adam.arrays import Lifetime, seen, structs, traits  # noqa: E402
+from gpu_adam.arrays import Lifetime, guards, seen, structs, traits  # noqa: E402
 
 Change = Callable[[Any, Watched], Any]
 OTHER = {"float64": "float32", "float32": "float16", "float16": "bfloat16", "bfloat16": "float16"}
@@ -31,9 +31,10 @@ READING = pytest.mark.parametrize("reading", ["structures", "attributes"], indir
 
 @pytest.fixture
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How NumPy arrays are read: the second is for a NumPy whose structures lie otherwise."""
+    """How arrays are read: the second is for versions of NumPy and torch that lay them out or compare them otherwise."""
     if request.param == "attributes":
         monkeypatch.setattr(traits, "trusted", lambda: False)
+        monkeypatch.setattr(traits, "guard", lambda tensors: None)
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +172,8 @@ def check(found: str, wanted: str, format: str) -> None:
 @PACK
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", TORCH)
-def test_a_torch_parameter_that_changes_between_steps(name: str, format: str, pack: bool) -> None:
+@READING
+def test_a_torch_parameter_that_changes_between_steps(reading: None, name: str, format: str, pack: bool) -> None:
     change, wanted = TORCH[name]
     found = run("torch", format, pack, [(change, wanted)])
     check(found[0], wanted, format)
@@ -188,9 +190,10 @@ def test_a_numpy_parameter_that_changes_between_steps(reading: None, name: str, 
 
 
 @pytest.mark.parametrize("library", ["torch", "numpy"])
+@READING
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_number_of_changes_in_any_order(library: str, data: st.DataObject) -> None:
+def test_any_number_of_changes_in_any_order(reading: None, library: str, data: st.DataObject) -> None:
     known = {"torch": TORCH, "numpy": NUMPY}[library]
     format, pack = data.draw(st.sampled_from(FORMATS)), data.draw(st.booleans())
     names = data.draw(st.lists(st.sampled_from(sorted(known)), max_size=5))
@@ -454,7 +457,8 @@ def test_a_bound_numpy_gradient_that_changes_in_place(reading: None, first: str,
 @PACK
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("first", TORCH_GRADIENTS)
-def test_a_torch_gradient_that_changes_in_place(first: str, format: str, pack: bool) -> None:
+@READING
+def test_a_torch_gradient_that_changes_in_place(reading: None, first: str, format: str, pack: bool) -> None:
     for second in ("nothing", "t_", "data elsewhere", first):
         watched = Watched("torch", format)
         params = [torch.nn.Parameter(watched.array(8 + k)) for k in range(2)]
@@ -619,8 +623,9 @@ def test_gradients_that_were_given_are_let_go(library: str) -> None:
         assert Array.alive == 0
 
 
-def test_numpys_structures_lie_where_they_are_looked_for() -> None:
-    assert structs.trusted(), "arrays are read by their attributes here, which is slow"
+def test_the_fast_ways_are_in_use() -> None:
+    assert structs.trusted(), "NumPy's arrays are read by their attributes here, which is slow"
+    assert guards.trusted(), "torch's tensors are read by their attributes here, which is slow"
 
 
 def test_nothing_is_imported_to_look_at_arrays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_adam.arrays import Lifetime, seen, structs, traits_of
+from gpu_adam.arrays import Lifetime, guards, seen, structs, traits, traits_of
 
 SHAPES = ((2, 3), (3, 2), (6,), (1, 6), (6, 1), (2, 3, 1), (), (0, 3), (1,))
 DTYPES = ("float32", "float16", "float64", "int32")
@@ -58,9 +59,10 @@ LIBRARY = pytest.mark.parametrize("library", MAKERS)
 
 @pytest.fixture(params=["structures", "attributes"])
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How NumPy arrays are read: the second is for a NumPy whose structures lie otherwise."""
+    """How arrays are read: the second is for versions of NumPy and torch that lay them out or compare them otherwise."""
     if request.param == "attributes":
-        monkeypatch.setattr(sys.modules[seen.__module__], "trusted", lambda: False)
+        monkeypatch.setattr(traits, "trusted", lambda: False)
+        monkeypatch.setattr(traits, "guard", lambda tensors: None)
 
 
 @LIBRARY
@@ -157,3 +159,44 @@ def test_the_owner_of_a_view() -> None:
     for view in (owner, owner[1:], owner[1:][::2], owner.reshape(2, 3).T):
         assert structs.owner_of(view) is owner
     assert structs.owner_of(np.frombuffer(bytearray(8))) is None
+
+
+@pytest.mark.parametrize("answer", [True, False, None])
+def test_a_guard_of_torch_that_tells_nothing_apart_is_not_trusted(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    assert guards.trusted.__wrapped__()
+
+    def guard(tensors: Any) -> Any:
+        if answer is None:
+            raise TypeError("another version")
+        return lambda *others: answer
+
+    monkeypatch.setattr(guards, "_guard", guard)
+    assert not guards.trusted.__wrapped__()
+    monkeypatch.setattr(guards, "trusted", lambda: False)
+    assert guards.guard([]) is None
+
+
+def test_a_guard_holds_no_reference() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tensor = torch.ones(3)
+    before = sys.getrefcount(tensor)
+    look = seen("torch", [tensor], Lifetime.GIVEN)
+    assert sys.getrefcount(tensor) == before
+    assert weakref.getweakrefcount(tensor) == 0
+    assert look is not None
+
+
+def test_a_mode_of_torch_may_make_a_guard_say_no_and_never_yes() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tensors, others = [torch.ones(2, 3) for _ in range(3)], [torch.ones(3, 2) for _ in range(3)]
+    look = seen("torch", tensors, Lifetime.GIVEN)
+    assert look is not None
+    for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu"), torch.enable_grad()):
+        with mode:
+            assert look.look(others) is None
+            again = seen("torch", tensors, Lifetime.GIVEN)
+            assert again is not None
+            assert again.look(tensors) is again.addresses
+            assert again.look(others) is None
+    assert look.look(tensors) is look.addresses

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .guards import guard
 from .probe import Family
 from .structs import Structs, owner_of, trusted
 
@@ -32,6 +33,9 @@ class Lifetime(Enum):
     OWN = 2
     """The same, and they were last seen in memory that is our own and stays as large as it is."""
 
+
+_MANY = 12
+"""Arrays from which on their structures are gathered in less time than their attributes are read one by one."""
 
 Reader = Callable[[Sequence[Any]], Iterable[Any]]
 """One trait of each of some arrays."""
@@ -53,14 +57,14 @@ class Seen(Protocol):
 def seen(family: Family, arrays: Sequence[Any], lifetime: Lifetime) -> Seen | None:
     """What some arrays of one library are like; ``None`` where nothing can be told in bulk."""
     try:
-        if family == "numpy" and trusted():
+        # Of a few new arrays attributes are read sooner.
+        if family == "numpy" and (lifetime is not Lifetime.GIVEN or len(arrays) >= _MANY) and trusted():
             return Structs(arrays, lifetime is not Lifetime.GIVEN)
-        readers = _readers(family, lifetime)
-        lasting = () if lifetime is Lifetime.GIVEN else _LASTING.get(family, ())
-        if not readers:
-            return None
         with plainly(family):
-            return _Columns(family, readers, lasting, arrays)
+            alike = guard(arrays) if family == "torch" else None
+            readers = _readers(family, lifetime, guarded=alike is not None)
+            lasting = () if lifetime is Lifetime.GIVEN else _LASTING.get(family, ())
+            return _Columns(family, readers, lasting, alike, arrays) if readers else None
     except _UNREADABLE:
         return None
 
@@ -87,9 +91,15 @@ class _Columns:
     """As lists, one for each trait: see `Seen`."""
 
     def __init__(
-        self, family: Family, readers: Sequence[Reader], lasting: Sequence[Reader], arrays: Sequence[Any]
+        self,
+        family: Family,
+        readers: Sequence[Reader],
+        lasting: Sequence[Reader],
+        alike: Callable[[Sequence[Any]], bool] | None,
+        arrays: Sequence[Any],
     ) -> None:
         self._family = family
+        self._alike = alike
         self._addresses, self._device, *self._rest = readers
         self._moves = not lasting
         self._rest = [*lasting] or self._rest
@@ -109,6 +119,9 @@ class _Columns:
         for read, values in zip(self._rest, self._values, strict=True):
             if list(read(arrays)) != values:
                 return None
+        # Last: it ends the process where a tensor has no strides or sizes, which is an error of its strides above.
+        if self._alike is not None and not self._alike(arrays):
+            return None
         now = list(self._addresses(arrays)) if self._moves else self._list
         if now != self._list:
             # At the same address is the same device.
@@ -163,26 +176,21 @@ _LASTING: dict[str, tuple[Reader, ...]] = {
 """What alone can change about an array of libraries that never move an array's memory: CuPy lets its shape be set, Numba any attribute."""
 
 
-def _readers(family: Family, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
-    """As `_READERS`; none for libraries of which nothing is known."""
+def _readers(family: Family, lifetime: Lifetime = Lifetime.GIVEN, *, guarded: bool = False) -> tuple[Reader, ...]:
+    """As `_READERS`; none for libraries of which nothing is known; ``guarded`` without what torch's own guard compares."""
     if family == "torch":
-        return _of_torch(lifetime)
+        return _of_torch(lifetime, guarded)
     if family == "numpy" and lifetime is not Lifetime.GIVEN:
         return (*_READERS[family], _each(attrgetter("flags.writeable")), _each(_owned))
     return _READERS.get(family, ())
 
 
-def _of_torch(lifetime: Lifetime) -> tuple[Reader, ...]:
+def _of_torch(lifetime: Lifetime, guarded: bool) -> tuple[Reader, ...]:
     torch = sys.modules["torch"]
     tensor, storage = torch.Tensor, torch.UntypedStorage
-    readers = [
-        _each(tensor.data_ptr),
-        _each(tensor.get_device),
-        _DTYPE,
-        _SHAPE,
-        _each(tensor.stride),
-        _each(tensor.is_neg),
-    ]
+    readers = [_each(tensor.data_ptr), _each(tensor.get_device), _each(tensor.stride)]
+    if not guarded:
+        readers += [_DTYPE, _SHAPE, _each(tensor.is_neg)]
     if lifetime is not Lifetime.OWN:
         # What holds the elements may have been freed, or cut, at the same address.
         readers.append(lambda arrays: map(storage.nbytes, map(tensor.untyped_storage, arrays)))
