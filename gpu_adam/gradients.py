@@ -151,6 +151,9 @@ class Gradients:
         fresh = {
             index: self._check(self._params[index], arrays[index]) for index in unknown if arrays[index] is not None
         }
+        for index, found in fresh.items():
+            if isinstance(found, RowGradient):
+                self._buffers.setdefault(index, RowBuffer(self._params[index])).ensure(found.capacity)
         # Nothing has changed up to here, and nothing is refused from here on.
         reshaped = bool(gone)
         families: dict[int, Family | None] = dict.fromkeys(gone)
@@ -201,10 +204,8 @@ class Gradients:
 
     def _take_rows(self, index: int, rows: RowGradient) -> bool:
         """Remember a gradient of rows; whether the plan changes with it."""
-        slot, placed = self._slots[index], self._params[index]
-        buffer = self._buffers.setdefault(index, RowBuffer(placed))
+        slot, buffer = self._slots[index], self._buffers[index]
         before = (slot.rows is not None, slot.shape, self.address(index))
-        buffer.ensure(rows.capacity)
         slot.rows, slot.shape, slot.kept = rows, (buffer.format, (rows.capacity,)), None
         return before != (True, slot.shape, buffer.addresses[0])
 
