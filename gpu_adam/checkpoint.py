@@ -245,7 +245,7 @@ def renewed(loaded: Loaded, params: Sequence[Placed], averages: bool, *, keep_pl
                 placed.write(name, to_host(placed.ref.array))
         for name, value in arrays.items():
             placed.write(name, value)
-        placed.loaded, placed.lacks_average = stepped, averages and AVERAGE not in arrays
+        placed.loaded, placed.lacks_average = stepped, stepped and averages and AVERAGE not in arrays
     return fresh
 
 
