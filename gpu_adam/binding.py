@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter, is_
 from typing import Any
 
@@ -68,15 +68,18 @@ class Bound:
         # The buckets' own views count as one object, which stays as it is.
         return self.steady if all(map(is_, arrays, self.steady)) else arrays
 
-    def refuse_absent(self, steps: NDArray[np.int64]) -> None:
+    def refuse_absent(self, read_steps: Callable[[], NDArray[np.int64]]) -> None:
         """Raise an error if gradients are absent because nobody will ever provide them.
+
+        Args:
+            read_steps: Tells the parameters' step counts, for which it may wait.
 
         Raises:
             ValueError: For arrays that bind no gradients by themselves, and for tensors that autograd does not know.
         """
         if not self.torch:
             raise ValueError("there are no gradients: call step(grads), or assign opt.grads first")
-        if not steps.any() and not any(one.autograd for one in self.torch):
+        if not any(one.autograd for one in self.torch) and not read_steps().any():
             raise ValueError(
                 "there are no gradients, and no parameter requires one: pass model.parameters() and not copies of them, "
                 "call step(grads), or set .grad first"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import islice, starmap
+from itertools import starmap
 from math import inf
 from typing import Any, ClassVar, TypedDict
 
@@ -180,12 +180,16 @@ class GpuOptimizer:
             master_weights=self._master_weights,
             read_lr=not self._capturable,
         )
-        self._params, self._groups = self._members.params, self._members.groups
+        self._groups = self._members.groups
         self._add([dict(group) for group in params] if self._groups.grouped else [{"params": params}])
         if not self._groups.grouped and not self._params:
             raise ValueError("params is empty: give the parameters, or [{'params': []}] where groups are added later")
 
     # Groups.
+
+    @property
+    def _params(self) -> list[Placed]:
+        return self._members.params
 
     @untraced
     def add_param_group(self, group: Mapping[str, Any]) -> None:
@@ -230,6 +234,9 @@ class GpuOptimizer:
                 "param_groups has other parameters, or in another order, than the graph that has captured a step: "
                 "put them back, or make a new optimizer"
             )
+        self._refuse_if_swapped()
+        # What has been done to the parameters is not seen any more once they have been taken up anew.
+        self._stepper.follow_memory()
         steps, bound = self._stepper.read_steps(), self._bound.arrays
         earlier = self._members.regroup(self.param_groups, steps)
         self._rest(
@@ -268,7 +275,6 @@ class GpuOptimizer:
         hyper: list[Hyperparameters] = []
         working = working_formats(params, len(self.param_groups))
         return {
-            "_params": params,
             "_stepper": stepper,
             "_bound": Bound(params, bound, self._pack),
             "_devices": {one.ref.device for one in params},
@@ -329,8 +335,9 @@ class GpuOptimizer:
         if grads is not None:
             return self._groups.flatten(grads)
         arrays = self._bound.current()
-        if arrays is self._bound.steady and arrays and all(array is None for array in arrays):
-            self._bound.refuse_absent(self._stepper.steps)
+        # What is captured was stepped before, and then looked at.
+        if not capturing and arrays is self._bound.steady and arrays and all(array is None for array in arrays):
+            self._bound.refuse_absent(self._stepper.read_steps)
         return arrays
 
     def _prepare(self, arrays: Sequence[Any], grad_scale: Any, stream: int | None, capturing: bool) -> Schedule:
@@ -646,7 +653,8 @@ class GpuOptimizer:
         self._follow_groups()
         if self._stepper.schedule is not None:
             return self._stepper.schedule.plan
-        self._follow()
+        if not self._is_swapped:
+            self._follow()
         self._read_hyperparameters()
         # Twins have places without taking any memory.
         twins = [replace(placed) for placed in self._params]
@@ -730,7 +738,9 @@ class GpuOptimizer:
         captured = self._is_captured
         if captured:
             self._stepper.settle()
-        params = checkpoint.renewed(loaded, self._params, averages, keep_places=captured)
+        # What the state lacks is read from the parameters, which the last step may still be writing to.
+        with self._stepper.ordered():
+            params = checkpoint.renewed(loaded, self._params, averages, keep_places=captured)
         steps = np.array(loaded.steps, np.int64)
         remade = self._remade(params, steps, self._bound.arrays)
         changes: list[tuple[dict[str, Any], Mapping[str, Any]]] = [
@@ -753,13 +763,11 @@ class GpuOptimizer:
         self._refuse_if_swapped()
         self._follow_groups()
         groups = zip(self.param_groups, self._groups.structures, strict=True)
-        # The arrays whose state it is, not those that somebody may have put into the groups.
-        arrays = iter([placed.ref.array for placed in self._params])
         return {
             "groups": [
                 {
                     **{key: group[key] for key in self.algorithm.keys},
-                    "params": structure.build(list(islice(arrays, len(structure.names)))),
+                    "params": structure.build(group["params"]),
                 }
                 for group, structure in groups
             ],

@@ -57,6 +57,7 @@ class Stepper:
         self._averaging = averaging
         self._control = control
         self._first: list[Placed] = []
+        self._written: list[Placed] = []
         self._captures = captures
         self._norms = norms
         self._pack = pack
@@ -115,20 +116,29 @@ class Stepper:
                 f"{moved[0][0].label} of a captured step lies elsewhere than in the step before, which compiled it: "
                 "call step() once before the capture"
             )
-        written = self.residence.written()
+        self._written += self.residence.written()
         if moved:
             self.settle()
             for placed, ref in moved:
                 placed.ref = ref
+                self._written.append(placed)
             self._reset()
-        self._reread([*written, *(placed for placed, _ in moved)])
+        if self._written:
+            self._reread(capturing)
 
-    def _reread(self, params: Sequence[Placed]) -> None:
-        # Those whose state was loaded are looked at right before their next step.
-        with self.ordered() if params else nullcontext():
-            for placed in params:
-                if not placed.loaded:
-                    placed.reread_master()
+    def _reread(self, capturing: bool) -> None:
+        if capturing:
+            raise RuntimeError(
+                f"{self._written[0].label} was written to, and is read before it is stepped, which cannot be captured: "
+                "call step() once before the capture"
+            )
+        with self.ordered():
+            # Nobody tells a second time: what an error comes in between of is still to be done.
+            while self._written:
+                # Those whose state was loaded are looked at right before their next step.
+                if not self._written[-1].loaded:
+                    self._written[-1].reread_master()
+                self._written.pop()
 
     def take_up(self) -> None:
         """As `follow_memory`, for somebody who reads the state.
