@@ -112,9 +112,13 @@ def _scalar_tensor(value: float, format: str) -> Any:
 def _scalars(algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Placed, asked: Asked) -> dict[str, Any]:
     """Those numbers of the last step's row that PyTorch has in its state; they are computed again, not loaded."""
     where = f"group {placed.group}"
-    hyper = algorithm.hyperparameters(group, where)
-    record = hyper.record(Averaging(), placed.ref.format.working)
-    row = coefficients(hyper, record, t, 1.0, where, asked)
+    try:
+        hyper = algorithm.hyperparameters(group, where)
+        record = hyper.record(Averaging(), placed.ref.format.working)
+        row = coefficients(hyper, record, t, 1.0, where, asked)
+    except (TypeError, ValueError):
+        # A step refuses them, which must not cost the state: it can be loaded without these numbers.
+        return {}
     values = {name: row[place] for name, place in algorithm.scalars.items()}
     if placed.ref.family != "torch":
         return values

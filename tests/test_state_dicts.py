@@ -68,6 +68,25 @@ def test_a_state_is_had_where_a_hyperparameter_is_refused(edit: dict[str, Any]) 
     assert_same(optimizer.state_dict()["state"], before)
 
 
+@pytest.mark.parametrize("edit", [{"lr": -1.0}, {"lr": "fast"}, {"weight_decay": float("nan")}, {"lr": lambda t: -1.0}])
+@pytest.mark.parametrize("make", OPTIMIZERS.values())
+def test_every_optimizer_says_its_state_where_a_hyperparameter_is_refused(make: Any, edit: dict[str, Any]) -> None:
+    params = [np.ones(4, np.float32) for _ in range(2)]
+    one, other = (make([w], lr=0.1) for w in params)
+    one.step([params[0].copy()])
+    params[1][...] = params[0]
+    lr = one.param_groups[0]["lr"]
+    decay = one.param_groups[0]["weight_decay"]
+    one.param_groups[0].update(edit)
+    saved = one.state_dict()
+    saved["param_groups"][0].update(lr=lr, weight_decay=decay)
+    one.param_groups[0].update(lr=lr, weight_decay=decay)
+    other.load_state_dict(saved)
+    for opt, w in zip((one, other), params, strict=True):
+        opt.step([w.copy()])
+    np.testing.assert_array_equal(*params)
+
+
 @pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_converted_model_goes_on_with_the_state_that_it_had(to: str, pack: bool) -> None:
