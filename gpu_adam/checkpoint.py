@@ -16,6 +16,7 @@ from .casting import exact_casts
 from .formats import FLOAT64
 from .hyperparameters import Asked, Averaging
 from .matching import match
+from .messages import a_kind
 from .placement import place
 from .plain import plain, plain_pair
 from .state import AVERAGE, BucketState, Placed, working_formats
@@ -137,9 +138,13 @@ def check(
     """Everything that is needed from a state dict, converted to the host.
 
     Raises:
-        TypeError: If it is no state dict.
+        TypeError: If it is no state dict, or a group of the optimizer is no dict.
         ValueError: If it belongs to other groups, names or shapes, or a key is missing.
     """
+    for number, own in enumerate(groups):
+        # They are updated as dicts when nothing may fail any more.
+        if not isinstance(own, dict):
+            raise TypeError(f"param_groups[{number}] is {a_kind(own)}: must be a dict")
     matched = match(saved, structures)
     working = working_formats(params, len(groups))
     new_groups, rules = [], []

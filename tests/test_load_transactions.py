@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
+from collections import UserDict
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,15 @@ def test_memory_of_its_own_and_the_callers_views_stay_apart() -> None:
     optimizer.step([[np.ones(20)] * 2, [np.ones(20)] * 2])
     for one, value in zip(averages, kept, strict=True):
         assert_same_bits(one, value)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_group_that_is_no_dict_changes_nothing(place: int) -> None:
+    params = [np.ones(3, np.float32), np.ones(4, np.float32)]
+    opt = GpuAdam([{"params": [w]} for w in params], lr=0.1)
+    saved = opt.state_dict()
+    opt.step([w.copy() for w in params])
+    opt.param_groups[place] = UserDict(opt.param_groups[place])  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=rf"param_groups\[{place}\] is a collections.UserDict: must be a dict"):
+        opt.load_state_dict(saved)
+    assert [entry["step"] for entry in opt.state_dict()["state"].values()] == [1, 1]
