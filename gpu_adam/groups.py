@@ -52,6 +52,14 @@ class Groups:
         except Exception:  # of whatever class the arrays' libraries raise
             return False
 
+    def are_in_place(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether groups differ from the remembered ones in nothing but arrays that stand for others."""
+        try:
+            found = [origin for members in self.origins(groups) for origin, _ in members]
+        except ValueError:
+            return False
+        return [len(group["params"]) for group in groups] == self.sizes and found == sorted(found)
+
     def origins(self, groups: Sequence[Mapping[str, Any]]) -> list[list[tuple[int, bool]]]:
         """Where the parameters of edited groups come from.
 

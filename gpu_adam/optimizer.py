@@ -704,9 +704,15 @@ class GpuOptimizer:
             ``{"state": {i: {"step": t, …}}, "param_groups": [...]}``: of each parameter the states of the rule by name (of Adam
             ``"exp_avg"`` and ``"exp_avg_sq"``), ``"master"`` and ``"average"`` where they are kept. The arrays have the parameters'
             shapes, libraries and devices, and the working format; numbers are Python's own. Parameters that were never stepped are
-            absent, as in PyTorch. Where a step is refused because parameters have changed, it is the state of what they were.
+            absent, as in PyTorch. Where a step is refused because parameters have changed or been replaced, it is the state of what they
+            were.
         """
-        self._follow_groups()
+        try:
+            self._follow_groups()
+        except (TypeError, ValueError):
+            # The remedy may be a new optimizer, which wants the state.
+            if not self._groups.are_in_place(self.param_groups):
+                raise
         if not self._is_swapped:
             self._stepper.take_up()
         steps = self._stepper.read_steps()
