@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from .messages import listed
+from .messages import a_kind, listed
 from .structure import Structure, is_pair, ordered
 
 
@@ -70,6 +70,8 @@ class Groups:
         Raises:
             ValueError: If parameters have been added or taken away, or one comes twice.
         """
+        if not isinstance(groups, (list, tuple)):
+            raise ValueError(f"param_groups is {a_kind(groups)}: must be a list of dicts, as it was")
         for number, group in enumerate(groups):
             if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
                 raise ValueError(f"param_groups[{number}] must be a dict with a list of arrays as 'params'")

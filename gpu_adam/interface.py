@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
-from .messages import or_else
+from .messages import CLOSURE, or_else
 
 
 class Elsewhere:
@@ -53,3 +53,15 @@ def unexpected(cls: type, given: Mapping[str, Any], options: Collection[str]) ->
     known = dict.fromkeys([*named, *options])
     name = next(iter(given))
     return TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}: {or_else(name, known)}")
+
+
+def unexpected_in_step(cls: type, given: Mapping[str, Any]) -> TypeError:
+    """What is raised for keywords that `step` does not know; trainers hand a closure over by its name.
+
+    Args:
+        cls: The optimizer's class.
+        given: The keywords.
+    """
+    name = next(iter(given))
+    told = CLOSURE if name == "closure" else or_else(name, ["grads", "grad_scale", "stream"])
+    return TypeError(f"{cls.__name__}.step() got an unexpected keyword argument {name!r}: {told}")

@@ -13,6 +13,9 @@ class EnvironmentVariableError(ValueError):
     """A variable of the environment has a value that makes no sense; the message names it."""
 
 
+CLOSURE = "a closure is not called: compute the gradients before the step"
+"""What is said to somebody who gives a step a closure, as ``torch.optim`` takes it."""
+
 _MOST = 8
 """Values of a collection that are told."""
 

@@ -29,11 +29,11 @@ from .frozen import is_frozen
 from .graph import StepGraph
 from .groups import is_groups
 from .hyperparameters import Averaging
-from .interface import keep_elsewhere, unexpected
+from .interface import keep_elsewhere, unexpected, unexpected_in_step
 from .layout import Device
 from .loss_scaler import LossScaler
 from .members import Members
-from .messages import shown
+from .messages import a_kind, shown
 from .pickling import lasting
 from .placement import place
 from .plan import Plan
@@ -202,6 +202,8 @@ class GpuOptimizer:
             TypeError, ValueError: As in the constructor; nothing has changed then.
         """
         self._refuse_if_swapped()
+        if not isinstance(group, Mapping):
+            raise TypeError(f"the group is {a_kind(group)}: must be a dict with the parameters as its 'params'")
         self._add([dict(group)])
         self._groups.grouped = True
 
@@ -293,7 +295,7 @@ class GpuOptimizer:
     found_inf: Any = HandedOver()
 
     @untraced
-    def step(self, grads: Any = None, *, grad_scale: Any = None, stream: Any = None) -> None:
+    def step(self, grads: Any = None, *, grad_scale: Any = None, stream: Any = None, **unknown: Any) -> None:
         """Update every parameter that has a gradient.
 
         Args:
@@ -307,12 +309,15 @@ class GpuOptimizer:
             stream: The CUDA stream to work on: CuPy's, PyTorch's or Numba's, or its handle. By default the current stream of
                 the library that the arrays are of. On another stream, the memory of the gradients and of ``grad_scale`` must not be
                 given to others before the step has read it: for PyTorch's tensors call their ``record_stream``.
+            **unknown: None: any other keyword, such as PyTorch's ``closure``, is an error.
 
         Raises:
             TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.
                 Nothing has changed then: no parameter, no state, no step count.
             RuntimeError: Inside a block of `averaged`, and where a step is captured that cannot be.
         """
+        if unknown:
+            raise unexpected_in_step(type(self), unknown)
         on = None if stream is None else handle_of(stream)
         capturing = self._check_stream(on)
         # Held until the launches are made: nobody else may hold them.

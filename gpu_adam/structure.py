@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .messages import a_kind, listed
+from .messages import CLOSURE, a_kind, listed
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def ordered(tree: Any, what: str) -> list[Any]:
     if is_module:
         remedy = "give its parameters(), or dict(its named_parameters())"
     elif callable(tree):
-        remedy += "; a closure is not called: compute the gradients before the step"
+        remedy += f"; {CLOSURE}"
     raise TypeError(f"{what} is {a_kind(tree)}: {remedy}")
 
 

@@ -6,6 +6,7 @@ import copy
 import doctest
 import inspect
 import pickle
+import re
 from functools import partial
 from typing import Any
 
@@ -187,6 +188,31 @@ def test_torch_modules_tensors_and_closures() -> None:
     opt = GpuAdam(listed)
     with pytest.raises(TypeError, match="a closure is not called"):
         opt.step(lambda: listed[0].sum())
+
+
+@pytest.mark.parametrize("cls", [GpuAdam, GpuSgd])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"closure": lambda: 1.0}, "'closure': a closure is not called: compute the gradients before the step"),
+        ({"gradscale": 2.0}, "'gradscale': did you mean 'grad_scale'?"),
+        ({"x": 1}, "'x': use grads, grad_scale, stream"),
+    ],
+)
+def test_keywords_that_a_step_does_not_know(cls: Any, given: dict[str, Any], told: str) -> None:
+    w = ones(2)
+    opt = cls([w])
+    with pytest.raises(TypeError, match=re.escape(f"{cls.__name__}.step() got an unexpected keyword argument {told}")):
+        opt.step([ones(2)], **given)
+    assert (w == 1).all()
+
+
+@pytest.mark.parametrize("given", [[1], [ones(2)], ones(2), None, 3, "params", (("params", [ones(2)]),)])
+def test_a_group_that_is_no_dict(given: Any) -> None:
+    opt = GpuAdam([ones(2)])
+    with pytest.raises(TypeError, match=r"the group is an? .*: must be a dict with the parameters as its 'params'"):
+        opt.add_param_group(given)
+    assert len(opt.param_groups) == 1
 
 
 @pytest.mark.parametrize("given", [ones(2), 3, "opt", None])

@@ -296,3 +296,17 @@ def test_a_gradients_own_graph_is_let_go(pack: bool) -> None:
 def test_every_optimizer_is_tried_here() -> None:
     shipped = {name for name in gpu_adam.__all__ if name.startswith("Gpu") and name != "GpuOptimizer"}
     assert {one.__name__ for one in OPTIMIZERS.values()} == shipped
+
+
+@pytest.mark.parametrize("given", [None, 3, {"params": []}, iter(())], ids=["None", "int", "dict", "iterator"])
+def test_groups_that_are_no_list(given: Any) -> None:
+    w = np.ones(3, np.float32)
+    optimizer = GpuAdam([w])
+    groups = optimizer.param_groups
+    optimizer.param_groups = given
+    for call in (lambda: optimizer.step([w.copy()]), optimizer.state_dict, lambda: optimizer.plan):
+        with pytest.raises(ValueError, match=r"param_groups is an? .*: must be a list of dicts, as it was"):
+            call()
+    optimizer.param_groups = groups
+    optimizer.step([w.copy()])
+    assert (w < 1).all()

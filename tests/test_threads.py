@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from reference import assert_same_bits
 
-from gpu_adam import GpuAdam
+from gpu_adam import GpuAdam, GpuSgd
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool, thread_count
 
@@ -118,6 +118,73 @@ def test_an_error_in_any_share_is_raised_after_all_are_done() -> None:
         with pytest.raises(ValueError, match=f"share {bad}"):
             pool.run(work, [(k,) for k in range(3)])
         assert sorted(done) == [k for k in range(3) if k != bad]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_whatever_a_signal_handler_raises_all_shares_are_done_or_none() -> None:
+    pool = ThreadPool(3)
+    counts = np.zeros(3, np.int64)
+
+    def work(k: int) -> None:
+        if k:
+            time.sleep(0.0003)
+            counts[k] += 1
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    pool.run(work, [(0,), (1,), (2,)])
+    before = signal.signal(signal.SIGALRM, stop)
+    stopped = 0
+    try:
+        for k in range(400):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (k % 50 + 1))
+                pool.run(work, [(0,), (1,), (2,)])
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Stopped:
+                stopped += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert counts[1] == counts[2]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert stopped
+    done = counts[1]
+    time.sleep(0.01)
+    assert counts[1] == counts[2] == done
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+@pytest.mark.parametrize("options", [{}, {"pack": True}])
+def test_whatever_a_signal_handler_raises_all_formats_are_updated_or_none(options: dict[str, Any]) -> None:
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    params = [np.zeros(20_000, np.float32), np.zeros(20_000), np.zeros((200, 100), np.float32)[:, ::2]]
+    grads = [np.ones(p.shape, p.dtype) for p in params]
+    opt = GpuSgd(params, lr=1.0, **options)
+    opt.step(grads)
+    before = signal.signal(signal.SIGALRM, stop)
+    stopped = 0
+    try:
+        for k in range(600):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 * (k % 200 + 1))
+                opt.step(grads)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Stopped:
+                stopped += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert len({float(end) for p in opt.params for end in (p.flat[0], p.flat[-1])}) == 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert stopped
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system sends no signals to threads")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from itertools import pairwise
@@ -74,7 +74,7 @@ class CpuEngine:
         # A copy, of which one thread does as much as of a sum.
         cuts = _cuts(sums.capacity, sums.capacity * sums.width, MEASURED_SERIAL, self.pool.count)
         kernel = coalescing(sums.values_format, sums.working)
-        _share_out(self.pool, kernel, [(*sums.arguments, *ends) for ends in cuts])
+        self.pool.run(kernel, [(*sums.arguments, *ends) for ends in cuts])
 
     def capturing(self, device: Device, stream: int | None) -> bool:
         """A CPU has no streams."""
@@ -110,11 +110,9 @@ class CpuProgram:
         """Run every launch once, the prologue first; a CPU has no streams."""
         if self._prologue is not None:
             self._prologue.run()
-            for kernel, parts in self._fixed:
-                _share_out(self._pool, kernel, parts)
+            self._pool.run_all(self._fixed)
         elif coefficients is not None:
-            for call in self._calls:
-                _share_out(self._pool, call.kernel, call.parts(coefficients))
+            self._pool.run_all([(call.kernel, call.parts(coefficients)) for call in self._calls])
 
     def rebind(self, launch: int | None, role: int, stream: int | None = None) -> None:
         """Nothing to do: the kernels read the plan's own tables."""
@@ -184,7 +182,7 @@ class _Prologue:
     def run(self) -> None:
         """Measure, decide, and compute the rows."""
         if self._parts:
-            _share_out(self._pool, self._measure, self._parts)
+            self._pool.run(self._measure, self._parts)
         self._finish(*self._finish_arguments)
 
 
@@ -229,13 +227,6 @@ def _cuts(count: int, elements: int, serial: int, threads: int, multiple: int = 
     """
     parts = max(1, min(threads, -(-elements // serial)))
     return list(pairwise([*(count * k // parts // multiple * multiple for k in range(parts)), count]))
-
-
-def _share_out(pool: ThreadPool, kernel: Callable[..., None], parts: Sequence[tuple[Any, ...]]) -> None:
-    if len(parts) == 1:
-        kernel(*parts[0])
-    else:
-        pool.run(kernel, parts)
 
 
 @functools.cache

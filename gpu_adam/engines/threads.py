@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from itertools import chain, starmap
 from queue import SimpleQueue
 from typing import Any
 
 from ..messages import EnvironmentVariableError, shown
 
 _Call = tuple[Callable[..., None], tuple[Any, ...]]
+_Work = tuple[Callable[..., None], Sequence[tuple[Any, ...]]]
 
 _MOST = max(1024, os.cpu_count() or 1)
 
@@ -42,26 +44,24 @@ class _Share:
 
     def __init__(self, call: _Call) -> None:
         self._call = call
-        self._done = threading.Semaphore(0)
-        self._error: BaseException | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._is_done = False
+        self.error: BaseException | None = None
 
     def run(self) -> None:
         function, arguments = self._call
         try:
             function(*arguments)
         except BaseException as error:
-            self._error = error
+            self.error = error
+        self._is_done = True
         self._done.release()
 
-    def wait(self) -> BaseException | None:
-        # An interrupt is kept for later: nobody may still write when the caller goes on.
-        interrupt: KeyboardInterrupt | None = None
-        while True:
-            try:
-                self._done.acquire()
-                return interrupt or self._error
-            except KeyboardInterrupt as error:
-                interrupt = error
+    def wait(self) -> None:
+        # An exception of a signal handler may come right after the lock was taken, which nobody releases again.
+        while not self._is_done:
+            self._done.acquire()
 
 
 class ThreadPool:
@@ -92,16 +92,41 @@ class ThreadPool:
 
     def run(self, function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
         """Call ``function`` with each of ``arguments``, the first in this thread; return when all are done."""
-        if self._started < self.count - 1:
+        self.run_all([(function, arguments)])
+
+    def run_all(self, work: Sequence[_Work]) -> None:
+        """Do all work, the first call of each piece in this thread; return when all is done.
+
+        What a signal handler raises meanwhile is raised then. The pieces may not depend on one another.
+
+        Args:
+            work: Functions, each with the arguments of one call or more.
+        """
+        shares = [_Share((function, each)) for function, arguments in work for each in arguments[1:]]
+        if shares and self._started < self.count - 1:
             self._start()
-        shares: list[_Share] = []
+        own = [starmap(function, arguments[:1]) for function, arguments in work]
+        begun: list[None] = []
         try:
-            for each in arguments[1:]:
-                shares.append(_Share((function, each)))
-                self._queue.put(shares[-1])
-            function(*arguments[0])
-        finally:
-            errors = [share.wait() for share in shares]
-        for error in errors:
-            if error is not None:
-                raise error
+            # In C from the first to the last, so that no signal handler comes in between: all work is begun, or none.
+            begun.extend(chain(map(self._queue.put, shares), *own))
+            for share in shares:
+                share.wait()
+        except BaseException:
+            # An interrupt is kept for later: nobody may still write when the caller goes on.
+            _wait_for(shares[: len(begun)])
+            raise
+        for share in shares:
+            if share.error is not None:
+                raise share.error
+
+
+def _wait_for(shares: Sequence[_Share]) -> None:
+    """Wait for all, whatever signal handlers raise meanwhile."""
+    while True:
+        try:
+            for share in shares:
+                share.wait()
+            return
+        except BaseException:
+            continue
