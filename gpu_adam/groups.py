@@ -29,16 +29,14 @@ class Groups:
         """The parameters of each group."""
         return [len(structure.names) for structure in self.structures]
 
-    def remember(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Take these groups' parameters for those of the optimizer."""
+    def remember(self, groups: Sequence[Mapping[str, Any]], first: int = 0) -> None:
+        """Take the parameters of the groups from the first one on for those of the optimizer."""
         # Copies: the caller's own lists are what may change.
-        self._members = [list(group["params"]) for group in groups]
-        self._single = [
-            (number, k)
-            for number, members in enumerate(self._members)
-            for k, one in enumerate(members)
-            if _is_single(one)
-        ]
+        self._members[first:] = [list(group["params"]) for group in groups[first:]]
+        if first == 0:
+            self._single.clear()
+        for number, members in enumerate(self._members[first:], start=first):
+            self._single.extend((number, k) for k, one in enumerate(members) if _is_single(one))
 
     def hold(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether these groups have the very parameters that were remembered, in the same order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -166,12 +167,12 @@ class Members:
     def _hand_out(self, groups: Sequence[MutableMapping[str, Any]], first: int = 0) -> None:
         """Give the groups from the first one on the arrays that are updated, and remember them."""
         lists: dict[int, list[Any]] = {number: [] for number in range(first, len(groups))}
-        for one in self.params:
-            if one.group >= first:
-                lists[one.group].append(one.ref.array)
+        # The parameters are in the groups' order.
+        for one in takewhile(lambda one: one.group >= first, reversed(self.params)):
+            lists[one.group].append(one.ref.array)
         for number, arrays in lists.items():
-            groups[number]["params"] = arrays
-        self.groups.remember(groups)
+            groups[number]["params"] = arrays[::-1]
+        self.groups.remember(groups, first)
 
 
 def _label(structure: Structure, name: Any, group: int) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import starmap
 from math import inf
 from typing import Any, ClassVar, TypedDict
@@ -107,9 +107,6 @@ class GpuOptimizer:
     algorithm: ClassVar[Algorithm]
     _stepper: Stepper
     _bound: Bound
-    _devices: set[Device]
-    _working: list[set[Format]]
-    _narrowest: Format
     _keys: list[tuple[Any, ...]]
     _hyper: list[Hyperparameters]
 
@@ -258,8 +255,25 @@ class GpuOptimizer:
         if stepper is not None:
             # What a caller has captured is not forgotten.
             stepper.settle()
+        for name in ("_devices", "_working", "_narrowest"):
+            vars(self).pop(name, None)
         vars(self).update(self._remade(self._params, steps, bound))
         self._captures.tell(steps)
+
+    # What follows from the parameters; found when it is asked for, since groups may be added by the thousand.
+
+    @cached_property
+    def _devices(self) -> set[Device]:
+        return {one.ref.device for one in self._params}
+
+    @cached_property
+    def _working(self) -> list[set[Format]]:
+        """The working formats of each group's parameters."""
+        return working_formats(self._params, len(self.param_groups))
+
+    @cached_property
+    def _narrowest(self) -> Format:
+        return narrowest(self._working)
 
     def _remade(self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any]) -> dict[str, Any]:
         """The attributes of an optimizer with these parameters and state; what follows from them is found again at the next step."""
@@ -275,13 +289,9 @@ class GpuOptimizer:
         )
         keys: list[tuple[Any, ...]] = []
         hyper: list[Hyperparameters] = []
-        working = working_formats(params, len(self.param_groups))
         return {
             "_stepper": stepper,
             "_bound": Bound(params, bound, self._pack),
-            "_devices": {one.ref.device for one in params},
-            "_working": working,
-            "_narrowest": narrowest(working),
             "_keys": keys,
             "_hyper": hyper,
         }
