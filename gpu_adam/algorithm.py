@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, cached_property
 from math import sqrt
 from operator import itemgetter, mul
@@ -121,9 +122,11 @@ class Algorithm:
         """
         unknown = unknown_keys(group, self.keys)
         if unknown:
+            meant = get_close_matches(str(unknown[0]).lower(), ("params", *self.keys), 1)
+            near = f". Did you mean {meant[0]!r}?" if meant else ""
             raise ValueError(
                 f"{where} has unknown keys {listed(unknown)}: use {', '.join(('params', *self.keys))}; "
-                "a key of your own may begin with an underscore"
+                f"a key of your own may begin with an underscore, and options of the whole optimizer stand outside the groups{near}"
             )
 
     def rule_of(self, group: Mapping[str, Any], where: str) -> Rule:

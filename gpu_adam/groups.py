@@ -75,6 +75,9 @@ class Groups:
                 raise ValueError(f"param_groups[{number}] must be a dict with a list of arrays as 'params'")
         sizes, before = [len(group["params"]) for group in groups], list(map(len, self._members))
         change = f"param_groups has groups of {listed(sizes)} parameters, not of {listed(before)}"
+        arrays = [id(one) for group in groups for one in group["params"]]
+        if len(set(arrays)) < len(arrays):
+            raise ValueError(f"{change}, or a parameter twice: each element may be updated once a step")
         if len(sizes) > len(before) or sum(sizes) > sum(before):
             raise ValueError(f"{change}: use add_param_group()")
         starts = [0, *accumulate(before)]
@@ -88,7 +91,7 @@ class Groups:
         taken = [origin for members in found for origin, _ in members]
         if sorted(taken) != list(range(starts[-1])) or len(sizes) < len(before):
             raise ValueError(
-                f"{change}, or a parameter twice: to leave a parameter alone give it no gradient, "
+                f"{change}, or others: to leave a parameter alone give it no gradient, "
                 "for others use add_param_group() or make a new optimizer"
             )
         return found

@@ -16,9 +16,10 @@ HYPERPARAMETERS = frozenset({
 _OTHER_NAMES = frozenset({
     "learningrate", "learnrate", "steplr", "stepsize", "beta", "beta1", "beta2", "epsilon", "wd", "decay", "l2",
     "l2decay", "l2penalty", "regularization", "gamma", "mu", "adamw", "decoupled", "maxgradnorm", "clip", "gradclip",
-    "warmup",
+    "warmup", "lrate", "maxnorm", "gradnorm", "decoupledwd", "emadecay", "ema", "polyakaverage", "skipnonfinite", "pack",
+    "engine", "masterweights", "groupnorms", "schedule", "parameters", "parameter",
 })  # fmt: skip
-"""What papers and other libraries call them, without underscores."""
+"""What papers and other libraries call them, and what is chosen for the whole optimizer, without underscores."""
 
 _USERS = frozenset({
     "params", "name", "names", "param_names", "initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale",
@@ -51,10 +52,15 @@ def _looks_meant(key: str, keys: Sequence[str]) -> bool:
     if key.startswith("_"):
         return False
     plain = _plain(key)
-    known = list(map(_plain, keys))
+    known = [*map(_plain, keys), "params"]
     # Letters that have changed places count for more than such a comparison gives them in short keys.
     swapped = sorted(plain) in map(sorted, known)
-    return plain in _OTHER_NAMES or swapped or bool(get_close_matches(plain, known, n=1, cutoff=0.75))
+    return (
+        plain in _OTHER_NAMES
+        or swapped
+        or bool(get_close_matches(plain, known, n=1, cutoff=0.75))
+        or bool(get_close_matches(plain, _OTHER_NAMES, n=1, cutoff=0.85))
+    )
 
 
 def _plain(key: str) -> str:

@@ -38,9 +38,17 @@ def match(saved: Any, structures: Sequence[Structure]) -> Matched:
     order = _order(theirs, structures)
     sizes, own_sizes = [len(theirs[k]["params"]) for k in order], [len(one.names) for one in structures]
     if sizes != own_sizes:
-        raise ValueError(f"state_dict has groups of {sizes} parameters, this optimizer of {own_sizes}")
+        raise ValueError(
+            f"state_dict has groups of {listed(sizes)} parameters, this optimizer of {listed(own_sizes)}: "
+            "group the parameters as they were when it was saved, with add_param_group() where some were added later"
+        )
     groups = [(f"group {k} of state_dict", theirs[k]) for k in order]
-    keys = [key for (where, group), one in zip(groups, structures, strict=True) for key in _keys(where, group, one)]
+    everywhere = {name for one in structures if one.named for name in one.names}
+    keys = [
+        key
+        for (where, group), one in zip(groups, structures, strict=True)
+        for key in _keys(where, group, one, everywhere)
+    ]
     if len({isinstance(key, str) for key in keys}) > 1 or not all(map(_is_key, keys)) or len(set(keys)) < len(keys):
         raise ValueError(
             f"state_dict's groups have the params {listed(keys)}: must be all numbers or all names, and all different"
@@ -98,8 +106,8 @@ def _order(theirs: Sequence[Mapping[str, Any]], structures: Sequence[Structure])
     return [sets.index(one) for one in own] if told_apart and set(own) == set(sets) else in_place
 
 
-def _keys(where: str, group: Mapping[str, Any], structure: Structure) -> Sequence[Any]:
-    """The keys of a saved group, in the order of the optimizer's parameters."""
+def _keys(where: str, group: Mapping[str, Any], structure: Structure, everywhere: set[Any]) -> Sequence[Any]:
+    """The keys of a saved group, in the order of the optimizer's parameters; ``everywhere`` are the names in all of its groups."""
     params: Sequence[Any] = group["params"]
     names = _names(group)
     if names is None:
@@ -122,7 +130,11 @@ def _keys(where: str, group: Mapping[str, Any], structure: Structure) -> Sequenc
     if places.keys() != wanted or len(names) != len(own):
         unknown, missing = [name for name in names if name not in wanted], [name for name in own if name not in places]
         raise ValueError(
-            f"{where} names {listed(names)}, this optimizer {listed(own)}: {listed(unknown)} are unknown here, "
-            f"{listed(missing)} are missing: rename what was saved"
+            f"{where} names {listed(names)}, this optimizer {listed(own)}: {listed(unknown)} are "
+            + (
+                "in other groups here: group the parameters as they were when it was saved"
+                if unknown and everywhere.issuperset(unknown)
+                else f"unknown here, {listed(missing)} are missing: rename what was saved"
+            )
         )
     return [params[places[name]] for name in own]

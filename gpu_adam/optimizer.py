@@ -78,8 +78,8 @@ class GpuOptimizer:
             the gradient (L2).
         maximize: Whether to follow the gradient upwards.
         engine: ``"cpu"``, ``"cupy"``, ``"numba"``, or ``"auto"``: for each device by where the arrays live and what is installed.
-        pack: Whether to copy the parameters into flat buckets. `params` and `grads` are then views into them, and a step looks
-            nothing up. A torch tensor's own memory becomes its place in the bucket; of other libraries use the arrays in
+        pack: Whether to copy the parameters into flat buckets. `params` and `grads` are then views into them, and a step is a
+            launch without a table. A torch tensor's own memory becomes its place in the bucket; of other libraries use the arrays in
             `params` from then on.
         master_weights: Whether 16-bit parameters keep a float32 copy that the arithmetic runs on; ``None`` means yes.
         max_grad_norm: What the global norm of all gradients is clipped to, at least 0: they are multiplied by

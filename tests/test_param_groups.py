@@ -183,9 +183,23 @@ def test_a_key_that_looks_like_a_setting_is_an_error_wherever_it_comes_from(name
 
     own = OPTIMIZERS[name].algorithm.keys
     assert set(own) <= HYPERPARAMETERS
-    typos = {"learning_rate", "LR", "lrr", "weigth_decay", "weightdecay", "wd", "Weight_Decay", *HYPERPARAMETERS} - set(
-        own
-    )
+    typos = {
+        "learning_rate",
+        "lerning_rate",
+        "lrate",
+        "max_grad_norm",
+        "ema_decay",
+        "pack",
+        "parms",
+        "skip_nonfinite",
+        "LR",
+        "lrr",
+        "weigth_decay",
+        "weightdecay",
+        "wd",
+        "Weight_Decay",
+        *HYPERPARAMETERS,
+    } - set(own)
     for key in sorted(typos):
         p = np.ones(2, np.float32)
         with pytest.raises(ValueError, match=rf"group 0 has unknown keys \['{key}'\]"):

@@ -172,3 +172,14 @@ def test_an_empty_entry_is_no_state(name: str, entry: Any) -> None:
         one.step([np.ones(5), np.full(5, 2.0)])
     for p, q in zip(optimizer.params, twin.params, strict=True):
         assert_same_bits(p, q)
+
+
+def test_parameters_that_were_moved_to_other_groups_are_told_of() -> None:
+    groups = [{"params": {"a": np.zeros(2), "b": np.zeros(2)}}, {"params": {"c": np.zeros(2)}}]
+    optimizer = GpuAdam(groups)
+    first, second = optimizer.param_groups
+    first["params"], second["params"] = [second["params"][0], first["params"][1]], [first["params"][0]]
+    optimizer.step({"a": np.ones(2), "b": np.ones(2), "c": np.ones(2)})
+    other = GpuAdam([{"params": {"a": np.zeros(2), "b": np.zeros(2)}}, {"params": {"c": np.zeros(2)}}])
+    with pytest.raises(ValueError, match=r"\['c'\] are in other groups here: group the parameters as they were"):
+        other.load_state_dict(optimizer.state_dict())
