@@ -70,17 +70,17 @@ class Captures:
             counts.tell(steps)
 
     def prepare(
-        self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters], limits: Limits, stream: int | None
-    ) -> bool:
-        """Send what was changed in the groups, as `Schedule.prepare` does.
+        self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters], limits: Limits
+    ) -> list[Schedule]:
+        """Take up what was changed in the groups, as `Schedule.prepare` does.
 
         Returns:
-            Whether there is any schedule whose rule is still the one that was captured.
+            The schedules whose rule is still the one that was captured.
         """
         fitting = [(schedule, scaling) for schedule, scaling in self._kept if schedule.fits(hyperparameters)]
         for schedule, scaling in fitting:
-            schedule.prepare(steps, hyperparameters, scaling, limits, stream, wait=True)
-        return bool(fitting)
+            schedule.prepare(steps, hyperparameters, scaling, limits, wait=True)
+        return [schedule for schedule, _ in fitting]
 
     def __bool__(self) -> bool:
         """Whether there are any."""

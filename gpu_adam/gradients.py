@@ -62,11 +62,15 @@ class Gradients:
     Args:
         params: The parameters.
         no_rows: What of the optimizer's settings forbids gradients of rows, to be named in the error; empty if nothing does.
+
+    Attributes:
+        is_torn: Whether others were taken up, until the caller says that all that depends on them has followed.
     """
 
     def __init__(self, params: Sequence[Placed], no_rows: str = "") -> None:
         self._params = params
         self._no_rows = no_rows
+        self.is_torn = False
         self._buffers: dict[int, RowBuffer] = {}
         self._slots = [_Slot() for _ in params]
         self._recognition = Recognition(len(params))
@@ -144,6 +148,7 @@ class Gradients:
             if not clear.all():
                 unknown += moved[~clear].tolist()
         if not unknown:
+            self.is_torn = True
             self._addresses = addresses
             self._recognition.learn(arrays, {}, lifetime)
             return False, moved.tolist()
@@ -155,6 +160,7 @@ class Gradients:
             if isinstance(found, RowGradient):
                 self._buffers.setdefault(index, RowBuffer(self._params[index])).ensure(found.capacity)
         # Nothing has changed up to here, and nothing is refused from here on.
+        self.is_torn = True
         reshaped = bool(gone)
         families: dict[int, Family | None] = dict.fromkeys(gone)
         for index in gone:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .tracing import untraced
@@ -22,11 +22,11 @@ class StepGraph:
         self,
         optimizer: GpuOptimizer,
         schedule: Schedule,
-        replays: Sequence[Callable[[int | None], None]],
+        launch: Callable[[int | None], None],
         grad_scale: Any,
     ) -> None:
         self.schedule = schedule
-        self.replays = replays
+        self.launch = launch
         self.grad_scale = grad_scale
         self._optimizer = optimizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -17,6 +18,21 @@ from .parameters import Apart, check_apart, param_ref
 from .placement import engines_for, pack_in
 from .state import Placed
 from .structure import Structure, read_structure
+
+
+@dataclass(frozen=True)
+class Added:
+    """Groups that have been found to fit.
+
+    Attributes:
+        groups: The groups.
+        structures: How each was handed over.
+        params: Their parameters, without places.
+    """
+
+    groups: list[dict[str, Any]]
+    structures: list[Structure]
+    params: list[Placed]
 
 
 class Members:
@@ -47,21 +63,18 @@ class Members:
         self._read_lr = read_lr
         self._apart = Apart()
 
-    def add(
-        self, groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], to: list[dict[str, Any]]
-    ) -> list[Any]:
-        """Add groups of parameters, packed where that is asked for and they train.
+    def described(
+        self, groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], to: Sequence[Mapping[str, Any]]
+    ) -> Added:
+        """What `add` takes, after all checks; nothing has changed.
 
         Args:
             groups: The groups as they are given.
             defaults: The hyperparameters that they do not name.
-            to: The groups so far, which get the new ones.
-
-        Returns:
-            For each new parameter its packed gradient, or ``None``.
+            to: The groups so far.
 
         Raises:
-            TypeError, ValueError, EngineUnavailable: As the optimizer does; nothing has changed then.
+            TypeError, ValueError, EngineUnavailable: As the optimizer does.
         """
         structures: list[Structure] = []
         added: list[dict[str, Any]] = []
@@ -82,14 +95,27 @@ class Members:
             hyper.refuse_misfits({ref.format.working for _, _, ref in described}, where)
             refs.extend(described)
         self._apart.check(self.params, [entry[1:] for entry in refs])
-        fresh = self._described(refs)
-        grads = pack_in([one for one in fresh if not is_frozen(one)]) if self._pack else {}
-        # Nothing has changed up to here, and nothing is refused from here on.
-        to.extend(added)
-        self.groups.structures.extend(structures)
-        self.params.extend(fresh)
-        self._hand_out(to, first=len(to) - len(added))
-        return [grads.get(one.index) for one in fresh]
+        return Added(added, structures, self._described(refs))
+
+    def add(self, added: Added, to: list[dict[str, Any]]) -> list[Any]:
+        """Add groups of parameters, packed where that is asked for and they train.
+
+        Args:
+            added: What they are.
+            to: The groups so far, which get the new ones.
+
+        Returns:
+            For each new parameter its packed gradient, or ``None``.
+
+        Raises:
+            ValueError, MemoryError: Where they cannot be packed; nothing has changed then.
+        """
+        grads = pack_in([one for one in added.params if not is_frozen(one)]) if self._pack else {}
+        to.extend(added.groups)
+        self.groups.structures.extend(added.structures)
+        self.params.extend(added.params)
+        self._hand_out(to, first=len(to) - len(added.groups))
+        return [grads.get(one.index) for one in added.params]
 
     def pack_in(self, params: Sequence[Placed], groups: Sequence[MutableMapping[str, Any]]) -> dict[int, Any]:
         """Move parameters into buckets that were frozen when the others were; their gradients by their numbers."""

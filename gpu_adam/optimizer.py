@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import starmap
@@ -18,6 +17,7 @@ from . import checkpoint
 from .algorithm import Algorithm, Hyperparameters
 from .amp import HandedOver, handed_over
 from .arrays import ArrayRef, assign, snapshot, to_host
+from .averaged import Averaged
 from .binding import Bound
 from .captures import Captures
 from .cohorts import Mode
@@ -32,7 +32,7 @@ from .hyperparameters import Averaging
 from .interface import keep_elsewhere, unexpected, unexpected_in_step
 from .layout import Device
 from .loss_scaler import LossScaler
-from .members import Members
+from .members import Added, Members
 from .messages import a_kind, shown
 from .pickling import lasting
 from .placement import place
@@ -40,9 +40,11 @@ from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Schedule
 from .settings import Limits
+from .sole import User, sole
 from .state import AVERAGE, Placed, narrowest, working_formats
 from .stepper import Stepper
 from .tracing import untraced
+from .uninterrupted import at_once, uninterrupted
 
 
 class Options(TypedDict, total=False):
@@ -167,7 +169,8 @@ class GpuOptimizer:
         self._skip_nonfinite = bool(skip_nonfinite)
         self._control = Control()
         self._captures = Captures()
-        self._is_swapped = False
+        self._users: dict[None, User] = {}
+        self._swapped: tuple[Averaged, list[tuple[Placed, Any]]] | None = None
         self.param_groups: list[dict[str, Any]] = []
         self._members = Members(
             self.algorithm,
@@ -178,7 +181,8 @@ class GpuOptimizer:
             read_lr=not self._capturable,
         )
         self._groups = self._members.groups
-        self._add([dict(group) for group in params] if self._groups.grouped else [{"params": params}])
+        grouped = self._groups.grouped
+        self._add([dict(group) for group in params] if grouped else [{"params": params}], grouped)
         if not self._groups.grouped and not self._params:
             raise ValueError("params is empty: give the parameters, or [{'params': []}] where groups are added later")
 
@@ -188,7 +192,7 @@ class GpuOptimizer:
     def _params(self) -> list[Placed]:
         return self._members.params
 
-    @untraced
+    @sole
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters, whose own step count starts at 0.
 
@@ -201,16 +205,21 @@ class GpuOptimizer:
         self._refuse_if_swapped()
         if not isinstance(group, Mapping):
             raise TypeError(f"the group is {a_kind(group)}: must be a dict with the parameters as its 'params'")
-        self._add([dict(group)])
-        self._groups.grouped = True
+        self._add([dict(group)], grouped=True)
 
-    def _add(self, groups: list[dict[str, Any]]) -> None:
-        steps, bound = np.zeros(0, np.int64), []
+    def _add(self, groups: list[dict[str, Any]], grouped: bool) -> None:
         if self._params:
             self._follow()
+        added = self._members.described(groups, self.defaults, self.param_groups)
+        uninterrupted(self._take_in, added, grouped)
+
+    def _take_in(self, added: Added, grouped: bool) -> None:
+        steps, bound = np.zeros(0, np.int64), []
+        if self._params:
             steps, bound = self._stepper.read_steps(), list(self._bound.arrays)
-        fresh = self._members.add(groups, self.defaults, self.param_groups)
-        self._rest(np.concatenate((steps, np.zeros(len(fresh), np.int64))), [*bound, *fresh])
+        grads = self._members.add(added, self.param_groups)
+        self._groups.grouped = grouped
+        self._rest(np.concatenate((steps, np.zeros(len(grads), np.int64))), [*bound, *grads])
 
     def _follow(self, capturing: bool = False) -> None:
         """Take up what was done to the groups and to the parameters since the last step; nothing may have been while one is captured."""
@@ -220,9 +229,12 @@ class GpuOptimizer:
         if thawed and capturing:
             raise RuntimeError(f"{thawed[0].label} was thawed, and a captured step cannot take it in: call step() once")
         if thawed:
-            grads = self._members.pack_in(thawed, self.param_groups)
-            bound = [grads.get(k, array) for k, array in enumerate(self._bound.arrays)]
-            self._rest(self._stepper.read_steps(), bound)
+            uninterrupted(self._pack_in, thawed)
+
+    def _pack_in(self, thawed: Sequence[Placed]) -> None:
+        grads = self._members.pack_in(thawed, self.param_groups)
+        bound = [grads.get(k, array) for k, array in enumerate(self._bound.arrays)]
+        self._rest(self._stepper.read_steps(), bound)
 
     def _follow_groups(self, capturing: bool = False) -> None:
         """Take up what was moved among the groups, by which no graph goes that was captured before."""
@@ -236,6 +248,9 @@ class GpuOptimizer:
         self._refuse_if_swapped()
         # What has been done to the parameters is not seen any more once they have been taken up anew.
         self._stepper.follow_memory()
+        uninterrupted(self._regroup)
+
+    def _regroup(self) -> None:
         steps, bound = self._stepper.read_steps(), self._bound.arrays
         earlier = self._members.regroup(self.param_groups, steps)
         self._rest(
@@ -304,7 +319,7 @@ class GpuOptimizer:
     grad_scale: Any = HandedOver()
     found_inf: Any = HandedOver()
 
-    @untraced
+    @sole
     def step(self, grads: Any = None, *, grad_scale: Any = None, stream: Any = None, **unknown: Any) -> None:
         """Update every parameter that has a gradient.
 
@@ -333,7 +348,7 @@ class GpuOptimizer:
         # Held until the launches are made: nobody else may hold them.
         arrays = self._arrays(grads, capturing)
         schedule = self._prepare(arrays, grad_scale, on, capturing)
-        self._stepper.run(schedule, lambda: schedule.run(on))
+        self._stepper.run(schedule, partial(schedule.run, on))
 
     def _check_stream(self, stream: int | None) -> bool:
         """Whether the step is being captured in a graph; an error if it may not run."""
@@ -341,7 +356,7 @@ class GpuOptimizer:
         return self._stepper.is_captured(stream)
 
     def _refuse_if_swapped(self) -> None:
-        if self._is_swapped:
+        if self._swapped is not None:
             raise RuntimeError("the parameters are their averages now: leave the block of averaged() first")
 
     def _arrays(self, grads: Any, capturing: bool = False) -> Sequence[Any]:
@@ -399,7 +414,7 @@ class GpuOptimizer:
         return scaling_of(given, found, self._devices, self._narrowest)
 
     @property
-    @untraced
+    @sole
     def grad_norm(self) -> Any:
         """The global norm of the last step's gradients, unscaled and before clipping, where it was measured.
 
@@ -412,7 +427,7 @@ class GpuOptimizer:
         return self._norms(0, ())
 
     @property
-    @untraced
+    @sole
     def group_grad_norms(self) -> Any:
         """The norm of each group, as an array like `grad_norm` of one dimension; with ``group_norms=True``."""
         if not self._group_norms:
@@ -430,7 +445,7 @@ class GpuOptimizer:
             return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
 
     @property
-    @untraced
+    @sole
     def steps_skipped(self) -> int:
         """How many steps were skipped so far; asking waits for the device."""
         return self._control.skipped
@@ -442,7 +457,7 @@ class GpuOptimizer:
 
     # Graphs.
 
-    @untraced
+    @sole
     def graph(self, grad_scale: Any = None) -> StepGraph:
         """A step with the bound gradients as a CUDA graph, to be replayed.
 
@@ -462,8 +477,9 @@ class GpuOptimizer:
         self._only_device("a graph")
         self._check_stream(None)
         schedule = self._prepare(self._arrays(None), grad_scale, None, False)
-        return StepGraph(self, schedule, schedule.graphs(), grad_scale)
+        return StepGraph(self, schedule, uninterrupted(schedule.graph), grad_scale)
 
+    @sole
     def _replay(self, graph: StepGraph, stream: Any) -> None:
         on = None if stream is None else handle_of(stream)
         if self._check_stream(on):
@@ -473,10 +489,9 @@ class GpuOptimizer:
             raise RuntimeError(
                 "the optimizer's plan has changed since the graph was captured: make another with graph()"
             )
-        for replay in graph.replays:
-            self._stepper.run(schedule, partial(replay, on))
+        self._stepper.run(schedule, lambda _: graph.launch(on))
 
-    @untraced
+    @sole
     def prepare_replay(self, stream: Any = None) -> None:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step` together with other work.
 
@@ -505,7 +520,7 @@ class GpuOptimizer:
     # The average of the parameters.
 
     @property
-    @untraced
+    @sole
     def averaged_params(self) -> Any:
         r"""The average of the parameters over the steps so far, in the structure of `params`.
 
@@ -520,7 +535,7 @@ class GpuOptimizer:
         """
         self._require_average()
         self._follow_groups()
-        if not self._is_swapped:
+        if self._swapped is None:
             self._stepper.take_up()
         steps = self._stepper.read_steps()
         pairs = [(placed, steps[placed.index]) for placed in self._params]
@@ -528,51 +543,45 @@ class GpuOptimizer:
             averages = [placed.view(AVERAGE) if t else placed.copied_as(AVERAGE) for placed, t in pairs]
         return self._groups.build(averages)
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """A block in which the parameters are their averages, rounded to their formats; after it they are what they were, to the bit.
 
         Raises:
             RuntimeError: If the optimizer keeps no average. Inside the block, for another such block, a step, and all else that would
                 change the parameters or take them for what they are not.
         """
-        kept = self._swap_in()
-        try:
-            yield
-        finally:
-            self._swap_back(kept)
+        return Averaged(self._begin_block, self._end_block)
 
-    @untraced
-    def _swap_in(self) -> list[tuple[Placed, Any]]:
-        """Make the parameters their averages; each with what it was."""
+    @sole
+    def _begin_block(self, block: Averaged) -> None:
         self._require_average()
         self._refuse_if_swapped()
         self._follow()
+        uninterrupted(self._swap_in, block)
+
+    def _swap_in(self, block: Averaged) -> None:
         self._stepper.begin_averages()
         # The average of a parameter that was never stepped is the parameter.
         steps = self._stepper.read_steps()
         stepped = [placed for placed in self._params if steps[placed.index]]
         with self._stepper.ordered():
-            kept = [(placed, snapshot(placed.ref)) for placed in stepped]
-        self._is_swapped = True
-        try:
-            with self._stepper.ordered():
-                for placed in stepped:
-                    assign(placed.ref, placed.view(AVERAGE))
-            # Nobody has written to the parameters, as far as their master weights are concerned.
-            self._stepper.residence.written()
-        except BaseException:
-            self._swap_back(kept)
-            raise
-        return kept
+            # Where it fails on the way, the block's end puts back what they were.
+            self._swapped = block, [(placed, snapshot(placed.ref)) for placed in stepped]
+            for placed in stepped:
+                assign(placed.ref, placed.view(AVERAGE))
+        # Nobody has written to the parameters, as far as their master weights are concerned.
+        self._stepper.residence.forget_writes()
 
-    @untraced
-    def _swap_back(self, kept: Sequence[tuple[Placed, Any]]) -> None:
+    def _end_block(self, block: Averaged) -> None:
+        """Make the parameters what they were, where this is the block that changed them."""
+        if self._swapped is None or self._swapped[0] is not block:
+            return
+        _, kept = self._swapped
         with self._stepper.ordered():
             for placed, value in kept:
                 assign(placed.ref, value)
-        self._stepper.residence.written()
-        self._is_swapped = False
+        self._stepper.residence.forget_writes()
+        self._swapped = None
 
     def _require_average(self) -> None:
         if not self._averaging:
@@ -599,9 +608,11 @@ class GpuOptimizer:
                     "call step() once before the capture"
                 )
             self._stepper.settle()
-        self._keys, self._hyper = keys, hyper
+        # In this order: where an exception comes in between, they are read again.
+        self._hyper = hyper
+        self._keys = keys
 
-    @untraced
+    @sole
     def reread_params(self) -> None:
         """Take up 16-bit parameters that were written to by hand since their last step.
 
@@ -634,7 +645,7 @@ class GpuOptimizer:
         return self._groups.build(self._bound.current())
 
     @grads.setter
-    @untraced
+    @sole
     def grads(self, grads: Any) -> None:
         arrays = self._groups.flatten(grads)
         if self._pack:
@@ -644,7 +655,7 @@ class GpuOptimizer:
         self._stepper.check_gradients(arrays)
         self._bound.bind(arrays)
 
-    @untraced
+    @sole
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the bound gradients.
 
@@ -659,7 +670,7 @@ class GpuOptimizer:
     # Looking at it.
 
     @property
-    @untraced
+    @sole
     def plan(self) -> Plan:
         """The schedule of the last step, or of the next one where none was yet, with buckets, launches and bytes moved; printable.
 
@@ -668,7 +679,7 @@ class GpuOptimizer:
         self._follow_groups()
         if self._stepper.schedule is not None:
             return self._stepper.schedule.plan
-        if not self._is_swapped:
+        if self._swapped is None:
             self._follow()
         self._read_hyperparameters()
         # Twins have places without taking any memory.
@@ -711,7 +722,7 @@ class GpuOptimizer:
 
     # State.
 
-    @untraced
+    @sole
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, in the layout of PyTorch's optimizer of the same name.
 
@@ -728,14 +739,14 @@ class GpuOptimizer:
             # The remedy may be a new optimizer, which wants the state.
             if not self._groups.are_in_place(self.param_groups):
                 raise
-        if not self._is_swapped:
+        if self._swapped is None:
             self._stepper.take_up()
         steps = self._stepper.read_steps()
         with self._stepper.ordered():
             saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
 
-    @untraced
+    @sole
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's optimizer of the same name; the next step is then the same to the bit.
 
@@ -759,6 +770,7 @@ class GpuOptimizer:
         captured = self._is_captured
         if captured:
             self._stepper.settle()
+        # Made beside the old state, and put in its place when nothing can fail any more.
         # What the state lacks is read from the parameters, which the last step may still be writing to.
         with self._stepper.ordered():
             params = checkpoint.renewed(loaded, self._params, averages, keep_places=captured)
@@ -770,16 +782,18 @@ class GpuOptimizer:
             (vars(self._control), self._control.restarted(loaded.steps_skipped)),
             *zip(self.param_groups, loaded.groups, strict=True),
         ]
+        uninterrupted(self._take_over, changes, steps, captured)
+
+    def _take_over(self, changes: Sequence[Any], steps: NDArray[np.int64], captured: bool) -> None:
         # Held until all is done: what is destroyed may run code.
         before = self._params, self._stepper
-        # In C from the first to the last, so that no signal handler comes in between.
-        deque(starmap(dict.update, changes), maxlen=0)
+        at_once(starmap(dict.update, changes))
         if captured:
-            checkpoint.return_memory(before[0], params)
+            checkpoint.return_memory(before[0], self._params)
             self._captures.tell(steps)
         del before
 
-    @untraced
+    @sole
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_if_swapped()
         self._follow_groups()

@@ -146,11 +146,15 @@ class Residence:
         return moved
 
     def written(self) -> list[Placed]:
-        """The 16-bit torch parameters that were written to since this was last asked, as by their module's ``load_state_dict``."""
+        """The 16-bit torch parameters that were written to, as by their module's ``load_state_dict``, until `forget_writes`."""
         return [self._masters[k] for k in self._writes.news()]
 
-    def stepped(self, tensors: Sequence[Any]) -> None:
-        """Tell torch that a step has written to these tensors, so that autograd refuses to use their values of before."""
+    def forget_writes(self) -> None:
+        """Take the parameters for what they are now."""
+        self._writes.remember()
+
+    def announce(self, tensors: Sequence[Any]) -> None:
+        """Tell torch that a step writes to these tensors, so that autograd refuses to use their values of before."""
         if tensors:
             import torch
 
@@ -179,7 +183,7 @@ class _Library:
 
 
 class _Writes:
-    """Which torch tensors were written to, or given other memory, since this was last asked.
+    """Which torch tensors were written to, or given other memory.
 
     A tensor counts what is written to it, but not that its ``.data`` was assigned, after which other values may lie at its old address.
     What holds its elements is another object then. Of that object a weak handle is kept: it keeps no memory alive, and keeps the object's
@@ -191,9 +195,10 @@ class _Writes:
         # An inference tensor counts no versions.
         self._counting = [k for k, tensor in enumerate(tensors) if counts_versions(tensor)]
         self._counters = [tensors[k] for k in self._counting]
-        self._remember()
+        self.remember()
 
-    def _remember(self) -> None:
+    def remember(self) -> None:
+        """Take them for what they are now."""
         self._versions = self._read_versions()
         self._handles = []
         if self._tensors:
@@ -203,13 +208,12 @@ class _Writes:
         self._holders = self._read_holders()
 
     def news(self) -> list[int]:
-        """The tensors' numbers."""
+        """The numbers of those that differ from what is remembered."""
         versions, holders = self._read_versions(), self._read_holders()
         if versions == self._versions and holders == self._holders:
             return []
         written = {k for k, old, new in zip(self._counting, self._versions, versions, strict=True) if old != new}
         written |= {k for k, (old, new) in enumerate(zip(self._holders, holders, strict=True)) if old != new}
-        self._remember()
         return sorted(written)
 
     def forget_own(self) -> None:

@@ -14,7 +14,7 @@ from .algorithm import Hyperparameters, coefficients, refuse_infinite
 from .arrays import Family, copying_stream, counts_versions, current_stream
 from .cohorts import Mode, cohorts_of, ranges_of, slots_of
 from .counts import SharedCounts
-from .engines import Engine, Memory, Program, Replay
+from .engines import Action, Engine, Memory, Program
 from .gradients import Gradients
 from .hyperparameters import Asked, Averaging
 from .kernels.row import ROW_WORDS
@@ -65,7 +65,7 @@ class Schedule:
     Attributes:
         mode: How a step comes to its coefficients.
         plan: The launches, as values.
-        active: The parameters that have gradients, as what picks them out of an array.
+        increments: For each parameter 1, or 0 where it has no gradient.
         first: The first of them; ``None`` where there is none.
         tensors: Those of them that are torch's and count their versions.
         shared_counts: Where the steps are counted, if other schedules count there too.
@@ -86,10 +86,12 @@ class Schedule:
         self._hyper = hyperparameters
         self._checked: Sequence[Hyperparameters] | None = None
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
-        self.active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
+        self._active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
+        self.increments: NDArray[np.int64] = np.zeros(len(params), np.int64)
+        self.increments[self._active] = 1
         self._members = [placed.index for placed in active]
         self._cohorts, self._cohort_of = cohorts_of(active, steps)
-        self._records = [] if mode.on_device else self._fresh_records()
+        self._records = [] if mode.on_device else self._fresh_records(hyperparameters)
         self._rows = {
             working.name: np.zeros(
                 (1 + max(c.row for c in self._cohorts if c.working is working), ROW_WORDS), working.dtype
@@ -100,7 +102,9 @@ class Schedule:
         slots = slots_of(active, gradients) if mode.measures else [0]
         ranges = ranges_of(active, slots, mode, len(hyperparameters))
         self._settings = Settings(self._cohorts, ranges) if mode.on_device else None
-        self._unsent = False
+        # What the devices do not know yet: the settings, and pointers, by shard and launch.
+        self._is_unsent = False
+        self._moved: dict[tuple[int, int | None], None] = {}
         self._shards: list[_Shard] = []
         self._places: dict[int, _Place] = {}
         devices: dict[Device, list[int]] = {}
@@ -161,9 +165,6 @@ class Schedule:
             controls: The control words of each device.
             shared: Where the steps are counted; ``None`` for memory of the schedule's own.
         """
-        self.shared_counts = shared
-        if shared is not None:
-            shared.take(self.cohorts, self._counts)
         memory = None if shared is None else shared.memory
         self._programs = [
             shard.engine.load(
@@ -171,9 +172,12 @@ class Schedule:
             )
             for shard in self._shards
         ]
+        if shared is not None:
+            shared.take(self.cohorts, self._counts)
+        self.shared_counts = shared
 
-    def _fresh_records(self) -> list[list[float]]:
-        return [self._hyper[cohort.group].record(self._averaging, cohort.working) for cohort in self._cohorts]
+    def _fresh_records(self, hyperparameters: Sequence[Hyperparameters]) -> list[list[float]]:
+        return [hyperparameters[cohort.group].record(self._averaging, cohort.working) for cohort in self._cohorts]
 
     def _task(self, placed: Placed, cohort: Cohort) -> Task:
         operand = self._gradients.operand(placed.index)
@@ -229,13 +233,12 @@ class Schedule:
         )
         return prologue, {index: segment for segment, (index, _, _) in enumerate(measured)}
 
-    def rebind(self, moved: Sequence[int], stream: int | None) -> bool:
-        """Take up the new addresses of these parameters' gradients.
+    def rebind(self, moved: Sequence[int]) -> bool:
+        """Take up the new addresses of these parameters' gradients; they are brought to the devices by the next run.
 
         Returns:
             Whether it could: a gradient that has left its bucket needs another schedule.
         """
-        touched: dict[tuple[int, int | None], None] = {}
         for index in moved:
             place = self._places.get(index)
             if place is None:
@@ -243,13 +246,11 @@ class Schedule:
             address = self._gradients.address(index)
             offset = int(place.table.begins[place.segment]) * self._gradients.itemsize(index)
             place.table.pointers[_GRAD, place.segment] = address - offset
-            touched[place.shard, place.launch] = None
+            self._moved[place.shard, place.launch] = None
             shard = self._shards[place.shard]
             if shard.prologue is not None and shard.prologue.table is not None and index in shard.measured:
                 shard.prologue.table.pointers[shard.measured[index]] = address
-                touched[place.shard, None] = None
-        for number, launch in touched:
-            self._programs[number].rebind(launch, _GRAD, self._shards[number].stream(stream))
+                self._moved[place.shard, None] = None
         return True
 
     # Of each step.
@@ -260,18 +261,16 @@ class Schedule:
         hyperparameters: Sequence[Hyperparameters],
         scaling: Scaling,
         limits: Limits,
-        stream: int | None,
         *,
         wait: bool = False,
     ) -> None:
-        """Compute the coefficients of the next step, or send what the prologue computes them from.
+        """Compute the coefficients of the next step, or what the prologue computes them from.
 
         Args:
             steps: The parameters' step counts, where the host knows them.
             hyperparameters: Of each group.
             scaling: How the gradients are scaled.
             limits: What is done about their norm.
-            stream: The stream of the step; ``None`` for the library's current one.
             wait: Whether to wait for the device's step counts, because steps were run without the host.
 
         Raises:
@@ -282,20 +281,18 @@ class Schedule:
             return
         if hyperparameters is not self._checked:
             self._check_rows(steps, hyperparameters)
-        # Until it is sent: a function that raises comes in between.
-        self._unsent |= self._settings.update(hyperparameters, self._averaging, scaling, limits)
+        if not self._settings.hold(hyperparameters, scaling, limits):
+            # Said first, and until they are sent: an exception may come in between.
+            self._is_unsent = True
+            self._settings.update(hyperparameters, self._averaging, scaling, limits)
         # Nobody says how often a graph that counts there was replayed.
         wait = wait or (self.shared_counts is not None and self.shared_counts.is_captured)
         if self._settings.is_scheduled and self._programs:
             counts, behind = (self._programs[0].counts(), 0) if wait else self._programs[0].recent_counts()
             if behind >= WINDOW_ENTRIES:
                 counts, behind = self._programs[0].counts(), 0
+            self._is_unsent = True
             self._settings.update_windows(counts.tolist(), behind)
-            self._unsent = True
-        if self._unsent:
-            for shard, program in zip(self._shards, self._programs, strict=True):
-                program.instruct(self._settings.words, shard.stream(stream))
-            self._unsent = False
 
     def _check_rows(self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters]) -> None:
         """Refuse what the host can see to overflow in the next step, as `_compute_rows` does; the device saturates."""
@@ -311,8 +308,9 @@ class Schedule:
         self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters], scaling: Scaling
     ) -> None:
         if hyperparameters is not self._hyper:
+            # In this order: where an exception comes in between, it is done again.
+            self._records = self._fresh_records(hyperparameters)
             self._hyper = hyperparameters
-            self._records = self._fresh_records()
         factor = 1.0 / scaling.scale
         asked: Asked = {}
         # Numbers that follow no schedule give the largest coefficients at the smallest t.
@@ -331,24 +329,53 @@ class Schedule:
         for shard in self._shards:
             self._gradients.sum_rows(shard.device, shard.stream(None))
 
-    def run(self, stream: int | None) -> None:
-        """Launch, on each device's current stream unless one is given."""
+    @property
+    def is_native(self) -> bool:
+        """Whether `run` is one call of C code from its first change on, so that no handler of a signal comes in between."""
+        return len(self._programs) <= 1 and all(program.is_native for program in self._programs)
+
+    def send(self, stream: int | None) -> None:
+        """Bring to the devices what they do not know yet: the settings, and where gradients have moved to."""
+        while self._moved:
+            number, launch = next(iter(self._moved))
+            self._programs[number].rebind(launch, _GRAD, self._shards[number].stream(stream))
+            del self._moved[number, launch]
+        if self._is_unsent and self._settings is not None:
+            for shard, program in zip(self._shards, self._programs, strict=True):
+                program.instruct(self._settings.words, shard.stream(stream))
+            self._is_unsent = False
+
+    def run(self, stream: int | None, then: Sequence[Action] = ()) -> None:
+        """Launch, on each device's current stream unless one is given.
+
+        Args:
+            stream: The stream.
+            then: Functions of C code with their arguments, called where nothing has failed, as a part of the run.
+        """
+        self.send(stream)
         pairs = [(program, shard.stream(stream)) for program, shard in zip(self._programs, self._shards, strict=True)]
         if self.mode.measures and len(pairs) > 1:
             for program, own in pairs:
                 program.measure(own)
             for program, own in pairs:
                 program.gather([other for other in self._programs if other is not program], own)
-        for program, own in pairs:
-            program.run(None if self.mode.on_device else self._rows, own)
+        rows = None if self.mode.on_device else self._rows
+        for number, (program, own) in enumerate(pairs, start=1):
+            program.run(rows, own, then if number == len(pairs) else ())
+        if not pairs:
+            for function, arguments in then:
+                function(*arguments)
 
-    def graphs(self) -> list[Callable[[int | None], None]]:
-        """What `run` launches on each device, as graphs that are replayed on its current stream unless one is given."""
+    def graph(self) -> Callable[[int | None], None]:
+        """What `run` launches on the only device, as a graph that is replayed on its current stream unless one is given."""
+        ((shard, program),) = zip(self._shards, self._programs, strict=True)
+        launch = program.graph()
 
-        def on_stream(shard: _Shard, replay: Replay) -> Callable[[int | None], None]:
-            return lambda stream: replay(shard.stream(stream))
+        def replay(stream: int | None) -> None:
+            self.send(stream)
+            launch(shard.stream(stream))
 
-        return [on_stream(shard, program.graph()) for shard, program in zip(self._shards, self._programs, strict=True)]
+        return replay
 
     def ordered(self) -> AbstractContextManager[Any]:
         """A block: what the arrays' libraries copy in it, each on its stream, comes after the last step and before the next one."""
@@ -367,7 +394,7 @@ class Schedule:
         if self.shared_counts is not None:
             self.shared_counts.collect(steps)
         elif self.mode.on_device and self._programs:
-            steps[self.active] = self._programs[0].counts()[self._cohort_of]
+            steps[self._active] = self._programs[0].counts()[self._cohort_of]
 
     # Of a step that a caller has captured.
 

@@ -89,13 +89,12 @@ class Settings:
         """Whether a hyperparameter is a function of the step, so that a window is needed."""
         return self._hyper is not None and any(self._hyper[cohort.group].is_scheduled for cohort in self._cohorts)
 
-    def update(self, hyper: Sequence[Hyperparameters], averaging: Averaging, scaling: Scaling, limits: Limits) -> bool:
-        """Take up what a step is to do.
+    def hold(self, hyper: Sequence[Hyperparameters], scaling: Scaling, limits: Limits) -> bool:
+        """Whether they are these already."""
+        return hyper is self._hyper and (scaling, limits) == self._header
 
-        Returns:
-            Whether anything has changed.
-        """
-        changed = hyper is not self._hyper or (scaling, limits) != self._header
+    def update(self, hyper: Sequence[Hyperparameters], averaging: Averaging, scaling: Scaling, limits: Limits) -> None:
+        """Take up what a step is to do."""
         if hyper is not self._hyper:
             for number, cohort in enumerate(self._cohorts):
                 self._write_record(number, cohort, hyper[cohort.group], averaging)
@@ -104,7 +103,6 @@ class Settings:
             self._write_header(scaling, limits)
             # Held, the memory of one step's numbers would not be that of the next one's, and the words would change in every step.
             self._header = (scaling.released(), limits)
-        return changed
 
     def update_windows(self, counts: Sequence[int], behind: int) -> None:
         """Evaluate the schedules for every step that may be the next one.

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
-from .arrays import Lifetime, current_stream, to_host
+from .arrays import ArrayRef, Lifetime, current_stream, to_host
 from .captures import Captures
 from .cohorts import Mode
 from .control import Control
+from .engines import Action
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .parameters import Residence
@@ -23,6 +24,7 @@ from .scaling import UNSCALED, Scaling
 from .schedule import Schedule
 from .settings import Limits
 from .state import Placed
+from .uninterrupted import uninterrupted
 
 
 class Stepper:
@@ -57,7 +59,6 @@ class Stepper:
         self._averaging = averaging
         self._control = control
         self._first: list[Placed] = []
-        self._written: list[Placed] = []
         self._captures = captures
         self._norms = norms
         self._pack = pack
@@ -116,29 +117,30 @@ class Stepper:
                 f"{moved[0][0].label} of a captured step lies elsewhere than in the step before, which compiled it: "
                 "call step() once before the capture"
             )
-        self._written += self.residence.written()
-        if moved:
-            self.settle()
-            for placed, ref in moved:
-                placed.ref = ref
-                self._written.append(placed)
-            self._reset()
-        if self._written:
-            self._reread(capturing)
-
-    def _reread(self, capturing: bool) -> None:
-        if capturing:
+        written = self.residence.written()
+        if written and capturing:
             raise RuntimeError(
-                f"{self._written[0].label} was written to, and is read before it is stepped, which cannot be captured: "
+                f"{written[0].label} was written to, and is read before it is stepped, which cannot be captured: "
                 "call step() once before the capture"
             )
+        if moved or written:
+            uninterrupted(self._take_up_memory, moved, written)
+
+    def _take_up_memory(self, moved: Sequence[tuple[Placed, ArrayRef]], written: Sequence[Placed]) -> None:
+        if moved:
+            self.settle()
+        # Before anything is remembered: what an error comes in between of is still to be done.
         with self.ordered():
-            # Nobody tells a second time: what an error comes in between of is still to be done.
-            while self._written:
+            for placed in (*written, *(one for one, _ in moved)):
                 # Those whose state was loaded are looked at right before their next step.
-                if not self._written[-1].loaded:
-                    self._written[-1].reread_master()
-                self._written.pop()
+                if not placed.loaded:
+                    placed.reread_master()
+        for placed, ref in moved:
+            placed.ref = ref
+        if moved:
+            self._reset()
+        else:
+            self.residence.forget_writes()
 
     def take_up(self) -> None:
         """As `follow_memory`, for somebody who reads the state.
@@ -179,12 +181,12 @@ class Stepper:
             stream: The stream; ``None`` for the library's current one.
             capturing: Whether it is being captured.
         """
-        self._take_gradients(arrays, keep, stream, capturing)
+        self._take_gradients(arrays, keep, capturing)
         schedule = self._scheduled(hyper, mode, capturing)
         if self._gradients.has_rows and stream is not None:
             raise ValueError("gradients of rows are sorted on the current stream: make stream= the current one")
         if not capturing:
-            schedule.prepare(self.steps, hyper, scaling, limits, stream)
+            schedule.prepare(self.steps, hyper, scaling, limits)
         elif self._first:
             raise RuntimeError(
                 "parameters whose state was loaded are read before they are stepped, which cannot be captured: "
@@ -199,7 +201,7 @@ class Stepper:
         # On a stream that is not the library's own, it would give freed memory out again too early.
         self._keeps_scaling = stream is not None
         if self._gradients.has_rows:
-            schedule.sum_rows()
+            uninterrupted(schedule.sum_rows)
         return schedule
 
     def prepare_replay(self, hyper: Sequence[Hyperparameters], limits: Limits, stream: int | None) -> bool:
@@ -208,32 +210,34 @@ class Stepper:
         Returns:
             Whether there is a graph that they can be sent to.
         """
-        fits = self._captures.prepare(self.read_steps(), hyper, limits, stream) if self._captures else False
+        schedules = self._captures.prepare(self.read_steps(), hyper, limits) if self._captures else []
         if self.schedule is not None:
-            self.schedule.prepare(self.steps, hyper, self.scaling, limits, stream, wait=True)
-        return fits or self.schedule is not None
+            self.schedule.prepare(self.steps, hyper, self.scaling, limits, wait=True)
+            schedules.append(self.schedule)
+        for schedule in schedules:
+            uninterrupted(schedule.send, stream)
+        return bool(schedules)
 
-    def _take_gradients(self, arrays: Sequence[Any], keep: bool, stream: int | None, capturing: bool) -> None:
+    def _take_gradients(self, arrays: Sequence[Any], keep: bool, capturing: bool) -> None:
         lifetime = Lifetime.GIVEN if not keep else Lifetime.OWN if self._pack else Lifetime.HELD
+        if self._gradients.is_torn:
+            # An exception came before the schedule had what they had: all are seen as new ones, by a new schedule.
+            self.settle()
+            self._gradients = self.fresh_gradients()
         again = self._gradients.holds(arrays)
         reshaped, moved = self._gradients.update(arrays, lifetime)
         if self.schedule is not None and not (again and not reshaped and not moved):
             # Gradients that have come back into the buckets deserve the flat kernels again.
             home = not self._pack or not keep or self.schedule.is_flat
-            fits = False
-            try:
-                fits = not reshaped and home and (not moved or self.schedule.rebind(moved, stream))
-                if not fits and capturing:
-                    raise RuntimeError(
-                        "the gradients of a captured step differ from those of the step before, which compiled it: "
-                        "call step() once with gradients like these before the capture"
-                    )
-            except Exception:
-                # The next step sees all gradients as new ones, and makes a new schedule.
-                self._gradients = self.fresh_gradients()
-                raise
+            fits = not reshaped and home and (not moved or self.schedule.rebind(moved))
+            if not fits and capturing:
+                raise RuntimeError(
+                    "the gradients of a captured step differ from those of the step before, which compiled it: "
+                    "call step() once with gradients like these before the capture"
+                )
             if not fits:
                 self.settle()
+        self._gradients.is_torn = False
 
     def _scheduled(self, hyper: Sequence[Hyperparameters], mode: Mode, capturing: bool) -> Schedule:
         if self.schedule is not None and self.schedule.mode != mode:
@@ -243,19 +247,21 @@ class Stepper:
                     "call step() once before the capture"
                 )
             self.settle()
-        if self.schedule is None:
-            # Graphs of earlier plans may have been replayed since these were taken over.
-            self.read_steps()
-            self._begin_states(hyper)
-            schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
-            controls = self._control.ensure(schedule.engines, self._norms) if mode.on_device else {}
-            # A step on several devices cannot be captured, nor can one on a CPU.
-            may_be_captured = self._capturable and len(self._lanes) == len(schedule.engines) == 1
-            schedule.load(controls, self._captures.counts_for(schedule) if may_be_captured else None)
-            active = (placed for placed in self.params if self._gradients.operand(placed.index) is not None)
-            self._first = [placed for placed in active if placed.loaded]
-            self.schedule = schedule
-        return self.schedule
+        return self.schedule or uninterrupted(self._make_schedule, hyper, mode)
+
+    def _make_schedule(self, hyper: Sequence[Hyperparameters], mode: Mode) -> Schedule:
+        # Graphs of earlier plans may have been replayed since these were taken over.
+        self.read_steps()
+        self._begin_states(hyper)
+        schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
+        controls = self._control.ensure(schedule.engines, self._norms) if mode.on_device else {}
+        # A step on several devices cannot be captured, nor can one on a CPU.
+        may_be_captured = self._capturable and len(self._lanes) == len(schedule.engines) == 1
+        schedule.load(controls, self._captures.counts_for(schedule) if may_be_captured else None)
+        active = (placed for placed in self.params if self._gradients.operand(placed.index) is not None)
+        self._first = [placed for placed in active if placed.loaded]
+        self.schedule = schedule
+        return schedule
 
     def _begin_states(self, hyper: Sequence[Hyperparameters]) -> None:
         """Have room for what the rules keep; of parameters that were never stepped, begin it."""
@@ -276,37 +282,46 @@ class Stepper:
                 if value != 0.0 or (placed.state, name) in kept:
                     placed.write(name, np.full(placed.ref.shape, value, placed.ref.format.working.dtype))
 
-    def run(self, schedule: Schedule, launch: Callable[[], None]) -> None:
-        """Launch a step that was prepared, and count it."""
+    def run(self, schedule: Schedule, launch: Callable[[Sequence[Action]], None]) -> None:
+        """Launch a step that was prepared, and count it: whole, or not at all.
+
+        Args:
+            schedule: The step's.
+            launch: Runs it, and calls the functions of C code that it is given, as a part of the run.
+        """
+        self.residence.announce(schedule.tensors)
+        # Where the prologue counts, it is a part of the launches.
+        count = [] if schedule.mode.on_device else [(np.add, (self.steps, schedule.increments, self.steps))]
+        if schedule.is_native and not self._first:
+            launch(count)
+        else:
+            uninterrupted(self._run, launch, count)
+        if self.scaling.on_device and not (self._keeps_scaling or schedule.is_captured):
+            self.scaling = self.scaling.released()
+
+    def _run(self, launch: Callable[[Sequence[Action]], None], count: Sequence[Action]) -> None:
         for placed in self._first:
             placed.reread_master()
             placed.begin_average()
-        if schedule.mode.on_device:
-            launch()
-        else:
-            # Counted first: an interrupt is delivered when the kernels are done, and must not find them uncounted.
-            self.steps[schedule.active] += 1
-            try:
-                launch()
-            except Exception:
-                self.steps[schedule.active] -= 1
-                raise
-        self.residence.stepped(schedule.tensors)
+        launch(count)
         while self._first:
             placed = self._first.pop()
             placed.loaded = placed.lacks_average = False
-        if self.scaling.on_device and not (self._keeps_scaling or schedule.is_captured):
-            self.scaling = self.scaling.released()
 
     def settle(self) -> None:
         """Take the step counts over from the device, for which it waits, and forget the schedule.
 
         All steps are then done: what is read or written next need not be ordered after them.
         """
-        schedule, self.schedule = self.schedule, None
+        if self.schedule is not None or self._captures:
+            uninterrupted(self._settle)
+
+    def _settle(self) -> None:
+        schedule = self.schedule
         if schedule is not None:
             schedule.finish()
             schedule.settle(self.steps)
+            self.schedule = None
         self._captures.collect(self.steps)
         if schedule is not None and schedule.is_captured:
             self._captures.keep(schedule, self.scaling)
@@ -314,6 +329,9 @@ class Stepper:
 
     def read_steps(self) -> NDArray[np.int64]:
         """The parameters' step counts, for which it waits where the device keeps them."""
+        return uninterrupted(self._read_steps)
+
+    def _read_steps(self) -> NDArray[np.int64]:
         if self.schedule is not None:
             self.schedule.settle(self.steps)
         if self._captures.collect(self.steps) and self.schedule is not None:

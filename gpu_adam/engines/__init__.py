@@ -6,7 +6,7 @@ same launches and the same tables (`gpu_adam.plan`) and return the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,8 +20,12 @@ from ..layout import Device
 from ..plan import Launch
 from ..policy import Policy
 from ..prologue import Prologue
+from ..uninterrupted import uninterrupted
 
 ENGINES = ("cpu", "cupy", "numba")
+
+Action = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function and its arguments."""
 
 Coefficients = Mapping[str, NDArray[Any]]
 """For each working format's name an array of rows of ``ROW_WORDS`` numbers, which the engine copies before it returns."""
@@ -97,13 +101,17 @@ class RowSums:
 class Program(Protocol):
     """Launches of one device, compiled, their tables on the device."""
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None) -> None:
+    is_native: bool
+    """Whether `run` is one call of C code from its first change on: no handler of a signal then comes in between."""
+
+    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Sequence[Action] = ()) -> None:
         """Run every launch once, the prologue first where there is one.
 
         Args:
             coefficients: The rows that the launches refer to; ``None`` where the prologue computes them.
             stream: The CUDA stream to run on, as a handle; by default the array library's current one. While it is being captured
                 in a graph, nothing is queued but the kernels and the gradients' addresses.
+            then: What counts as a part of the run: functions of C code with their arguments, called where nothing has failed.
         """
 
     def rebind(self, launch: int | None, role: int, stream: int | None = None) -> None:
@@ -215,7 +223,12 @@ def engine_named(name: str) -> Engine:
     """
     if name not in ENGINES:
         raise ValueError(f"engine={name!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
-    # Imported by name and late: an engine imports its libraries, which take seconds or are not there.
+    return uninterrupted(_imported, name)
+
+
+def _imported(name: str) -> Engine:
+    # By name and late: an engine imports its libraries, which take seconds or are not there, and some of which cannot be imported again
+    # where an exception has come in between.
     engine: Engine = import_module(f".{name}", __name__).engine()
     return engine
 

@@ -20,8 +20,9 @@ from ..layout import Device
 from ..plan import Launch, Specialization
 from ..policy import CPU_POLICY, Policy
 from ..prologue import Prologue
-from . import Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums
-from .threads import ThreadPool, thread_count
+from ..uninterrupted import uninterrupted
+from . import Action, Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums
+from .threads import Stage, ThreadPool, thread_count
 
 SERIAL = 1 << 17
 """Elements up to which one thread is faster than waking others."""
@@ -92,7 +93,7 @@ class CpuEngine:
         """Compile what the launches need; counts are shared with graphs only, which a CPU has none of."""
         first = None
         if prologue is not None and control is not None and counts is not None:
-            first = _Prologue(prologue, control, counts, self.pool)
+            first = _Prologue(prologue, control, counts, self.pool.count)
         return CpuProgram(launches, self.pool, first)
 
 
@@ -104,15 +105,17 @@ class CpuProgram:
         self._prologue = prologue
         self._calls = [_Call(launch, pool.count) for launch in launches]
         # Where the prologue computes the rows they are always the same arrays.
-        self._fixed = [] if prologue is None else [(call.kernel, call.parts(prologue.rows)) for call in self._calls]
+        self._fixed: Stage = (
+            [] if prologue is None else [(call.kernel, call.parts(prologue.rows)) for call in self._calls]
+        )
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None) -> None:
+    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Sequence[Action] = ()) -> None:
         """Run every launch once, the prologue first; a CPU has no streams."""
-        if self._prologue is not None:
-            self._prologue.run()
-            self._pool.run_all(self._fixed)
-        elif coefficients is not None:
-            self._pool.run_all([(call.kernel, call.parts(coefficients)) for call in self._calls])
+        before: Sequence[Stage] = () if self._prologue is None else self._prologue.stages
+        launches = self._fixed
+        if coefficients is not None:
+            launches = [(call.kernel, call.parts(coefficients)) for call in self._calls]
+        self._pool.run_all(*before, launches, *([(function, [arguments])] for function, arguments in then))
 
     def rebind(self, launch: int | None, role: int, stream: int | None = None) -> None:
         """Nothing to do: the kernels read the plan's own tables."""
@@ -140,7 +143,7 @@ class CpuProgram:
         """Refused: a CPU has no graphs."""
         raise RuntimeError("a CPU has no CUDA graphs: call step()")
 
-    is_captured = False
+    is_native, is_captured = True, False
 
     def finish(self) -> None:
         """Nothing to do: a run returns when it is done."""
@@ -151,10 +154,16 @@ class CpuProgram:
 
 
 class _Prologue:
-    """What a step begins with where the host does not know its coefficients, and the memory that it works on."""
+    """What a step begins with where the host does not know its coefficients, and the memory that it works on.
 
-    def __init__(self, prologue: Prologue, control: Memory, counts: NDArray[np.int64], pool: ThreadPool) -> None:
-        self._pool = pool
+    Attributes:
+        counts: The cohorts' step counts.
+        settings: What it goes by.
+        rows: For each working format's name the coefficients that it computes.
+        stages: It measures; then it decides and computes the rows.
+    """
+
+    def __init__(self, prologue: Prologue, control: Memory, counts: NDArray[np.int64], threads: int) -> None:
         self._control = control
         self.counts = counts.copy()
         self.settings: NDArray[np.int64] = np.zeros(prologue.settings_words, np.int64)
@@ -163,27 +172,20 @@ class _Prologue:
             working.name: np.zeros((prologue.cohorts, ROW_WORDS), working.dtype) for working in (FLOAT32, FLOAT64)
         }
         self._partials = np.zeros(max(prologue.slots * prologue.sources, 1))
-        self._parts: list[tuple[Any, ...]] = []
+        self.stages: list[Stage] = []
         if prologue.table is not None:
             table = prologue.table
-            self._measure = measuring()
             fixed = (table.words, table.segments, table.leaves, self._partials.ctypes.data)
-            cuts = _cuts(table.leaves, prologue.elements, MEASURED_SERIAL, pool.count)
-            self._parts = [(*fixed, *ends) for ends in cuts]
-        self._finish = finishing(prologue.rule)
-        self._finish_arguments = (
+            cuts = _cuts(table.leaves, prologue.elements, MEASURED_SERIAL, threads)
+            self.stages.append([(measuring(), [(*fixed, *ends) for ends in cuts])])
+        arguments = (
             self._partials.ctypes.data,
             prologue.slots,
             prologue.sources,
             control.address,
             *(array.ctypes.data for array in (self.settings, self.counts, *self.rows.values())),
         )
-
-    def run(self) -> None:
-        """Measure, decide, and compute the rows."""
-        if self._parts:
-            self._pool.run(self._measure, self._parts)
-        self._finish(*self._finish_arguments)
+        self.stages.append([(finishing(prologue.rule), [arguments])])
 
 
 class _Call:
@@ -265,7 +267,7 @@ def _kernels(module: str) -> Any:
     """
     # Numba takes half a second to import, so it waits for the first step.
     try:
-        return import_module(f"gpu_adam.kernels.{module}")
+        return uninterrupted(import_module, f"gpu_adam.kernels.{module}")
     except (ImportError, AttributeError) as error:
         raise EngineUnavailable(
             f"Numba cannot be imported beside NumPy {np.__version__} ({error}): pip install --upgrade gpu_adam numba"
@@ -278,6 +280,11 @@ def _kept(kernel: Any, name: str, signature: tuple[Any, ...], rule: Rule | None 
     Raises:
         CompileError: If Numba refuses a rule from elsewhere; the message carries what it said.
     """
+    # An exception in its middle would leave Numba's own tables half filled.
+    return uninterrupted(_compile, kernel, name, signature, rule)
+
+
+def _compile(kernel: Any, name: str, signature: tuple[Any, ...], rule: Rule | None) -> Any:
     from .numba_cache import keep_on_disk
 
     if not hasattr(kernel, "compile"):

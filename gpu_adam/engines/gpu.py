@@ -18,6 +18,7 @@ from ..layout import Device
 from ..plan import ROLES, Launch
 from ..policy import GPU_POLICY, Policy
 from ..prologue import Prologue
+from ..uninterrupted import uninterrupted
 from . import Memory, RowSums
 from .gpu_binding import Binding, Call
 from .gpu_kernels import Kernel, PrologueKernel, coalesce_kernel, update_kernel
@@ -126,6 +127,9 @@ class GpuEngine(Generic[SomeBinding]):
         return program
 
     def _function(self, kernel: Kernel, device: int) -> Any:
+        return self._functions.get((device, kernel)) or uninterrupted(self._load_function, kernel, device)
+
+    def _load_function(self, kernel: Kernel, device: int) -> Any:
         # Two threads that make their first step at once must not load a module twice.
         with self._lock:
             if (device, kernel) not in self._functions:

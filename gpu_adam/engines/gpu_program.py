@@ -16,7 +16,7 @@ from ..kernels.row import ROW_WORDS
 from ..layout import Device
 from ..plan import ROLES, Launch
 from ..prologue import Prologue
-from . import Coefficients, Engine, Memory, Replay
+from . import Action, Coefficients, Engine, Memory, Replay
 from .gpu_binding import Binding, Call, Graph
 from .gpu_kernels import update_arguments
 from .gpu_prologue import GpuPrologue
@@ -95,20 +95,24 @@ class GpuProgram:
             self._imprints = Imprints(cuda, IMPRINTS * pointer_bytes(launches, prologue.plan))
         self._is_captured = False
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None) -> None:
+    is_native = False
+
+    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Sequence[Action] = ()) -> None:
         """Run every launch once, the prologue first where there is one."""
         cuda = self._cuda
         with cuda.on(self._device.index):
             stream = cuda.stream(stream)
             if cuda.is_capturing(stream):
                 self._run_captured(coefficients, stream)
-                return
-            self._begin(stream)
-            if coefficients is not None:
-                for working, rows in self._rows.items():
-                    self._staging.send(coefficients[working][:rows], self._coefficients[working].address, stream)
-            self._queue(stream)
-            self._staging.end_step()
+            else:
+                self._begin(stream)
+                if coefficients is not None:
+                    for working, rows in self._rows.items():
+                        self._staging.send(coefficients[working][:rows], self._coefficients[working].address, stream)
+                self._queue(stream)
+                self._staging.end_step()
+        for function, arguments in then:
+            function(*arguments)
 
     def _begin(self, stream: int) -> None:
         """Begin a step in the stream, after the one before it."""

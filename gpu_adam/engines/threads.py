@@ -8,16 +8,20 @@ optimizers may step at once, and a forked child starts threads of its own.
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from _queue import SimpleQueue
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, starmap
-from queue import SimpleQueue
 from typing import Any
 
 from ..messages import EnvironmentVariableError, shown
+from ..uninterrupted import Gate, at_once, start_thread
+from . import Action
 
-_Call = tuple[Callable[..., None], tuple[Any, ...]]
-_Work = tuple[Callable[..., None], Sequence[tuple[Any, ...]]]
+Stage = Sequence[tuple[Callable[..., Any], Sequence[tuple[Any, ...]]]]
+"""Functions, each with the arguments of one call or more, which may all be made at the same time."""
 
 _MOST = max(1024, os.cpu_count() or 1)
 
@@ -39,37 +43,12 @@ def thread_count() -> int:
     return int(asked)
 
 
-class _Share:
-    """One call handed to a thread, and what became of it."""
-
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-        self._done = threading.Lock()
-        self._done.acquire()
-        self._is_done = False
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        function, arguments = self._call
-        try:
-            function(*arguments)
-        except BaseException as error:
-            self.error = error
-        self._is_done = True
-        self._done.release()
-
-    def wait(self) -> None:
-        # An exception of a signal handler may come right after the lock was taken, which nobody releases again.
-        while not self._is_done:
-            self._done.acquire()
-
-
 class ThreadPool:
-    """``count - 1`` sleeping threads, which with the caller make ``count``; started at first use."""
+    """``count - 1`` threads at most, which with the caller make ``count``; started when there is work for them."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._queue: SimpleQueue[_Share] = SimpleQueue()
+        self._shares: SimpleQueue[_Share] = SimpleQueue()
         self._started = 0
         self._lock = threading.Lock()
         if hasattr(os, "register_at_fork"):
@@ -77,56 +56,114 @@ class ThreadPool:
 
     def _forget(self) -> None:
         # A forked child has the queue but not the threads.
-        self._queue, self._started, self._lock = SimpleQueue(), 0, threading.Lock()
+        self._shares, self._started, self._lock = SimpleQueue(), 0, threading.Lock()
 
-    def _serve(self) -> None:
-        queue = self._queue
-        while True:
-            queue.get().run()
+    def _have(self, threads: int) -> bool:
+        """Start threads up to a number; whether there is any."""
+        # At the end of the process they are there and do nothing any more.
+        if threads == 0 or sys.is_finalizing():
+            return False
+        if self._started < threads:
+            with self._lock:
+                while self._started < threads and start_thread(partial(_serve, self._shares)):
+                    self._started += 1
+        return self._started > 0
 
-    def _start(self) -> None:
-        with self._lock:
-            while self._started < self.count - 1:
-                threading.Thread(target=self._serve, name="gpu_adam", daemon=True).start()
-                self._started += 1
-
-    def run(self, function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+    def run(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
         """Call ``function`` with each of ``arguments``, the first in this thread; return when all are done."""
         self.run_all([(function, arguments)])
 
-    def run_all(self, work: Sequence[_Work]) -> None:
-        """Do all work, the first call of each piece in this thread; return when all is done.
+    def run_all(self, *stages: Stage) -> None:
+        """Do some work, one stage after the other; return when nobody works any more.
 
-        What a signal handler raises meanwhile is raised then. The pieces may not depend on one another.
+        Where the functions are C code, and the threads' too, all is done or nothing, whatever signal handlers raise meanwhile. Where no
+        thread can be started, the caller does it all.
 
         Args:
-            work: Functions, each with the arguments of one call or more.
+            stages: Each is functions, with the arguments of one call or more; the calls of a stage may not depend on one another. The first
+                call of each function is made in this thread. After an error no further stage begins.
         """
-        shares = [_Share((function, each)) for function, arguments in work for each in arguments[1:]]
-        if shares and self._started < self.count - 1:
-            self._start()
-        own = [starmap(function, arguments[:1]) for function, arguments in work]
-        begun: list[None] = []
+        most = max((sum(len(arguments) - 1 for _, arguments in stage) for stage in stages), default=0)
+        shared = self._have(min(most, self.count - 1))
+        errors: list[BaseException] = []
+        begun: list[Gate] = []
+        parts: list[_Part] = []
+        for stage in reversed(stages):
+            parts.insert(0, _Part(stage, shared, tuple(parts), begun, errors))
         try:
-            # In C from the first to the last, so that no signal handler comes in between: all work is begun, or none.
-            begun.extend(chain(map(self._queue.put, shares), *own))
-            for share in shares:
-                share.wait()
+            at_once(*(part.work(self._shares) for part in parts))
         except BaseException:
-            # An interrupt is kept for later: nobody may still write when the caller goes on.
-            _wait_for(shares[: len(begun)])
+            # A function has raised it, in this thread.
+            at_once(*(gate.passing() for gate in begun))
             raise
-        for share in shares:
-            if share.error is not None:
-                raise share.error
+        if errors:
+            raise errors[0]
 
 
-def _wait_for(shares: Sequence[_Share]) -> None:
-    """Wait for all, whatever signal handlers raise meanwhile."""
-    while True:
+class _Part:
+    """A stage at work: the calls that its caller makes, and the shares of others.
+
+    All that is still to begin stands in lists, which are cleared where an earlier stage fails.
+    """
+
+    def __init__(
+        self, stage: Stage, shared: bool, later: Sequence[_Part], begun: list[Gate], errors: list[BaseException]
+    ) -> None:
+        """Nothing begins yet.
+
+        Args:
+            stage: The calls.
+            shared: Whether there are other threads.
+            later: The stages that come after it.
+            begun: Has, while others work, what opens when they are done.
+            errors: Where errors are put.
+        """
+        stop = 1 if shared else None
+        self._own = [(function, list(arguments[:stop])) for function, arguments in stage]
+        calls = [(function, each) for function, arguments in stage for each in arguments[1:]] if shared else []
+        gates = [Gate()] if calls else []
+        # The last one that is done comes to 0.
+        left = iter(range(len(calls))[::-1])
+        self._shares = [_Share(call, gate, left, later, errors) for gate in gates for call in calls]
+        self._begin = [chain(gate.closing(), map(begun.append, [gate])) for gate in gates]
+        self._end = [chain(gate.passing(), map(begun.remove, [gate])) for gate in gates]
+
+    def work(self, queue: SimpleQueue[_Share]) -> Iterator[Any]:
+        """Does it as it is consumed: hands out the shares in the queue, makes the caller's calls, and waits."""
+        own = (starmap(function, arguments) for function, arguments in self._own)
+        begin, end = chain.from_iterable(self._begin), chain.from_iterable(self._end)
+        return chain(begin, map(queue.put, self._shares), *own, end)
+
+    def call_off(self) -> None:
+        """Have nothing of it begin."""
+        for calls in (self._begin, self._shares, *(arguments for _, arguments in self._own), self._end):
+            calls.clear()
+
+
+class _Share:
+    """One call for another thread."""
+
+    def __init__(
+        self, call: Action, gate: Gate, left: Iterator[int], later: Sequence[_Part], errors: list[BaseException]
+    ) -> None:
+        self._call = call
+        self._gate = gate
+        self._left = left
+        self._later = later
+        self._errors = errors
+
+    def run(self) -> None:
+        function, arguments = self._call
         try:
-            for share in shares:
-                share.wait()
-            return
-        except BaseException:
-            continue
+            function(*arguments)
+        except BaseException as error:
+            self._errors.append(error)
+            for part in self._later:
+                part.call_off()
+        if next(self._left) == 0:
+            self._gate.open()
+
+
+def _serve(shares: SimpleQueue[_Share]) -> None:
+    while True:
+        shares.get().run()

@@ -1,0 +1,63 @@
+"""One thread at a time: an optimizer that two threads are in at once says so."""
+
+from __future__ import annotations
+
+import sys
+from _thread import get_ident
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from .tracing import untraced
+
+User = tuple[int, object]
+"""A thread, and one of its calls."""
+
+
+class Shared(Protocol):
+    """What several threads may have hold of."""
+
+    _users: dict[None, User]
+    """Who is inside; empty if nobody is."""
+
+
+_S = TypeVar("_S", bound=Shared)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def sole(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S, _P], _R]:
+    """The method, untraced, with a RuntimeError where another thread is in one of the object's methods that are marked so.
+
+    A thread may call them inside each other: the handler of a signal may save the state during a step.
+    """
+
+    @wraps(method)
+    def call(self: _S, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        users, own = self._users, (get_ident(), object())
+        try:
+            # In one operation: two threads cannot both find it empty.
+            while (first := users.setdefault(None, own)) is not own and not _is_inside(first):
+                users.clear()
+            if first[0] != own[0]:
+                raise RuntimeError(
+                    f"another thread is using this {type(self).__name__}: step() and all that reads or changes its state are for one "
+                    "thread at a time; hold a lock around them, or make an optimizer for each thread"
+                )
+            return method(self, *args, **kwargs)
+        finally:
+            if users.get(None) is own:
+                users.clear()
+
+    return untraced(call)
+
+
+def _is_inside(user: User) -> bool:
+    """Whether a thread is still in the call: an exception may have come before it could say that it had left."""
+    thread, _ = user
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_name == "call" and frame.f_locals.get("own") is user:
+            return True
+        frame = frame.f_back
+    return False

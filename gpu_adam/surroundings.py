@@ -1,0 +1,50 @@
+"""What a thread works in: the current devices and streams of the array libraries, for another thread that works for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+
+def surroundings() -> Callable[[], None]:
+    """What makes this thread's current devices and streams those of the thread that calls it."""
+    return partial(_adopt, [*_of_torch(), *_of_cupy()])
+
+
+def _adopt(libraries: Sequence[Callable[[], None]]) -> None:
+    for adopt in libraries:
+        adopt()
+
+
+def _of_torch() -> Iterator[Callable[[], None]]:
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        streams = list(map(cuda.current_stream, range(cuda.device_count())))
+        yield partial(_adopt_torch, cuda, cuda.current_device(), streams)
+
+
+def _adopt_torch(cuda: Any, device: int, streams: Sequence[Any]) -> None:
+    for stream in streams:
+        # Only what differs: each device that is made current has a context from then on.
+        if cuda.current_stream(stream.device) != stream:
+            cuda.set_stream(stream)
+    if cuda.current_device() != device:
+        cuda.set_device(device)
+
+
+def _of_cupy() -> Iterator[Callable[[], None]]:
+    cuda = getattr(sys.modules.get("cupy"), "cuda", None)
+    if cuda is not None and cuda.is_available():
+        streams = list(map(cuda.get_current_stream, range(cuda.runtime.getDeviceCount())))
+        yield partial(_adopt_cupy, cuda, cuda.runtime.getDevice(), streams)
+
+
+def _adopt_cupy(cuda: Any, device: int, streams: Sequence[Any]) -> None:
+    for number, stream in enumerate(streams):
+        if cuda.get_current_stream(number) != stream:
+            with cuda.Device(number):
+                stream.use()
+    if cuda.runtime.getDevice() != device:
+        cuda.Device(device).use()

@@ -1,0 +1,208 @@
+"""Work that is done whole, whatever the handlers of signals raise in the middle of it.
+
+Python runs the handlers in the main thread, between any two of its instructions: an exception such as `KeyboardInterrupt` comes between
+two assignments that belong together, and once more where the first one is dealt with. It does not run them inside a call of C code. So
+what changes an optimizer is done by another thread, which the main thread asks and waits for in one call of C code (`uninterrupted`), or it
+is itself made of nothing but C code (`at_once`). What the handlers raise is raised before or after.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import ctypes
+import os
+import sys
+import threading
+from _queue import SimpleQueue
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
+from functools import partial
+from itertools import chain, starmap
+from types import BuiltinFunctionType
+from typing import Any, Generic, ParamSpec, TypeVar
+from weakref import WeakSet
+
+from .surroundings import surroundings
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_STACK = 8 << 20
+"""Bytes of a thread's stack: compilers need more of it than some systems give."""
+
+# Called in this way, unlike through ctypes.pythonapi, these functions run without the GIL; and unlike the locks of `threading`, their locks
+# run no handlers while somebody waits.
+_python = ctypes.CDLL(ctypes.pythonapi._name, handle=ctypes.pythonapi._handle)
+_allocate = _python.PyThread_allocate_lock
+_acquire, _release = _python.PyThread_acquire_lock, _python.PyThread_release_lock
+_allocate.restype = ctypes.c_void_p
+_acquire.argtypes = (ctypes.c_void_p, ctypes.c_int)
+_release.argtypes = (ctypes.c_void_p,)
+
+_spare: deque[int] = deque()
+"""Locks that nobody uses. None is given back: a destructor would run handlers, and lose what they raise."""
+
+
+class Gate:
+    """What one thread waits at until another one opens it; to be used once."""
+
+    def __init__(self) -> None:
+        try:
+            self._lock = _spare.pop() if _spare else _allocate()
+        except IndexError:  # another thread came in between
+            self._lock = _allocate()
+
+    def closing(self) -> Iterator[Any]:
+        """Closes it, as it is consumed; it is all C code."""
+        return starmap(_acquire, [(self._lock, 1)])
+
+    def open(self) -> None:
+        """Let the other thread through."""
+        _release(self._lock)
+
+    def passing(self) -> Iterator[Any]:
+        """Waits, as it is consumed, until it is open; it is all C code."""
+        return chain(
+            starmap(_acquire, [(self._lock, 1)]), starmap(_release, [(self._lock,)]), map(_spare.append, [self._lock])
+        )
+
+
+def at_once(*work: Iterable[Any]) -> None:
+    """Consume iterators, one after the other, in one call of C code: where they are made of C code, no handler runs in between."""
+    deque(chain.from_iterable(work), maxlen=0)
+
+
+def start_thread(serve: Callable[[], None]) -> bool:
+    """Start a thread that ends with the process; whether it could be.
+
+    It cannot where the system allows no more threads, when the process is about to end, and where gevent or eventlet have put something
+    else in the place of threads.
+    """
+    if sys.is_finalizing() or not isinstance(_thread.start_new_thread, BuiltinFunctionType):
+        return False
+    before = _thread.stack_size(_STACK)
+    try:
+        _thread.start_new_thread(serve, ())
+    except RuntimeError:
+        return False
+    finally:
+        _thread.stack_size(before)
+    return True
+
+
+def uninterrupted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Call a function where no handlers run, with the caller's context and current streams; what it returns.
+
+    If an exception is raised that is not the function's own, the function has not begun, or it has come to its end.
+
+    Raises:
+        BaseException: What the function raises, or what a handler has raised meanwhile.
+    """
+    if not _helper.is_needed():
+        return function(*args, **kwargs)
+    job = _Job(partial(function, *args, **kwargs))
+    at_once(_helper.asked(job))
+    return job.result()
+
+
+def prepared(function: Callable[[], Any]) -> Iterator[Any]:
+    """Calls a function as `uninterrupted` does, when it is consumed and not before; until it is called it is all C code."""
+    if not _helper.is_needed():
+        return starmap(function, [()])
+    job = _Job(function)
+    _helper.prepared.add(job)
+    return chain(_helper.asked(job), starmap(job.result, [()]))
+
+
+class _Job(Generic[_R]):
+    """A call, made by the helper, or by the thread that asks once there is no helper any more."""
+
+    def __init__(self, call: Callable[[], _R]) -> None:
+        self._call = call
+        self._surround = surroundings()
+        self._context = copy_context()
+        self._outcome: list[_R] = []
+        self._error: BaseException | None = None
+        self.gate = Gate()
+        # What is done where it is asked for, in lists so that it can be changed until then.
+        self.handed: list[Iterator[Any]] = []
+        self.alone: list[tuple[()]] = []
+
+    def run(self) -> None:
+        try:
+            self._surround()
+            self._outcome.append(self._context.run(self._call))
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> _R:
+        error, self._error = self._error, None
+        if error is None:
+            return self._outcome[0]
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame.
+            del error
+
+
+class _Helper:
+    """The thread that works while the main thread waits; started at first use.
+
+    Attributes:
+        prepared: Jobs that may be asked for later.
+    """
+
+    def __init__(self) -> None:
+        self.prepared: WeakSet[_Job[Any]] = WeakSet()
+        self._jobs: SimpleQueue[_Job[Any]] = SimpleQueue()
+        self._is_there = self._has_retired = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+        # At the end of the process threads stop where they are, and whoever waits for them waits for ever.
+        atexit.register(self._retire)
+
+    def is_needed(self) -> bool:
+        """Whether this thread runs handlers, and there is a helper or one could be started."""
+        # Handlers run in the main thread only.
+        if self._has_retired or _thread.get_ident() != threading.main_thread().ident:
+            return False
+        if not self._is_there:
+            self._is_there = start_thread(partial(_serve, self._jobs))
+        return self._is_there
+
+    def asked(self, job: _Job[Any]) -> Iterator[Any]:
+        """Has the job done, as it is consumed, and waits; it is all C code."""
+        job.handed.append(chain(job.gate.closing(), map(self._jobs.put, [job]), job.gate.passing()))
+        return chain(chain.from_iterable(job.handed), starmap(job.run, job.alone))
+
+    def _forget(self) -> None:
+        # A forked child has the queue but not the thread.
+        self._jobs, self._is_there = SimpleQueue(), False
+        self._leave_alone()
+
+    def _retire(self) -> None:
+        self._has_retired = True
+        self._leave_alone()
+
+    def _leave_alone(self) -> None:
+        for job in self.prepared:
+            if job.handed:
+                job.handed.clear()
+                job.alone.append(())
+
+
+def _serve(jobs: SimpleQueue[_Job[Any]]) -> None:
+    while True:
+        _work(jobs.get())
+
+
+def _work(job: _Job[Any]) -> None:
+    # In a function of its own: the thread holds no job while it waits for the next one.
+    job.run()
+    job.gate.open()
+
+
+_helper = _Helper()
