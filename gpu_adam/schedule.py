@@ -14,7 +14,7 @@ from .algorithm import Hyperparameters, coefficients, refuse_infinite
 from .arrays import Family, copying_stream, counts_versions, current_stream
 from .cohorts import Mode, cohorts_of, ranges_of, slots_of
 from .counts import SharedCounts
-from .engines import Action, Engine, Memory, Program
+from .engines import Engine, Memory, Program, Stage
 from .gradients import Gradients
 from .hyperparameters import Asked, Averaging
 from .kernels.row import ROW_WORDS
@@ -65,7 +65,8 @@ class Schedule:
     Attributes:
         mode: How a step comes to its coefficients.
         plan: The launches, as values.
-        increments: For each parameter 1, or 0 where it has no gradient.
+        count: Counts a step in the parameters' step counts.
+        is_native: Whether `run` is one call of C code from its first change on, so that no handler of a signal comes in between.
         first: The first of them; ``None`` where there is none.
         tensors: Those of them that are torch's and count their versions.
         shared_counts: Where the steps are counted, if other schedules count there too.
@@ -87,8 +88,11 @@ class Schedule:
         self._checked: Sequence[Hyperparameters] | None = None
         active = [placed for placed in params if gradients.operand(placed.index) is not None]
         self._active: slice | list[int] = slice(None) if len(active) == len(params) else [p.index for p in active]
-        self.increments: NDArray[np.int64] = np.zeros(len(params), np.int64)
-        self.increments[self._active] = 1
+        increments: NDArray[np.int64] = np.zeros(len(params), np.int64)
+        increments[self._active] = 1
+        # Where a prologue counts, that is a part of the launches.
+        self.count: Stage = () if mode.on_device else [(np.add, [(steps, increments, steps)])]
+        self.is_native = False
         self._members = [placed.index for placed in active]
         self._cohorts, self._cohort_of = cohorts_of(active, steps)
         self._records = [] if mode.on_device else self._fresh_records(hyperparameters)
@@ -172,6 +176,7 @@ class Schedule:
             )
             for shard in self._shards
         ]
+        self.is_native = len(self._programs) <= 1 and all(program.is_native for program in self._programs)
         if shared is not None:
             shared.take(self.cohorts, self._counts)
         self.shared_counts = shared
@@ -329,11 +334,6 @@ class Schedule:
         for shard in self._shards:
             self._gradients.sum_rows(shard.device, shard.stream(None))
 
-    @property
-    def is_native(self) -> bool:
-        """Whether `run` is one call of C code from its first change on, so that no handler of a signal comes in between."""
-        return len(self._programs) <= 1 and all(program.is_native for program in self._programs)
-
     def send(self, stream: int | None) -> None:
         """Bring to the devices what they do not know yet: the settings, and where gradients have moved to."""
         while self._moved:
@@ -345,12 +345,12 @@ class Schedule:
                 program.instruct(self._settings.words, shard.stream(stream))
             self._is_unsent = False
 
-    def run(self, stream: int | None, then: Sequence[Action] = ()) -> None:
+    def run(self, stream: int | None, then: Stage = ()) -> None:
         """Launch, on each device's current stream unless one is given.
 
         Args:
             stream: The stream.
-            then: Functions of C code with their arguments, called where nothing has failed, as a part of the run.
+            then: Functions of C code, called where nothing has failed, as a part of the run.
         """
         self.send(stream)
         pairs = [(program, shard.stream(stream)) for program, shard in zip(self._programs, self._shards, strict=True)]
@@ -362,9 +362,6 @@ class Schedule:
         rows = None if self.mode.on_device else self._rows
         for number, (program, own) in enumerate(pairs, start=1):
             program.run(rows, own, then if number == len(pairs) else ())
-        if not pairs:
-            for function, arguments in then:
-                function(*arguments)
 
     def graph(self) -> Callable[[int | None], None]:
         """What `run` launches on the only device, as a graph that is replayed on its current stream unless one is given."""

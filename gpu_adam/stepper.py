@@ -15,7 +15,7 @@ from .arrays import ArrayRef, Lifetime, current_stream, to_host
 from .captures import Captures
 from .cohorts import Mode
 from .control import Control
-from .engines import Action
+from .engines import Stage
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .parameters import Residence
@@ -282,7 +282,7 @@ class Stepper:
                 if value != 0.0 or (placed.state, name) in kept:
                     placed.write(name, np.full(placed.ref.shape, value, placed.ref.format.working.dtype))
 
-    def run(self, schedule: Schedule, launch: Callable[[Sequence[Action]], None]) -> None:
+    def run(self, schedule: Schedule, launch: Callable[[Stage], None]) -> None:
         """Launch a step that was prepared, and count it: whole, or not at all.
 
         Args:
@@ -290,20 +290,18 @@ class Stepper:
             launch: Runs it, and calls the functions of C code that it is given, as a part of the run.
         """
         self.residence.announce(schedule.tensors)
-        # Where the prologue counts, it is a part of the launches.
-        count = [] if schedule.mode.on_device else [(np.add, (self.steps, schedule.increments, self.steps))]
         if schedule.is_native and not self._first:
-            launch(count)
+            launch(schedule.count)
         else:
-            uninterrupted(self._run, launch, count)
+            uninterrupted(self._run, schedule, launch)
         if self.scaling.on_device and not (self._keeps_scaling or schedule.is_captured):
             self.scaling = self.scaling.released()
 
-    def _run(self, launch: Callable[[Sequence[Action]], None], count: Sequence[Action]) -> None:
+    def _run(self, schedule: Schedule, launch: Callable[[Stage], None]) -> None:
         for placed in self._first:
             placed.reread_master()
             placed.begin_average()
-        launch(count)
+        launch(schedule.count)
         while self._first:
             placed = self._first.pop()
             placed.loaded = placed.lacks_average = False

@@ -24,8 +24,8 @@ from ..uninterrupted import uninterrupted
 
 ENGINES = ("cpu", "cupy", "numba")
 
-Action = tuple[Callable[..., Any], tuple[Any, ...]]
-"""A function and its arguments."""
+Stage = Sequence[tuple[Callable[..., Any], Sequence[tuple[Any, ...]]]]
+"""Functions, each with the arguments of one call or more; no call depends on another."""
 
 Coefficients = Mapping[str, NDArray[Any]]
 """For each working format's name an array of rows of ``ROW_WORDS`` numbers, which the engine copies before it returns."""
@@ -104,14 +104,14 @@ class Program(Protocol):
     is_native: bool
     """Whether `run` is one call of C code from its first change on: no handler of a signal then comes in between."""
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Sequence[Action] = ()) -> None:
+    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Stage = ()) -> None:
         """Run every launch once, the prologue first where there is one.
 
         Args:
             coefficients: The rows that the launches refer to; ``None`` where the prologue computes them.
             stream: The CUDA stream to run on, as a handle; by default the array library's current one. While it is being captured
                 in a graph, nothing is queued but the kernels and the gradients' addresses.
-            then: What counts as a part of the run: functions of C code with their arguments, called where nothing has failed.
+            then: What counts as a part of the run: functions of C code, called where nothing has failed.
         """
 
     def rebind(self, launch: int | None, role: int, stream: int | None = None) -> None:

@@ -21,8 +21,8 @@ from ..plan import Launch, Specialization
 from ..policy import CPU_POLICY, Policy
 from ..prologue import Prologue
 from ..uninterrupted import uninterrupted
-from . import Action, Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums
-from .threads import Stage, ThreadPool, thread_count
+from . import Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums, Stage
+from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
 """Elements up to which one thread is faster than waking others."""
@@ -109,13 +109,13 @@ class CpuProgram:
             [] if prologue is None else [(call.kernel, call.parts(prologue.rows)) for call in self._calls]
         )
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Sequence[Action] = ()) -> None:
+    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Stage = ()) -> None:
         """Run every launch once, the prologue first; a CPU has no streams."""
         before: Sequence[Stage] = () if self._prologue is None else self._prologue.stages
         launches = self._fixed
         if coefficients is not None:
             launches = [(call.kernel, call.parts(coefficients)) for call in self._calls]
-        self._pool.run_all(*before, launches, *([(function, [arguments])] for function, arguments in then))
+        self._pool.run_all(*before, launches, then)
 
     def rebind(self, launch: int | None, role: int, stream: int | None = None) -> None:
         """Nothing to do: the kernels read the plan's own tables."""

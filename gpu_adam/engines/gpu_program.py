@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from ..kernels.row import ROW_WORDS
 from ..layout import Device
 from ..plan import ROLES, Launch
 from ..prologue import Prologue
-from . import Action, Coefficients, Engine, Memory, Replay
+from ..uninterrupted import at_once
+from . import Coefficients, Engine, Memory, Replay, Stage
 from .gpu_binding import Binding, Call, Graph
 from .gpu_kernels import update_arguments
 from .gpu_prologue import GpuPrologue
@@ -97,7 +99,7 @@ class GpuProgram:
 
     is_native = False
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Sequence[Action] = ()) -> None:
+    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Stage = ()) -> None:
         """Run every launch once, the prologue first where there is one."""
         cuda = self._cuda
         with cuda.on(self._device.index):
@@ -112,7 +114,7 @@ class GpuProgram:
                 self._queue(stream)
                 self._staging.end_step()
         for function, arguments in then:
-            function(*arguments)
+            at_once(starmap(function, arguments))
 
     def _begin(self, stream: int) -> None:
         """Begin a step in the stream, after the one before it."""

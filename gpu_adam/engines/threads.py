@@ -18,10 +18,7 @@ from typing import Any
 
 from ..messages import EnvironmentVariableError, shown
 from ..uninterrupted import Gate, at_once, start_thread
-from . import Action
-
-Stage = Sequence[tuple[Callable[..., Any], Sequence[tuple[Any, ...]]]]
-"""Functions, each with the arguments of one call or more, which may all be made at the same time."""
+from . import Stage
 
 _MOST = max(1024, os.cpu_count() or 1)
 
@@ -80,16 +77,18 @@ class ThreadPool:
         thread can be started, the caller does it all.
 
         Args:
-            stages: Each is functions, with the arguments of one call or more; the calls of a stage may not depend on one another. The first
-                call of each function is made in this thread. After an error no further stage begins.
+            stages: The first call of each function is made in this thread. After an error no further stage begins.
         """
-        most = max((sum(len(arguments) - 1 for _, arguments in stage) for stage in stages), default=0)
-        shared = self._have(min(most, self.count - 1))
+        calls = list(chain.from_iterable(stages))
+        shares = sum([len(arguments) for _, arguments in calls]) - len(calls)
+        if not self._have(min(shares, self.count - 1)):
+            at_once(*[starmap(function, arguments) for function, arguments in calls])
+            return
         errors: list[BaseException] = []
         begun: list[Gate] = []
         parts: list[_Part] = []
         for stage in reversed(stages):
-            parts.insert(0, _Part(stage, shared, tuple(parts), begun, errors))
+            parts.insert(0, _Part(stage, tuple(parts), begun, errors))
         try:
             at_once(*(part.work(self._shares) for part in parts))
         except BaseException:
@@ -106,21 +105,17 @@ class _Part:
     All that is still to begin stands in lists, which are cleared where an earlier stage fails.
     """
 
-    def __init__(
-        self, stage: Stage, shared: bool, later: Sequence[_Part], begun: list[Gate], errors: list[BaseException]
-    ) -> None:
+    def __init__(self, stage: Stage, later: Sequence[_Part], begun: list[Gate], errors: list[BaseException]) -> None:
         """Nothing begins yet.
 
         Args:
             stage: The calls.
-            shared: Whether there are other threads.
             later: The stages that come after it.
             begun: Has, while others work, what opens when they are done.
             errors: Where errors are put.
         """
-        stop = 1 if shared else None
-        self._own = [(function, list(arguments[:stop])) for function, arguments in stage]
-        calls = [(function, each) for function, arguments in stage for each in arguments[1:]] if shared else []
+        self._own = [(function, list(arguments[:1])) for function, arguments in stage]
+        calls = [(function, each) for function, arguments in stage for each in arguments[1:]]
         gates = [Gate()] if calls else []
         # The last one that is done comes to 0.
         left = iter(range(len(calls))[::-1])
@@ -144,7 +139,12 @@ class _Share:
     """One call for another thread."""
 
     def __init__(
-        self, call: Action, gate: Gate, left: Iterator[int], later: Sequence[_Part], errors: list[BaseException]
+        self,
+        call: tuple[Callable[..., Any], tuple[Any, ...]],
+        gate: Gate,
+        left: Iterator[int],
+        later: Sequence[_Part],
+        errors: list[BaseException],
     ) -> None:
         self._call = call
         self._gate = gate
