@@ -32,11 +32,13 @@ class Bound:
         self.torch = [one for one in params if one.ref.family == "torch"]
         self._tensors = [one.ref.array for one in self.torch]
         self._frozen = Frozen(self.torch)
+        self._left_out = self._frozen.indices
         self._unplaced = [one for one in params if one.place is None]
 
     def bind(self, arrays: Sequence[Any]) -> None:
         """Take these arrays from now on."""
-        self.arrays = self.steady = arrays
+        # In one operation, as all that an exception may come in the middle of.
+        vars(self).update(arrays=arrays, steady=arrays)
 
     def thawed(self) -> list[Placed]:
         """The parameters that are to be packed and are not, since they were frozen when the others were."""
@@ -46,9 +48,11 @@ class Bound:
         return [one for one in self._unplaced if one.place is None and one.index not in self._frozen.indices]
 
     def _look(self) -> None:
-        if self._frozen.look():
+        self._frozen.look()
+        if self._frozen.indices is not self._left_out:
             frozen = set(self._frozen.indices)
             self.steady = [None if k in frozen else array for k, array in enumerate(self.arrays)]
+            self._left_out = self._frozen.indices
 
     def current(self) -> Sequence[Any]:
         """One gradient or ``None`` for each parameter; the same object as long as nothing need be looked up."""

@@ -17,7 +17,7 @@ class Frozen:
     A plain tensor that never required a gradient is not frozen: autograd knows nothing of it, and its ``.grad`` is what somebody put there.
 
     Attributes:
-        indices: Their numbers.
+        indices: Their numbers; another object where others are frozen.
     """
 
     def __init__(self, params: Sequence[Placed]) -> None:
@@ -26,21 +26,20 @@ class Frozen:
         self._flags: list[bool] = []
         self.indices: tuple[int, ...] = ()
 
-    def look(self) -> bool:
-        """Whether others are frozen now than when this was last asked."""
+    def look(self) -> None:
+        """See which they are now."""
         if not self._tensors:
-            return False
+            return
         with plainly("torch"):
             flags = list(map(_requires_grad, self._tensors))
         if flags == self._flags:
-            return False
-        self._flags = flags
-        before = self.indices
+            return
         for placed, trains in zip(self._params, flags, strict=True):
             placed.autograd |= trains
         pairs = zip(self._params, flags, strict=True)
         self.indices = tuple(placed.index for placed, trains in pairs if placed.autograd and not trains)
-        return self.indices != before
+        # Last: where an exception comes in between, it is done again.
+        self._flags = flags
 
 
 def is_known_to_autograd(ref: ArrayRef) -> bool:

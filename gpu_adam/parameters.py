@@ -90,15 +90,17 @@ class Apart:
     def _follow(self, refs: list[ArrayRef]) -> None:
         # Mostly some have been added; what has moved, or was packed, has another description.
         begin = len(self._refs)
-        if len(refs) < begin or not all(map(is_, refs, self._refs)):
+        if not begin or len(refs) < begin or not all(map(is_, refs, self._refs)):
             begin, self._members, self._occupied = 0, {}, {}
-        self._refs = refs
+        # None until all are there: where an exception comes in between, it begins anew.
+        self._refs = []
         added: dict[Device, list[ArrayRef]] = {}
         for index, ref in enumerate(refs[begin:], start=begin):
             added.setdefault(ref.device, []).append(ref)
             self._members.setdefault(ref.device, []).append(index)
         for device, members in added.items():
             self._occupied.setdefault(device, Occupied([])).extend(members)
+        self._refs = refs
 
 
 class Residence:
