@@ -16,7 +16,7 @@ SOURCES := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-lowest lint format dist notes bench ledger paper gpu-proof docs doctor lock image-check clean distclean
+.PHONY: help train test test-long test-lowest lint format dist notes bench ledger paper gpu-proof docs doctor lock image-check clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -26,7 +26,7 @@ help:  ## list the targets
 # CUDA 12 needs driver 525 and CUDA 13 driver 580. Only one of the two fits into an environment (pyproject.toml says why), so all
 # targets agree on it.
 
-ifneq (,$(filter train test bench ledger paper gpu-proof doctor,$(MAKECMDGOALS)))
+ifneq (,$(filter train test test-long bench ledger paper gpu-proof doctor,$(MAKECMDGOALS)))
 installed := $(patsubst cupy_cuda%x,%,$(firstword $(subst -, ,$(notdir $(firstword \
   $(wildcard $(VENV)/lib/python*/site-packages/cupy_cuda1[23]x-*.dist-info))))))
 ifneq ($(CUDA),auto)
@@ -103,6 +103,9 @@ train: $(STAMPS)/train-cuda$(family)  ## train a small network on handwritten di
 test: $(STAMPS)/test-cuda$(test_family)  ## run every test; those that need a GPU are skipped where there is none
 	@command -v g++ >/dev/null || echo "g++ was not found: the tests that run the CUDA C++ on the CPU are skipped"
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10 $(ARGS)
+
+test-long: $(STAMPS)/test-cuda$(test_family)  ## run the tests that `test` leaves out, since they take minutes
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10 --long -m long $(ARGS)
 
 # In an environment of its own, made anew. uv, for pip cannot choose the lowest versions. The oldest Python has the lowest of them:
 # PYTHON=python3.10. The files that between them reach every kernel, engine and library; those that take long are left to `test`.

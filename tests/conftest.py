@@ -1,5 +1,5 @@
-"""Where tests run: those marked ``gpu`` only where there is a GPU, those marked ``slow`` after all others. And what is kept out of them:
-a garbage collection of what earlier files have left.
+"""Where tests run: those marked ``gpu`` only where there is a GPU, those marked ``slow`` after all others, those marked ``long`` only if
+asked for. And what is kept out of them: a garbage collection of what earlier files have left.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail at once where no CUDA GPU is found, rather than skip the tests that need one",
     )
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes as well")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,7 +35,11 @@ def pytest_report_header() -> str:
     return f"gpu: {why_no_gpu() or 'found'}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     # Sorting keeps the order of equals, so the files stay together.
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     missing = why_no_gpu()

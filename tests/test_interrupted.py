@@ -252,7 +252,7 @@ EDITED = {"move among groups", "masters rewritten", "memory replaced", "thawed"}
 CASES = {**{name: (make, act, act) for name, (make, act) in STEPS.items()}, **OTHERS}
 
 
-@pytest.mark.parametrize("opcodes", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lines", "instructions"])
+@pytest.mark.parametrize("opcodes", [False, pytest.param(True, marks=pytest.mark.long)], ids=["lines", "instructions"])
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_done_whole_or_not_at_all(case: str, opcodes: bool) -> None:
     make, act, follow = CASES[case]

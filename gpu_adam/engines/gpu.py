@@ -130,8 +130,8 @@ class GpuEngine(Generic[SomeBinding]):
         return self._functions.get((device, kernel)) or uninterrupted(self._load_function, kernel, device)
 
     def _load_function(self, kernel: Kernel, device: int) -> Any:
-        # Two threads that make their first step at once must not load a module twice.
-        with self._lock:
+        # This thread has a current device of its own. Two threads that make their first step at once must not load a module twice.
+        with self._lock, self._cuda.on(device):
             if (device, kernel) not in self._functions:
                 symbol, binary = self.compiled(kernel, self._cuda.capability(device))
                 self._functions[device, kernel] = self._cuda.function(binary, symbol)
