@@ -6,7 +6,7 @@ import sys
 from _thread import get_ident
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from .tracing import untraced
 
@@ -14,26 +14,19 @@ User = tuple[int, object]
 """A thread, and one of its calls."""
 
 
-class Shared(Protocol):
-    """What several threads may have hold of."""
-
-    _users: dict[None, User]
-    """Who is inside; empty if nobody is."""
-
-
-_S = TypeVar("_S", bound=Shared)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def sole(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S, _P], _R]:
+def sole(method: Callable[_P, _R]) -> Callable[_P, _R]:
     """The method, untraced, with a RuntimeError where another thread is in one of the object's methods that are marked so.
 
-    A thread may call them inside each other: the handler of a signal may save the state during a step.
+    The object has a dict ``_users`` of who is inside, which is empty if nobody is. A thread may call them inside each other: the handler of a signal may save the state during a step.
     """
 
     @wraps(method)
-    def call(self: _S, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        self: Any = args[0]
         users, own = self._users, (get_ident(), object())
         try:
             # In one operation: two threads cannot both find it empty.
@@ -44,7 +37,7 @@ def sole(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S, 
                     f"another thread is using this {type(self).__name__}: step() and all that reads or changes its state are for one "
                     "thread at a time; hold a lock around them, or make an optimizer for each thread"
                 )
-            return method(self, *args, **kwargs)
+            return method(*args, **kwargs)
         finally:
             if users.get(None) is own:
                 users.clear()

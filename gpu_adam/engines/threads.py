@@ -131,8 +131,10 @@ class _Part:
 
     def call_off(self) -> None:
         """Have nothing of it begin."""
-        for calls in (self._begin, self._shares, *(arguments for _, arguments in self._own), self._end):
-            calls.clear()
+        own = (arguments for _, arguments in self._own)
+        calls: tuple[list[Any], ...] = (self._begin, self._shares, *own, self._end)
+        for some in calls:
+            some.clear()
 
 
 class _Share:
