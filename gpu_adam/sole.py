@@ -6,6 +6,7 @@ import sys
 from _thread import get_ident
 from collections.abc import Callable
 from functools import wraps
+from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
 from .tracing import untraced
@@ -14,6 +15,9 @@ User = tuple[int, object]
 """A thread, and one of its calls."""
 
 
+_eviction = Lock()
+"""Held by whoever takes out one who has left: nobody else can have come in between the look and the taking."""
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -21,7 +25,8 @@ _R = TypeVar("_R")
 def sole(method: Callable[_P, _R]) -> Callable[_P, _R]:
     """The method, untraced, with a RuntimeError where another thread is in one of the object's methods that are marked so.
 
-    The object has a dict ``_users`` of who is inside, which is empty if nobody is. A thread may call them inside each other: the handler of a signal may save the state during a step.
+    The object has a dict ``_users`` of who is inside, which is empty if nobody is. A thread may call them inside each other: the handler of
+    a signal may save the state during a step.
     """
 
     @wraps(method)
@@ -31,7 +36,9 @@ def sole(method: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             # In one operation: two threads cannot both find it empty.
             while (first := users.setdefault(None, own)) is not own and not _is_inside(first):
-                users.clear()
+                with _eviction:
+                    if users.get(None) is first:
+                        users.clear()
             if first[0] != own[0]:
                 raise RuntimeError(
                     f"another thread is using this {type(self).__name__}: step() and all that reads or changes its state are for one "
