@@ -348,7 +348,7 @@ class GpuOptimizer:
         # Held until the launches are made: nobody else may hold them.
         arrays = self._arrays(grads, capturing)
         schedule = self._prepare(arrays, grad_scale, on, capturing)
-        self._stepper.run(schedule, partial(schedule.run, on))
+        self._stepper.run(schedule, on, partial(schedule.run, on))
 
     def _check_stream(self, stream: int | None) -> bool:
         """Whether the step is being captured in a graph; an error if it may not run."""
@@ -489,7 +489,7 @@ class GpuOptimizer:
             raise RuntimeError(
                 "the optimizer's plan has changed since the graph was captured: make another with graph()"
             )
-        self._stepper.run(schedule, lambda _: graph.launch(on))
+        self._stepper.run(schedule, on, lambda _: graph.launch(on))
 
     @sole
     def prepare_replay(self, stream: Any = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from .engines import Stage
 from .gradients import Gradients
 from .hyperparameters import Averaging
 from .parameters import Residence
+from .per_thread import PER_THREAD
 from .placement import place
 from .scaling import UNSCALED, Scaling
 from .schedule import Schedule
@@ -215,7 +216,7 @@ class Stepper:
             self.schedule.prepare(self.steps, hyper, self.scaling, limits, wait=True)
             schedules.append(self.schedule)
         for schedule in schedules:
-            uninterrupted(schedule.send, stream)
+            _whole(stream, partial(schedule.send, stream))
         return bool(schedules)
 
     def _take_gradients(self, arrays: Sequence[Any], keep: bool, capturing: bool) -> None:
@@ -282,18 +283,19 @@ class Stepper:
                 if value != 0.0 or (placed.state, name) in kept:
                     placed.write(name, np.full(placed.ref.shape, value, placed.ref.format.working.dtype))
 
-    def run(self, schedule: Schedule, launch: Callable[[Stage], None]) -> None:
+    def run(self, schedule: Schedule, stream: int | None, launch: Callable[[Stage], None]) -> None:
         """Launch a step that was prepared, and count it: whole, or not at all.
 
         Args:
             schedule: The step's.
+            stream: The stream; ``None`` for the library's current one.
             launch: Runs it, and calls the functions of C code that it is given, as a part of the run.
         """
         self.residence.announce(schedule.tensors)
         if schedule.is_native and not self._first:
             launch(schedule.count)
         else:
-            uninterrupted(self._run, schedule, launch)
+            _whole(stream, partial(self._run, schedule, launch))
         if self.scaling.on_device and not (self._keeps_scaling or schedule.is_captured):
             self.scaling = self.scaling.released()
 
@@ -340,3 +342,12 @@ class Stepper:
     def ordered(self) -> AbstractContextManager[Any]:
         """A block: what the arrays' libraries copy in it comes after the last step, on whichever stream, and before the next one."""
         return self.schedule.ordered() if self._lanes and self.schedule is not None else nullcontext()
+
+
+def _whole(stream: int | None, work: Callable[[], None]) -> None:
+    """Do some work in a stream, where no handlers run."""
+    if stream == PER_THREAD:
+        # In another thread it would be another stream.
+        work()
+    else:
+        uninterrupted(work)

@@ -7,10 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from .per_thread import PER_THREAD, is_default
 
-def surroundings() -> Callable[[], None]:
-    """What makes this thread's current devices and streams those of the thread that calls it."""
-    return partial(_adopt, [*_of_torch(), *_of_cupy()])
+
+def surroundings() -> Callable[[], None] | None:
+    """What makes this thread's current devices and streams those of the thread that calls it.
+
+    ``None`` if that cannot be: a current stream is the thread's own.
+    """
+    libraries = [*_of_torch(), *_of_cupy()]
+    own = is_default() or any(handle == PER_THREAD for handles, _ in libraries for handle in handles)
+    return None if own else partial(_adopt, [adopt for _, adopt in libraries])
 
 
 def _adopt(libraries: Sequence[Callable[[], None]]) -> None:
@@ -18,11 +25,13 @@ def _adopt(libraries: Sequence[Callable[[], None]]) -> None:
         adopt()
 
 
-def _of_torch() -> Iterator[Callable[[], None]]:
+def _of_torch() -> Iterator[tuple[list[int], Callable[[], None]]]:
+    """The handles of the current streams, and what makes them another thread's."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     if cuda is not None and cuda.is_initialized():
         streams = list(map(cuda.current_stream, range(cuda.device_count())))
-        yield partial(_adopt_torch, cuda, cuda.current_device(), streams)
+        adopt = partial(_adopt_torch, cuda, cuda.current_device(), streams)
+        yield [stream.cuda_stream for stream in streams], adopt
 
 
 def _adopt_torch(cuda: Any, device: int, streams: Sequence[Any]) -> None:
@@ -34,11 +43,12 @@ def _adopt_torch(cuda: Any, device: int, streams: Sequence[Any]) -> None:
         cuda.set_device(device)
 
 
-def _of_cupy() -> Iterator[Callable[[], None]]:
+def _of_cupy() -> Iterator[tuple[list[int], Callable[[], None]]]:
+    """As of torch."""
     cuda = getattr(sys.modules.get("cupy"), "cuda", None)
     if cuda is not None and cuda.is_available():
         streams = list(map(cuda.get_current_stream, range(cuda.runtime.getDeviceCount())))
-        yield partial(_adopt_cupy, cuda, cuda.runtime.getDevice(), streams)
+        yield [stream.ptr for stream in streams], partial(_adopt_cupy, cuda, cuda.runtime.getDevice(), streams)
 
 
 def _adopt_cupy(cuda: Any, device: int, streams: Sequence[Any]) -> None:

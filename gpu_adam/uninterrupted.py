@@ -100,18 +100,20 @@ def uninterrupted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwarg
     Raises:
         BaseException: What the function raises, or what a handler has raised meanwhile.
     """
-    if not _helper.is_needed():
+    surround = _helper.surround()
+    if surround is None:
         return function(*args, **kwargs)
-    job = _Job(partial(function, *args, **kwargs))
+    job = _Job(partial(function, *args, **kwargs), surround)
     at_once(_helper.asked(job))
     return job.result()
 
 
 def prepared(function: Callable[[], Any]) -> Iterator[Any]:
     """Calls a function as `uninterrupted` does, when it is consumed and not before; until it is called it is all C code."""
-    if not _helper.is_needed():
+    surround = _helper.surround()
+    if surround is None:
         return starmap(function, [()])
-    job = _Job(function)
+    job = _Job(function, surround)
     _helper.prepared.add(job)
     return chain(_helper.asked(job), starmap(job.result, [()]))
 
@@ -119,9 +121,9 @@ def prepared(function: Callable[[], Any]) -> Iterator[Any]:
 class _Job(Generic[_R]):
     """A call, made by the helper, or by the thread that asks once there is no helper any more."""
 
-    def __init__(self, call: Callable[[], _R]) -> None:
+    def __init__(self, call: Callable[[], _R], surround: Callable[[], None]) -> None:
         self._call = call
-        self._surround = surroundings()
+        self._surround = surround
         self._context = copy_context()
         self._outcome: list[_R] = []
         self._error: BaseException | None = None
@@ -164,14 +166,17 @@ class _Helper:
         # At the end of the process threads stop where they are, and whoever waits for them waits for ever.
         atexit.register(self._retire)
 
-    def is_needed(self) -> bool:
-        """Whether this thread runs handlers, and there is a helper or one could be started."""
+    def surround(self) -> Callable[[], None] | None:
+        """What gives the helper this thread's surroundings; ``None`` where this thread does its work itself.
+
+        It runs no handlers, its work cannot be another thread's, or no thread could be started.
+        """
         # Handlers run in the main thread only.
         if self._has_retired or _thread.get_ident() != threading.main_thread().ident:
-            return False
+            return None
         if not self._is_there:
             self._is_there = start_thread(partial(_serve, self._jobs))
-        return self._is_there
+        return surroundings() if self._is_there else None
 
     def asked(self, job: _Job[Any]) -> Iterator[Any]:
         """Has the job done, as it is consumed, and waits; it is all C code."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-_PER_THREAD = 2
-"""``CU_STREAM_PER_THREAD``."""
+from ..per_thread import PER_THREAD, is_default
 
 
 def numba_stream() -> int:
     """The handle of the stream that Numba works on where none is named: 0, or the thread's own where ``cuda.bindings`` is told so."""
-    per_thread = os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0") not in ("", "0")
-    return _PER_THREAD if per_thread else 0
+    return PER_THREAD if is_default() else 0
 
 
 def handle_of(stream: Any) -> int:
