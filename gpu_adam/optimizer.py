@@ -40,7 +40,7 @@ from .plan import Plan
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Schedule
 from .settings import Limits
-from .sole import User, sole
+from .sole import User, alone, sole
 from .state import AVERAGE, Placed, narrowest, working_formats
 from .stepper import Stepper
 from .tracing import untraced
@@ -192,7 +192,7 @@ class GpuOptimizer:
     def _params(self) -> list[Placed]:
         return self._members.params
 
-    @sole
+    @alone
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters, whose own step count starts at 0.
 
@@ -319,7 +319,7 @@ class GpuOptimizer:
     grad_scale: Any = HandedOver()
     found_inf: Any = HandedOver()
 
-    @sole
+    @alone
     def step(self, grads: Any = None, *, grad_scale: Any = None, stream: Any = None, **unknown: Any) -> None:
         """Update every parameter that has a gradient.
 
@@ -457,7 +457,7 @@ class GpuOptimizer:
 
     # Graphs.
 
-    @sole
+    @alone
     def graph(self, grad_scale: Any = None) -> StepGraph:
         """A step with the bound gradients as a CUDA graph, to be replayed.
 
@@ -479,7 +479,7 @@ class GpuOptimizer:
         schedule = self._prepare(self._arrays(None), grad_scale, None, False)
         return StepGraph(self, schedule, uninterrupted(schedule.graph), grad_scale)
 
-    @sole
+    @alone
     def _replay(self, graph: StepGraph, stream: Any) -> None:
         on = None if stream is None else handle_of(stream)
         if self._check_stream(on):
@@ -491,7 +491,7 @@ class GpuOptimizer:
             )
         self._stepper.run(schedule, on, lambda _: graph.launch(on))
 
-    @sole
+    @alone
     def prepare_replay(self, stream: Any = None) -> None:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step` together with other work.
 
@@ -552,7 +552,7 @@ class GpuOptimizer:
         """
         return Averaged(self._begin_block, self._end_block)
 
-    @sole
+    @alone
     def _begin_block(self, block: Averaged) -> None:
         self._require_average()
         self._refuse_if_swapped()
@@ -612,7 +612,7 @@ class GpuOptimizer:
         self._hyper = hyper
         self._keys = keys
 
-    @sole
+    @alone
     def reread_params(self) -> None:
         """Take up 16-bit parameters that were written to by hand since their last step.
 
@@ -645,7 +645,7 @@ class GpuOptimizer:
         return self._groups.build(self._bound.current())
 
     @grads.setter
-    @sole
+    @alone
     def grads(self, grads: Any) -> None:
         arrays = self._groups.flatten(grads)
         if self._pack:
@@ -655,7 +655,7 @@ class GpuOptimizer:
         self._stepper.check_gradients(arrays)
         self._bound.bind(arrays)
 
-    @sole
+    @alone
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the bound gradients.
 
@@ -746,7 +746,7 @@ class GpuOptimizer:
             saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
         return {**saved, "steps_skipped": self.steps_skipped}
 
-    @sole
+    @alone
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's optimizer of the same name; the next step is then the same to the bit.
 

@@ -23,12 +23,20 @@ _R = TypeVar("_R")
 
 
 def sole(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The method, untraced, with a RuntimeError where another thread is in one of the object's methods that are marked so.
+    """A method that reads, untraced, with a RuntimeError where another thread is in one of the object's methods that are marked so.
 
-    The object has a dict ``_users`` of who is inside, which is empty if nobody is. A thread may call them inside each other: the handler of
-    a signal may save the state during a step.
+    The object has a dict ``_users`` of who is inside, which is empty if nobody is. The thread that is inside may call it: the handler of a
+    signal may save the state in the middle of a step.
     """
+    return _guarded(method, within=True)
 
+
+def alone(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A method that changes the object: as `sole`, with a RuntimeError also where its own thread is inside."""
+    return _guarded(method, within=False)
+
+
+def _guarded(method: Callable[_P, _R], within: bool) -> Callable[_P, _R]:
     @wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         self: Any = args[0]
@@ -43,6 +51,11 @@ def sole(method: Callable[_P, _R]) -> Callable[_P, _R]:
                 raise RuntimeError(
                     f"another thread is using this {type(self).__name__}: step() and all that reads or changes its state are for one "
                     "thread at a time; hold a lock around them, or make an optimizer for each thread"
+                )
+            if first is not own and not within:
+                raise RuntimeError(
+                    f"this {type(self).__name__} is in the middle of a call: the handler of a signal, or a function of the step number, "
+                    "may read its state and not change it"
                 )
             return method(*args, **kwargs)
         finally:

@@ -273,6 +273,34 @@ def test_the_handler_of_a_signal_may_save_in_the_middle_of_a_step() -> None:
             assert param.tobytes() == params[t]
 
 
+CHANGES = {"step", "load_state_dict", "add_param_group", "averaged", "grads", "zero_grad"}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_in_the_middle_of_a_step_its_own_thread_may_read_and_not_change(use: str) -> None:
+    errors: list[Exception] = []
+
+    def rate(t: int) -> float:
+        try:
+            USES[use](opt)
+        except Exception as error:
+            errors.append(error)
+        return 0.1
+
+    p = np.zeros(3, np.float32)
+    opt = GpuAdam([p], lr=rate, polyak_average=True, max_grad_norm=1.0)
+    opt.step([np.ones(3, np.float32)])
+    opt.step([np.ones(3, np.float32)])
+    refused = [error for error in errors if "in the middle of a call" in str(error)]
+    assert bool(refused) == (use in CHANGES)
+    assert opt.state_dict()["state"][0]["step"] == 2
+    twin = np.zeros(3, np.float32)
+    other = GpuAdam([twin], lr=0.1, max_grad_norm=1.0)
+    for _ in range(2):
+        other.step([np.ones(3, np.float32)])
+    assert p.tobytes() == twin.tobytes()
+
+
 def test_a_thread_that_could_not_say_that_it_has_left_is_not_waited_for() -> None:
     p = np.ones(3, np.float32)
     opt = GpuAdam([p])
