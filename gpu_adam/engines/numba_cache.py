@@ -37,11 +37,11 @@ class _DiskCache(_Cache):  # type: ignore[misc]
         self._options = repr(sorted(options.items()))
 
     def _entry(self, signature: Any, codegen: Any) -> str:
-        # magic_tuple names the processor and its features.
-        code = (self._name, repr(signature), self._options, repr(codegen.magic_tuple()))
-        # What numba-cuda sets up when it is imported reaches no code of a CPU.
+        # What numba-cuda sets up when it is imported reaches no code of a CPU. The settings come first, for they bring up to date what
+        # magic_tuple says of the processor and its features.
         told = (*settings(config, without="CUDA_"), *environment("NUMBA_", "LLVMLITE_"))
-        key = digest((*code, *sources(), *_versions(), *told))
+        code = (self._name, repr(signature), self._options, repr(codegen.magic_tuple()))
+        key = digest((*code, *told, *sources(), *_versions()))
         return f"{self._name}-{key}.numba"
 
     @property
