@@ -150,7 +150,7 @@ SMALL = """
 import numba
 from gpu_adam.engines.numba_cache import keep_on_disk
 def work(k):
-    for number in range(k % 7, 20):
+    for number in range(30 * k, 30 * k + 30):  # nobody else's, so that each is compiled
         kernel = numba.njit(eval(f"lambda x: x + {number}"))
         keep_on_disk(kernel, f"kernel{number}")
         kernel.compile((numba.int64,))
@@ -181,7 +181,7 @@ def test_killed_while_they_compile(tmp_path, together, program, seconds, kills):
     """Every entry is whole or absent, the last process gets the right bits, and in time nothing of the others remains."""
     folder = tmp_path / "kernels"
     killed, warned = run(NURSERY + program + f"print(killed(work, {seconds}, {kills}))", folder)
-    assert int(killed) > kills // 3
+    assert int(killed) > kills // 2
     assert warned == ""
     folder.mkdir(mode=0o700, exist_ok=True)
     for entry in folder.iterdir():

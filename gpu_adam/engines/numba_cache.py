@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -25,7 +26,7 @@ from numba.core.funcdesc import FunctionDescriptor
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-from .. import cache
+from .. import cache as disk
 from .fingerprint import digest, environment, settings, sources
 
 
@@ -41,21 +42,21 @@ class _DiskCache(_Cache):  # type: ignore[misc]
         # magic_tuple says of the processor and its features.
         told = (*settings(config, without="CUDA_"), *environment("NUMBA_", "LLVMLITE_"))
         code = (self._name, repr(signature), self._options, repr(codegen.magic_tuple()))
-        key = digest((*code, *told, *sources(), *_versions()))
+        key = digest((*code, *told, _origin()))
         return f"{self._name}-{key}.numba"
 
     @property
     def cache_path(self) -> str:
-        return cache.location()
+        return disk.location()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         target_context.refresh()
         name = self._entry(sig, target_context.codegen())
-        return cache.read(name, lambda content: _rebuilt(content, sig, target_context))
+        return disk.read(name, lambda content: _rebuilt(content, sig, target_context))
 
     def save_overload(self, sig: Any, data: Any) -> None:
         parts = data._reduce()
-        cache.write(self._entry(sig, data.codegen), dumps((_digest_of_code(parts), parts)))
+        disk.write(self._entry(sig, data.codegen), dumps((_digest_of_code(parts), parts)))
 
     def enable(self) -> None:
         """Always on."""
@@ -88,6 +89,12 @@ def _digest_of_code(parts: tuple[Any, ...]) -> bytes:
     """A digest of the machine code and the bitcode in Numba's result."""
     (_, _, (code, bitcode)), *_ = parts
     return sha256(b"%d:%s%s" % (len(code), code, bitcode)).digest()
+
+
+@cache
+def _origin() -> str:
+    """A digest of the sources and of what compiles them, which stay as they are for as long as the process lives."""
+    return digest((*sources(), *_versions()))
 
 
 def _versions() -> tuple[str, ...]:
