@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 NOBODY = 65534
@@ -12,6 +13,20 @@ NOBODY = 65534
 
 STRANGER = 54321
 """Another."""
+
+
+def can_be_others() -> bool:
+    """Whether this process may become other users and give them files, which takes the superuser, and a namespace that knows them."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return False
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            for user in (NOBODY, STRANGER):
+                os.chown(file.name, user, user)
+    except OSError:
+        return False
+    return True
+
 
 _BEGIN = """
 import os, pickle, sys, warnings

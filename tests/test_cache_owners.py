@@ -15,16 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cache_programs import NOBODY, STRANGER, run
+from cache_programs import NOBODY, STRANGER, can_be_others, run
 
 from gpu_adam import cache, doctor, ownership
 
 grp, pwd = pytest.importorskip("grp"), pytest.importorskip("pwd")
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="other systems have other permissions")
-as_root = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only the superuser can become others"
-)
+as_root = pytest.mark.skipif(not can_be_others(), reason="only the superuser can become others")
 
 
 @pytest.fixture
