@@ -108,13 +108,14 @@ def _writers(status: os.stat_result) -> str | None:
 def _is_private_group(path: str, status: os.stat_result) -> bool:
     """Whether only the group may write, and it is the one that many systems give each user, with nobody else in it.
 
-    There the usual umask is 002, and a folder such as ``~/.cache`` may be writable for that group.
+    There the usual umask is 002, and a folder such as ``~/.cache`` may be writable for that group. The superuser's is no such group: many
+    containers put every user into it.
     """
     try:
         user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(status.st_gid)
     except KeyError:
         return False
-    own = user.pw_gid == status.st_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    own = user.pw_gid == status.st_gid != 0 and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
     return own and not status.st_mode & stat.S_IWOTH and not _has_access_list(path)
 
 

@@ -181,6 +181,8 @@ def test_what_numba_cuda_is_told_is_part_of_its_key(monkeypatch: pytest.MonkeyPa
 
 def test_a_library_that_cannot_be_found_is_no_error() -> None:
     assert fingerprint.library("no such library").startswith("no such library: ")
+    assert fingerprint.file(None) == "None is not there"
+    assert fingerprint.file("/no/such/file") == "/no/such/file is not there"
 
 
 def test_parts_do_not_run_together() -> None:

@@ -119,12 +119,13 @@ def test_a_folder_that_others_could_exchange_is_not_used(
         (7, "staff", [], 0o775, False),
         (8, "ann", [], 0o775, False),
         (7, "ann", [], 0o777, False),
+        (0, "ann", [], 0o775, False),
     ],
 )
 def test_a_group_of_ones_own(
     monkeypatch: pytest.MonkeyPatch, gid: int, group: str, members: list[str], mode: int, private: bool
 ) -> None:
-    monkeypatch.setattr(pwd, "getpwuid", lambda user: SimpleNamespace(pw_name="ann", pw_gid=7))
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: SimpleNamespace(pw_name="ann", pw_gid=gid and 7))
     monkeypatch.setattr(grp, "getgrgid", lambda number: SimpleNamespace(gr_name=group, gr_mem=members))
     monkeypatch.setattr(os, "listxattr", lambda path: [], raising=False)
     status = SimpleNamespace(st_gid=gid, st_mode=stat.S_IFDIR | mode)
@@ -173,6 +174,22 @@ def test_a_folder_is_not_made_in_another_owners(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "theirs" / "more" / "kernels"))
     refused("belongs to")
     assert not list((tmp_path / "theirs").iterdir())
+
+
+@as_root
+def test_the_owner_of_the_root_stands_for_the_superuser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a user namespace does not map the superuser, who owns the folders above the home folder then."""
+    folder = tmp_path / "above" / "kernels"
+    monkeypatch.setenv(cache.VARIABLE, str(folder))
+    filled(folder)
+    os.chown(folder.parent, STRANGER, STRANGER)
+    real = os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda path, **more: SimpleNamespace(st_uid=STRANGER) if path == "/" else real(path, **more)
+    )
+    assert cache.read("a") == b"machine code"
+    os.chown(folder, STRANGER, STRANGER)
+    refused("belongs to")
 
 
 class Attack:

@@ -92,7 +92,10 @@ def library(name: str) -> str:
         return f"{name}: {type(error).__name__}"
 
 
-def file(path: str) -> str:
-    """A file's path, size and time."""
-    found = os.stat(path)
+def file(path: str | None) -> str:
+    """A file's path, size and time; in words where there is none."""
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return f"{path} is not there"
     return f"{path} {found.st_size} {found.st_mtime_ns}"
