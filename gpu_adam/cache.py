@@ -87,7 +87,9 @@ def read(name: str, decode: Callable[[bytes], Any] = bytes) -> Any:
     except FileNotFoundError:
         return None
     except OSError as error:
-        _warn(f"cannot read {path} ({error}); the kernel is compiled again")
+        # Of all the entries that the system does not hand over, the first; of those that are another's or no files, each.
+        once = error.errno and ("read", os.path.dirname(path), error.errno)
+        _warn(f"cannot read {path} ({error}); the kernel is compiled again", once)
         return None
     digest, content = entry[:_DIGEST], entry[_DIGEST:]
     if digest != _digest(name, content):
@@ -126,7 +128,7 @@ def write(name: str, content: bytes) -> None:
             raise
     except OSError as error:
         # Of all the entries that a full disk or a write-protected folder does not take, the first.
-        _warn(f"cannot write {path} ({error}); the kernel is kept in memory only", once=(folder, error.errno))
+        _warn(f"cannot write {path} ({error}); the kernel is kept in memory only", once=("write", folder, error.errno))
 
 
 def _digest(name: str, content: bytes) -> bytes:

@@ -79,14 +79,14 @@ def fault_of(path: str, status: os.stat_result) -> str | None:
 def _fault_above(path: str, status: os.stat_result) -> str | None:
     """Who else could put another folder in the place of one that lies in this one, and the remedy."""
     if not _is_trusted(status.st_uid):
-        return f"{path} belongs to {_user(status.st_uid)}, who could put another folder in its place"
+        return f"{path} belongs to {_user(status.st_uid)}, who could put another folder in the place of one in it"
     writers = _writers(status)
     # In a sticky folder nobody renames or removes what is another's.
     if writers is None or status.st_mode & stat.S_ISVTX or _is_private_group(path, status):
         return None
     return (
         f"{writers} may write to {path} (mode {stat.S_IMODE(status.st_mode):04o}), "
-        f"and so put another folder in its place: chmod go-w {path}"
+        f"and so put another folder in the place of one in it: chmod go-w {path}, or chmod +t {path}"
     )
 
 

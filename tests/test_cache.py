@@ -184,6 +184,24 @@ def test_what_cannot_be_written_is_one_warning(
     assert [entry.name for entry in folder.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_cannot_be_read_is_one_warning(folder: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    for name in "abc":
+        cache.write(name, b"machine code")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", fail)
+            assert [cache.read(name) for name in "abc"] == [None] * 3
+        assert cache.read("a") == b"machine code"
+    assert len(caught) == 1
+    assert "cannot read" in str(caught[0].message)
+
+
 def test_a_folder_that_is_removed_meanwhile_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write("a", b"machine code")
     shutil.rmtree(folder)

@@ -105,7 +105,7 @@ def test_a_folder_that_others_could_exchange_is_not_used(
     above = tmp_path / "above"
     above.chmod(0o700 | bits | sticky)
     if bits & 0o022 and not sticky:
-        refused(f"may write to {above}", "another folder in its place")
+        refused(f"may write to {above}", "another folder in the place of one in it")
     else:
         assert cache.read("a") == b"machine code"
 
@@ -164,7 +164,7 @@ def test_a_folder_in_another_owners_is_not_used(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "theirs" / "kernels"))
     filled(tmp_path / "theirs" / "kernels")
     os.chown(tmp_path / "theirs", STRANGER, STRANGER)
-    refused(f"{tmp_path / 'theirs'} belongs to user {STRANGER}", "another folder in its place")
+    refused(f"{tmp_path / 'theirs'} belongs to user {STRANGER}", "another folder in the place of one in it")
 
 
 @as_root
