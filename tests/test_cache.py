@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from cache_programs import NOBODY, NURSERY, can_be_others, run
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shipped import ADAM, AMSGRAD
 
@@ -101,6 +101,7 @@ def test_an_entry_under_another_name_is_found_out(folder: Path, name: str) -> No
         assert cache.read(name or "c") is None
 
 
+@settings(deadline=None, max_examples=50)
 @given(entry=st.binary(max_size=100), name=st.sampled_from(["a", "b-" + "0" * 32 + ".numba"]))
 def test_whatever_lies_there_is_no_entry_and_no_error(
     tmp_path_factory: pytest.TempPathFactory, entry: bytes, name: str
