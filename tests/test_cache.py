@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import shutil
 import sys
+import tempfile
+import time
 import warnings
 from pathlib import Path
 
 import pytest
+from cache_programs import NOBODY, NURSERY, can_be_others, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shipped import ADAM, AMSGRAD
 
 from gpu_adam import cache
@@ -84,6 +91,219 @@ def test_an_entry_that_cannot_be_written_is_a_warning(folder: Path) -> None:
     with pytest.warns(RuntimeWarning, match="cannot write"):
         cache.write("a", b"x")
     assert [entry.name for entry in folder.iterdir()] == ["a"], "the temporary file is gone"
+
+
+@pytest.mark.parametrize("name", ["b", "a.", "", "ab"])
+def test_an_entry_under_another_name_is_found_out(folder: Path, name: str) -> None:
+    cache.write("a", b"machine code")
+    (folder / "a").rename(folder / (name or "c"))
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        assert cache.read(name or "c") is None
+
+
+@settings(deadline=None, max_examples=50)
+@given(entry=st.binary(max_size=100), name=st.sampled_from(["a", "b-" + "0" * 32 + ".numba"]))
+def test_whatever_lies_there_is_no_entry_and_no_error(
+    tmp_path_factory: pytest.TempPathFactory, entry: bytes, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("kernels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.VARIABLE, str(folder))
+        (folder / name).write_bytes(entry)
+        with pytest.warns(RuntimeWarning, match="damaged"):
+            assert cache.read(name) is None
+        cache.write(name, entry)
+        assert cache.read(name) == entry
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no kernel"), EOFError(), KeyError("symbol"), MemoryError(), SystemError()]
+)
+def test_a_good_entry_that_cannot_be_decoded_is_replaced(folder: Path, error: Exception) -> None:
+    def decode(content: bytes) -> bytes:
+        if content == b"bad":
+            raise error
+        return content
+
+    cache.write("a", b"bad")
+    with pytest.warns(RuntimeWarning, match=f"{type(error).__name__}.*compiled again"):
+        assert cache.read("a", decode) is None
+    cache.write("a", b"good")
+    assert cache.read("a", decode) == b"good"
+
+
+def test_a_reader_makes_no_folder(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cache.read("a") is None
+    assert not folder.exists()
+
+
+READ_ONLY = """
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found = [cache.read(name) for name in "abc"], len(caught)
+    cache.write("d", b"more")
+    cache.write("e", b"more")
+    print(*found, len(caught), cache.fault() is not None, sorted(os.listdir(cache.location())))
+"""
+
+
+def test_a_folder_that_cannot_be_written_is_read(tmp_path: Path) -> None:
+    """Permissions do not stop the superuser, who therefore becomes somebody else."""
+    user = NOBODY if can_be_others() else None
+    if user is None and (os.name != "posix" or os.geteuid() == 0):
+        pytest.skip("there is nobody here whom permissions stop")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "kernels"
+        os.chmod(name, 0o1777)
+        run("for name in 'abc': cache.write(name, name.encode())", folder, user)
+        folder.chmod(0o555)
+        printed, _ = run(READ_ONLY, folder, user)
+        folder.chmod(0o755)
+    assert printed == "[b'a', b'b', b'c'] 0 1 True ['a', 'b', 'c']"
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.ESTALE])
+@pytest.mark.parametrize("place", ["mkstemp", "replace"])
+def test_what_cannot_be_written_is_one_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: int, place: str
+) -> None:
+    cache.write("a", b"machine code")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr({"mkstemp": tempfile, "replace": os}[place], place, fail)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in "abc":
+            cache.write(name, b"more")
+        assert cache.read("a") == b"machine code"
+    assert len(caught) == 1
+    assert "kept in memory only" in str(caught[0].message)
+    assert [entry.name for entry in folder.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_cannot_be_read_is_one_warning(folder: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    for name in "abc":
+        cache.write(name, b"machine code")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", fail)
+            assert [cache.read(name) for name in "abc"] == [None] * 3
+        assert cache.read("a") == b"machine code"
+    assert len(caught) == 1
+    assert "cannot read" in str(caught[0].message)
+
+
+def test_a_folder_that_is_removed_meanwhile_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.write("a", b"machine code")
+    shutil.rmtree(folder)
+    assert cache.read("a") is None
+    cache.write("a", b"machine code")
+    assert cache.read("a") == b"machine code"
+    replace = os.replace
+
+    def removed(source: str, to: str) -> None:
+        shutil.rmtree(folder)
+        replace(source, to)
+
+    monkeypatch.setattr(os, "replace", removed)
+    with pytest.warns(RuntimeWarning, match="kept in memory only"):
+        cache.write("b", b"more")
+
+
+def test_a_current_folder_that_is_gone_is_a_warning(tmp_path: Path) -> None:
+    program = "os.rmdir(os.getcwd()); print(cache.read('a')); cache.write('a', b'x'); cache.write('b', b'x')"
+    (tmp_path / "here").mkdir()
+    printed, warned = run(f"os.chdir({str(tmp_path / 'here')!r}); {program}", Path("kernels"))
+    assert printed == "None"
+    assert warned.count("the current folder was removed") == 1
+
+
+# ---- What killed writers leave
+
+KEY = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize("hours", [-1000, -7, -5, 0, 5, 7, 1000])
+@pytest.mark.parametrize("ahead", [0, 3, -100])
+def test_what_a_killed_writer_left_is_removed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int, ahead: int
+) -> None:
+    """By the clock of the file system, whatever this machine's says."""
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + ahead * 3600)
+    cache.write("a", b"machine code")
+    left = [
+        folder / name for name in (f".adam-{KEY}.numba.ab_d3f9h", ".gpu_adam.a.abcdefgh", ".gpu_adam.probe.12345678")
+    ]
+    others = [
+        folder / name for name in (".config.original", ".a", "a.abcdefgh", ".nfs000000000000001", f"adam-{KEY}.numba")
+    ]
+    for path in (*left, *others):
+        path.write_bytes(b"half")
+        os.utime(path, (now - hours * 3600,) * 2)
+    (folder / ".gpu_adam.folder.abcdefgh").mkdir()
+    cache.write("b", b"more")
+    assert [path.exists() for path in left] == [abs(hours) < 6] * 3
+    assert all(path.exists() for path in others)
+    assert cache.read("a") == b"machine code"
+
+
+KILLS = """
+from hashlib import sha256
+def content(name, k):
+    return k.to_bytes(4, "big") + sha256(f"{name} {k}".encode()).digest() * 50_000
+def work(k):
+    while True:
+        for name in "abc":
+            cache.write(name, content(name, k))
+            time.sleep(0.001)
+found = killed(work, 0.06, 50)
+kept = {name: cache.read(name) for name in "abc"}
+whole = all(entry is None or entry == content(name, int.from_bytes(entry[:4], "big")) for name, entry in kept.items())
+left = [name for name in os.listdir(cache.location()) if name not in "abc"]
+for name in left:
+    path = os.path.join(cache.location(), name)
+    os.utime(path, (time.time() - 7 * 3600,) * 2)
+cache.write("d", b"last")
+print(found, whole, len(left) > 0, sorted(set(os.listdir(cache.location())) - set("abc")))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+def test_after_50_kills_every_entry_is_whole_or_absent(tmp_path: Path) -> None:
+    assert run(NURSERY + KILLS, tmp_path / "kernels") == ("50 True True ['d']", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+def test_writers_and_readers_at_once(tmp_path: Path) -> None:
+    """A reader finds one writer's entry or another's, whole; a sweep meanwhile takes nothing from a writer."""
+    program = """
+contents = [bytes([k]) * 3_000_000 for k in range(3)]
+cache.write("a", contents[0])
+children = []
+for content in contents:
+    child = os.fork()
+    if not child:
+        warnings.simplefilter("error")
+        for _ in range(30):
+            cache.write("a", content)
+            if cache.read("a") not in contents:
+                os._exit(1)
+        os._exit(0)
+    children.append(child)
+print([os.waitpid(child, 0)[1] for child in children], os.listdir(cache.location()))
+"""
+    assert run(program, tmp_path / "kernels") == ("[0, 0, 0] ['a']", "")
 
 
 # ---- With kernels in it

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FunctionType
 
 import pytest
+from cache_programs import NURSERY, run
 from numba.extending import is_jitted
 from shipped import RULES, formats_of
 
@@ -30,9 +32,9 @@ for kind in map(int, sys.argv[1]):
 """
 
 
-def steps(folder: Path, which: str) -> tuple[list[str], str]:
+def steps(folder: Path, which: str, **more: str) -> tuple[list[str], str]:
     """What a new process prints that steps Adam for every 0 and AMSGrad for every 1, clipped for 2 and 3, and what it warns of."""
-    environment = {**os.environ, "GPU_ADAM_CACHE_DIR": str(folder)}
+    environment = {**os.environ, "GPU_ADAM_CACHE_DIR": str(folder), **more}
     done = subprocess.run(
         [sys.executable, "-c", STEP, which],
         env=environment,
@@ -124,3 +126,69 @@ def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path, together):
     printed, warned = steps(tmp_path / "file" / "cache", "0")
     assert printed == together[:1]
     assert "RuntimeWarning" in warned
+
+
+def test_code_that_was_compiled_otherwise_is_left_to_nobody(tmp_path, together):
+    """Slow code above all."""
+    assert steps(tmp_path, "0", NUMBA_OPT="0") == (together[:1], "")
+    (slow,) = tmp_path.glob("*.numba")
+    content = slow.read_bytes()
+    assert steps(tmp_path, "0") == (together[:1], "")
+    (usual,) = set(tmp_path.glob("*.numba")) - {slow}
+    assert slow.read_bytes() == content
+    assert len(usual.read_bytes()) != len(content)
+
+
+def test_two_processes_compile_at_once(tmp_path, together):
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(lambda _: steps(tmp_path, "0"), range(2))) == [(together[:1], "")] * 2
+    assert [entry.suffix for entry in tmp_path.iterdir()] == [".numba"]
+    assert steps(tmp_path, "0") == (together[:1], "")
+
+
+SMALL = """
+import numba
+from gpu_adam.engines.numba_cache import keep_on_disk
+def work(k):
+    for number in range(30 * k, 30 * k + 30):  # nobody else's, so that each is compiled
+        kernel = numba.njit(eval(f"lambda x: x + {number}"))
+        keep_on_disk(kernel, f"kernel{number}")
+        kernel.compile((numba.int64,))
+        if kernel(1) != 1 + number:
+            raise AssertionError(number)
+kernel = numba.njit(lambda x: x)
+kernel.compile((numba.int64,))  # what the first compilation imports
+"""
+
+LARGE = """
+import numpy as np
+from gpu_adam import GpuAdam, GpuNAdam, GpuSgd
+from gpu_adam.kernels import cpu
+kinds = [(kind, format) for kind in (GpuAdam, GpuNAdam, GpuSgd) for format in (np.float32, np.float64, np.float16)]
+def work(k):
+    for kind, format in kinds[k % 9 :] + kinds[: k % 9]:
+        kind([np.ones(9, format)]).step([np.ones(9, format)])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+@pytest.mark.parametrize(
+    ("program", "seconds", "kills"),
+    [(SMALL, 0.5, 10), pytest.param(SMALL, 0.5, 50, marks=pytest.mark.slow), pytest.param(LARGE, 2, 50, marks=pytest.mark.slow)],
+    ids=["small", "small-50", "large-50"],
+)  # fmt: skip
+def test_killed_while_they_compile(tmp_path, together, program, seconds, kills):
+    """Every entry is whole or absent, the last process gets the right bits, and in time nothing of the others remains."""
+    folder = tmp_path / "kernels"
+    killed, warned = run(NURSERY + program + f"print(killed(work, {seconds}, {kills}))", folder)
+    assert int(killed) > kills // 2
+    assert warned == ""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for entry in folder.iterdir():
+        assert entry.name.endswith(".numba") or entry.name.startswith(".gpu_adam.")
+        os.utime(entry, (entry.stat().st_mtime - 7 * 3600,) * 2)
+    whole, warned = run(program + "work(0); cache.write('last', b''); print(*os.listdir(cache.location()))", folder)
+    assert warned == ""
+    assert all(name.endswith((".numba", "last")) for name in whole.split())
+    if program is LARGE:
+        assert steps(folder, "01") == (together, "")

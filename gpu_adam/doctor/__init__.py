@@ -22,6 +22,7 @@ def examine(engines: Sequence[str] = ENGINES) -> Report:
         conflict=find_conflict(),
         cache_folder=cache.location(),
         cache_writable=cache.cache_dir() is not None,
+        cache_fault=cache.fault(),
         engines=[examine_engine(name) for name in engines],
     )
 

@@ -22,6 +22,7 @@ class Report:
         conflict: Which packages cannot stand side by side and do, and what to do.
         cache_folder: Where compiled kernels are kept.
         cache_writable: Whether they can be.
+        cache_fault: Why they cannot be, and what to do.
         engines: What became of each.
     """
 
@@ -30,6 +31,7 @@ class Report:
     conflict: str | None
     cache_folder: str
     cache_writable: bool
+    cache_fault: str | None
     engines: list[EngineReport]
 
     @property
@@ -42,7 +44,11 @@ def describe(report: Report) -> str:
     """The report as text."""
     machine = report.machine
     here = [f"{name} {found}" for name, found in report.packages.items() if found is not None]
-    unwritable = f"NOT writable: kernels are compiled again in each process; set {cache.VARIABLE} to another folder"
+    reason = f" ({report.cache_fault})" if report.cache_fault else ""
+    unwritable = (
+        f"NOT writable{reason}: kernels that cannot be read from it are compiled again in each process; "
+        f"set {cache.VARIABLE} to another folder"
+    )
     lines = [
         f"gpu_adam {__version__}, Python {platform.python_version()}, {machine.system}",
         _entry("processor", f"{machine.cpu}, {machine.processors} usable"),

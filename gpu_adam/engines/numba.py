@@ -18,10 +18,11 @@ import numpy as np
 
 from . import EngineUnavailable, driver
 from .driver_binding import DriverBinding
+from .fingerprint import package_version
 from .gpu import GpuEngine
 from .gpu_binding import Call
 from .gpu_kernels import Kernel
-from .nvvm import compile_kernel, numba_cuda, package_version
+from .nvvm import compile_kernel, numba_cuda
 from .streams import numba_stream
 
 

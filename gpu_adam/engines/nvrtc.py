@@ -6,19 +6,18 @@ flushed to zero, and the bits would no longer be the CPU's. It needs neither a G
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
-from .. import cache as disk
 from ..policy import Hint
 from . import CompileError, EngineUnavailable
+from .binaries import kept
 from .driver import remedy
+from .fingerprint import digest, environment, library
 from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 
 OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=false")
@@ -139,13 +138,13 @@ def compile_kernel(kernel: Kernel, capability: int) -> Code:
 @cache
 def _compiled(kernel: Kernel, architecture: str) -> Code:
     name = f"{kernel.name}-{key(kernel, architecture)}.{'ptx' if architecture[0] == 'c' else 'cubin'}"
-    entry = disk.read(name)
-    if entry is not None:
-        head, _, binary = entry.partition(b"\n")
-        return Code(json.loads(head)["symbol"], architecture, binary)
-    symbols, binary = build(files_of(kernel), [expression_of(kernel)], architecture)
-    disk.write(name, json.dumps({"symbol": symbols[0]}).encode() + b"\n" + binary)
-    return Code(symbols[0], architecture, binary)
+
+    def build_one() -> tuple[str, bytes]:
+        symbols, binary = build(files_of(kernel), [expression_of(kernel)], architecture)
+        return symbols[0], binary
+
+    symbol, binary = kept(name, build_one)
+    return Code(symbol, architecture, binary)
 
 
 def key(kernel: Kernel, architecture: str) -> str:
@@ -156,14 +155,12 @@ def key(kernel: Kernel, architecture: str) -> str:
         architecture,
         *OPTIONS,
         *map(str, version()),
+        library("nvrtc"),
+        *environment("NVCC_", "NVRTC_", "NVVM_", "LIBNVVM_"),
     ]
     for name, text in sorted(sources().items()):
         parts += [name, text]
-    digest = sha256()
-    for part in parts:
-        # With their lengths, so that no two lists of parts run together into the same text.
-        digest.update(f"{len(part)}:{part}".encode())
-    return digest.hexdigest()[:32]
+    return digest(parts)
 
 
 def build(files: Sequence[str], expressions: Iterable[str], architecture: str) -> tuple[list[str], bytes]:

@@ -10,17 +10,15 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from .. import cache as disk
 from ..prologue import PROLOGUE_THREADS
 from . import CompileError
+from .binaries import kept
+from .fingerprint import digest, environment, file, library, package_version, settings, sources
 from .gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 
 Capability = tuple[int, int]
@@ -72,20 +70,16 @@ def compile_kernel(kernel: Kernel, capability: Capability) -> tuple[str, bytes]:
     """
     more = (kernel.vectors, kernel.hint, kernel.persistent) if isinstance(kernel, UpdateKernel) else ()
     geometry = map(str, (*_bounds_of(kernel), *more))
+
+    def build() -> tuple[str, bytes]:
+        symbol, ptx = compile_ptx(kernel, capability)
+        return symbol, link(ptx, capability)
+
     if kernel.rule is not None and not kernel.rule.is_shipped:
         # Its text may use anything, so no key would be sure to change with it.
-        text, ptx = compile_ptx(kernel, capability)
-        return text, link(ptx, capability)
-    key = _digest(kernel.name, *geometry, _architecture(capability), *_sources(), *_versions())
-    place = f"{kernel.name}-{key}.numba.cubin"
-    entry = disk.read(place)
-    if entry is not None:
-        symbol, _, binary = entry.partition(b"\n")
-        return symbol.decode(), binary
-    text, ptx = compile_ptx(kernel, capability)
-    binary = link(ptx, capability)
-    disk.write(place, text.encode() + b"\n" + binary)
-    return text, binary
+        return build()
+    parts = (kernel.name, *geometry, _architecture(capability), *_sources(), *_versions(), *_settings())
+    return kept(f"{kernel.name}-{digest(parts)}.numba.cubin", build)
 
 
 def compile_ptx(kernel: Kernel, capability: Capability) -> tuple[str, str]:
@@ -146,39 +140,25 @@ def link(ptx: str, capability: Capability) -> bytes:
         raise CompileError(f"PTX could not be linked for {architecture}: {error}") from error
 
 
-def package_version(name: str) -> str:
-    """The version of an installed package, in words where there is none."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "of unknown version"
-
-
 def _architecture(capability: Capability) -> str:
     return f"sm_{capability[0]}{capability[1]}"
 
 
-def _digest(*parts: str) -> str:
-    digest = sha256()
-    for part in parts:
-        # With their lengths, so that no two lists of parts run together into the same text.
-        digest.update(f"{len(part)}:{part}".encode())
-    return digest.hexdigest()[:32]
-
-
-@cache
 def _sources() -> tuple[str, ...]:
-    """The texts that a kernel is made of: the kernels' own, and the modules whose tables and sizes they go by."""
-    kernels = [entry for entry in files("gpu_adam.kernels").iterdir() if entry.name.endswith(".py")]
-    names = ("formats.py", "layout.py", "plan.py", "prologue.py", "engines/nvvm.py")
-    package = [files("gpu_adam") / name for name in names]
-    return tuple(
-        entry.read_text(encoding="utf-8") for entry in (*sorted(kernels, key=lambda entry: entry.name), *package)
-    )
+    return sources("engines/nvvm.py")
 
 
 @cache
 def _versions() -> tuple[str, ...]:
     from numba.cuda import runtime
+    from numba.cuda.cudadrv.libs import get_libdevice
 
-    return (*(f"{name} {package_version(name)}" for name in _COMPILERS), f"toolkit {runtime.get_version()}")
+    packages = (f"{name} {package_version(name)}" for name in _COMPILERS)
+    libraries = (library("nvvm"), library("nvJitLink"), file(get_libdevice()))
+    return (*packages, f"toolkit {runtime.get_version()}", *libraries)
+
+
+def _settings() -> tuple[str, ...]:
+    from numba.cuda.core import config
+
+    return (*settings(config), *environment("NUMBA_", "LLVMLITE_", "NVVM_", "LIBNVVM_", "NVJITLINK_"))
