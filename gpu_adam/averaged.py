@@ -18,23 +18,25 @@ class Averaged(io.IOBase):
     that is C code and calls ``close``, and so has its destructor; here ``close`` is C code too, until it has handed over the work.
     """
 
-    def __init__(self, begin: Callable[[Averaged], None], end: Callable[[Averaged], None]) -> None:
+    def __init__(self, begin: Callable[[object], None], end: Callable[[object], None]) -> None:
         """Nothing is begun yet.
 
         Args:
-            begin: Makes the parameters their averages.
-            end: Makes them what they were; nothing, if that has been done, or not been begun.
+            begin: Makes the parameters their averages; it is given what stands for the block.
+            end: Makes them what they were; nothing, if another block has changed them, or none.
         """
         self._begin = begin
         self._end = end
-        self.close: Callable[[], Any] = lambda: None
+        self.close: Callable[[], Any] = int  # which does nothing
 
     def __enter__(self) -> None:  # type: ignore[override]
         """Begin it."""
-        # Consumed once, however often it is closed.
-        self.close = partial(deque, prepared(partial(self._end, self)), 0)
+        # Not itself, which would then live until the next garbage collection.
+        block = object()
+        # Consumed once, however often it is closed. What closing returns is false, and so keeps no exception from the caller.
+        self.close = partial(deque, prepared(partial(self._end, block)), 0)
         try:
-            return self._begin(self)
+            return self._begin(block)
         except BaseException:
             self.close()
             raise

@@ -170,7 +170,7 @@ class GpuOptimizer:
         self._control = Control()
         self._captures = Captures()
         self._users: dict[None, User] = {}
-        self._swapped: tuple[Averaged, list[tuple[Placed, Any]]] | None = None
+        self._swapped: tuple[object, list[tuple[Placed, Any]]] | None = None
         self.param_groups: list[dict[str, Any]] = []
         self._members = Members(
             self.algorithm,
@@ -553,13 +553,13 @@ class GpuOptimizer:
         return Averaged(self._begin_block, self._end_block)
 
     @alone
-    def _begin_block(self, block: Averaged) -> None:
+    def _begin_block(self, block: object) -> None:
         self._require_average()
         self._refuse_if_swapped()
         self._follow()
         uninterrupted(self._swap_in, block)
 
-    def _swap_in(self, block: Averaged) -> None:
+    def _swap_in(self, block: object) -> None:
         self._stepper.begin_averages()
         # The average of a parameter that was never stepped is the parameter.
         steps = self._stepper.read_steps()
@@ -572,7 +572,7 @@ class GpuOptimizer:
         # Nobody has written to the parameters, as far as their master weights are concerned.
         self._stepper.residence.forget_writes()
 
-    def _end_block(self, block: Averaged) -> None:
+    def _end_block(self, block: object) -> None:
         """Make the parameters what they were, where this is the block that changed them."""
         if self._swapped is None or self._swapped[0] is not block:
             return

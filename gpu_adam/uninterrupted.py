@@ -22,7 +22,7 @@ from functools import partial
 from itertools import chain, starmap
 from types import BuiltinFunctionType
 from typing import Any, Generic, ParamSpec, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from .surroundings import surroundings
 
@@ -109,17 +109,22 @@ def uninterrupted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwarg
 
 
 def prepared(function: Callable[[], Any]) -> Iterator[Any]:
-    """Calls a function as `uninterrupted` does, when it is consumed and not before; until it is called it is all C code."""
+    """Calls a function as `uninterrupted` does, when it is consumed and not before; until it is called it is all C code.
+
+    Whichever thread consumes it; the streams are those that are current now.
+    """
     surround = _helper.surround()
     if surround is None:
         return starmap(function, [()])
     job = _Job(function, surround)
-    _helper.prepared.add(job)
-    return chain(_helper.asked(job), starmap(job.result, [()]))
+    by_thread = _helper.prepared[job] = {_thread.get_ident(): _helper.asked(job)}
+    # Another thread, to which a garbage collection may have come, does it itself: the helper would wait for itself.
+    chosen = map(by_thread.get, starmap(_thread.get_ident, [()]), [starmap(job.run, [()])])
+    return chain(chain.from_iterable(chosen), starmap(job.result, [()]))
 
 
 class _Job(Generic[_R]):
-    """A call, made by the helper, or by the thread that asks once there is no helper any more."""
+    """A call, as a rule made by the helper."""
 
     def __init__(self, call: Callable[[], _R], surround: Callable[[], None]) -> None:
         self._call = call
@@ -128,9 +133,6 @@ class _Job(Generic[_R]):
         self._outcome: list[_R] = []
         self._error: BaseException | None = None
         self.gate = Gate()
-        # What is done where it is asked for, in lists so that it can be changed until then.
-        self.handed: list[Iterator[Any]] = []
-        self.alone: list[tuple[()]] = []
 
     def run(self) -> None:
         try:
@@ -154,11 +156,11 @@ class _Helper:
     """The thread that works while the main thread waits; started at first use.
 
     Attributes:
-        prepared: Jobs that may be asked for later.
+        prepared: For each job that may be asked for later, in which thread the helper does it: in none, once there is no helper any more.
     """
 
     def __init__(self) -> None:
-        self.prepared: WeakSet[_Job[Any]] = WeakSet()
+        self.prepared: WeakKeyDictionary[_Job[Any], dict[int, Iterator[Any]]] = WeakKeyDictionary()
         self._jobs: SimpleQueue[_Job[Any]] = SimpleQueue()
         self._is_there = self._has_retired = False
         if hasattr(os, "register_at_fork"):
@@ -180,8 +182,7 @@ class _Helper:
 
     def asked(self, job: _Job[Any]) -> Iterator[Any]:
         """Has the job done, as it is consumed, and waits; it is all C code."""
-        job.handed.append(chain(job.gate.closing(), map(self._jobs.put, [job]), job.gate.passing()))
-        return chain(chain.from_iterable(job.handed), starmap(job.run, job.alone))
+        return chain(job.gate.closing(), map(self._jobs.put, [job]), job.gate.passing())
 
     def _forget(self) -> None:
         # A forked child has the queue but not the thread.
@@ -193,10 +194,8 @@ class _Helper:
         self._leave_alone()
 
     def _leave_alone(self) -> None:
-        for job in self.prepared:
-            if job.handed:
-                job.handed.clear()
-                job.alone.append(())
+        for by_thread in list(self.prepared.values()):
+            by_thread.clear()
 
 
 def _serve(jobs: SimpleQueue[_Job[Any]]) -> None:

@@ -93,6 +93,39 @@ def test_prepared_work_is_done_once_when_it_is_consumed() -> None:
         at_once(prepared(lambda: {}[1]))
 
 
+def test_prepared_work_is_done_by_whoever_comes_to_it() -> None:
+    found: list[int] = []
+
+    def work() -> None:
+        found.append(threading.get_ident())
+
+    # By the helper itself, as where it collects garbage.
+    call(at_once, prepared(work))
+    assert found == [call(threading.get_ident)]
+    thread = threading.Thread(target=at_once, args=(prepared(work),))
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(found) == 2
+
+
+def test_a_block_that_nobody_ends_is_ended_when_it_is_dropped() -> None:
+    p = np.ones(4, np.float32)
+    opt = GpuAdam([p], polyak_average=True)
+    for _ in range(2):
+        opt.step([p.copy()])
+    before = p.copy()
+    block = opt.averaged()
+    block.__enter__()
+    assert not np.array_equal(p, before)
+    del block
+    assert np.array_equal(p, before)
+    with pytest.raises(KeyError), opt.averaged():
+        raise KeyError
+    assert np.array_equal(p, before)
+    opt.step([p.copy()])
+
+
 def test_where_no_thread_can_be_started_the_caller_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uninterrupted, "_helper", uninterrupted._Helper())
     monkeypatch.setattr(uninterrupted, "start_thread", lambda serve: False)
