@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..forks import unforked
 from ..formats import Format
 from ..layout import Device
 from ..plan import Launch
@@ -216,7 +217,8 @@ def engine_named(name: str) -> Engine:
     if name not in ENGINES:
         raise ValueError(f"engine={name!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
     # Imported by name and late: an engine imports its libraries, which take seconds or are not there.
-    engine: Engine = import_module(f".{name}", __name__).engine()
+    with unforked():
+        engine: Engine = import_module(f".{name}", __name__).engine()
     return engine
 
 

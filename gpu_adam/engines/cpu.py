@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..forks import unforked
 from ..formats import FLOAT32, FLOAT64, Format
 from ..kernels.row import ROW_WORDS
 from ..kernels.rules import Rule
@@ -230,6 +231,7 @@ def _cuts(count: int, elements: int, serial: int, threads: int, multiple: int = 
 
 
 @functools.cache
+@unforked()
 def compiled(kind: Specialization) -> Any:
     """The compiled kernel of a specialization, from the disk where it was compiled before."""
     kernels = _kernels("cpu")
@@ -237,6 +239,7 @@ def compiled(kind: Specialization) -> Any:
 
 
 @functools.cache
+@unforked()
 def measuring() -> Any:
     """The compiled kernel that measures gradients."""
     kernels = _kernels("cpu_prologue")
@@ -244,6 +247,7 @@ def measuring() -> Any:
 
 
 @functools.cache
+@unforked()
 def finishing(rule: Rule) -> Any:
     """The compiled kernel that computes the rows, for the rules that have this one's coefficients."""
     kernels = _kernels("cpu_prologue")
@@ -251,6 +255,7 @@ def finishing(rule: Rule) -> Any:
 
 
 @functools.cache
+@unforked()
 def coalescing(values: Format, working: Format) -> Any:
     """The compiled kernel that sums rows."""
     kernels = _kernels("cpu_rows")

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from ..forks import unforked
 from ..layout import Device
 from ..plan import ROLES, Launch
 from ..policy import GPU_POLICY, Policy
@@ -127,7 +128,7 @@ class GpuEngine(Generic[SomeBinding]):
 
     def _function(self, kernel: Kernel, device: int) -> Any:
         # Two threads that make their first step at once must not load a module twice.
-        with self._lock:
+        with unforked(), self._lock:
             if (device, kernel) not in self._functions:
                 symbol, binary = self.compiled(kernel, self._cuda.capability(device))
                 self._functions[device, kernel] = self._cuda.function(binary, symbol)
