@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from .cohorts import Mode
 from .control import Control
 from .gradients import Gradients
 from .hyperparameters import Averaging
+from .lazy import cached_property
 from .parameters import Residence
 from .placement import place
 from .scaling import UNSCALED, Scaling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ import pytest
 
 from gpu_adam import forks
 from gpu_adam.forks import unforked
+from gpu_adam.kernels import rules
+from gpu_adam.lazy import cached_property
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
@@ -184,3 +187,39 @@ def test_an_error_leaves_the_block() -> None:
         with pytest.raises(ValueError, match="no"):
             fail()
     assert forking.fork("fork", enter) == 0
+
+
+# Properties that are computed once.
+
+
+def test_a_property_that_another_thread_computes_is_there_in_the_child() -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, waits: bool) -> None:
+            self.waits = waits
+
+        @cached_property
+        def value(self) -> object:
+            if self.waits:
+                begun.set()
+                finish.wait(60)
+            return object()
+
+    thread = threading.Thread(target=lambda: Slow(True).value)
+    thread.start()
+    begun.wait(60)
+    try:
+        fast = Slow(False)
+        assert forking.fork("fork", lambda: fast.value and None) == 0
+        assert fast.value is fast.value
+    finally:
+        finish.set()
+        thread.join()
+
+
+def test_no_property_of_the_package_has_a_lock() -> None:
+    package = Path(forks.__file__).parent
+    files = {*package.rglob("*.py"), *Path(rules.__file__).parent.glob("*.py")} - {package / "lazy.py"}
+    assert len(files) > 100
+    assert [file for file in files if re.search("functools import .*cached_property", file.read_text("utf-8"))] == []
