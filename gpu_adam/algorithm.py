@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache, cached_property
+from functools import cache
 from math import sqrt
 from operator import itemgetter, mul
 from typing import Any
@@ -32,6 +32,7 @@ from .kernels.row import (
 )
 from .kernels.rules import Rule
 from .keys import unknown_keys
+from .lazy import cached_property
 from .messages import listed, shown
 from .scaling import Scalar
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import starmap
 from math import inf
 from typing import Any, ClassVar, TypedDict
@@ -31,6 +31,7 @@ from .groups import is_groups
 from .hyperparameters import Averaging
 from .interface import keep_elsewhere, unexpected, unexpected_in_step
 from .layout import Device
+from .lazy import cached_property
 from .loss_scaler import LossScaler
 from .members import Added, Members
 from .messages import a_kind, shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from .control import Control
 from .engines import Stage
 from .gradients import Gradients
 from .hyperparameters import Averaging
+from .lazy import cached_property
 from .parameters import Residence
 from .per_thread import PER_THREAD
 from .placement import place

@@ -18,12 +18,13 @@ from _queue import SimpleQueue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
-from functools import partial
+from functools import partial, wraps
 from itertools import chain, starmap
 from types import BuiltinFunctionType
 from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+from .forks import unforked
 from .surroundings import surroundings
 
 _P = ParamSpec("_P")
@@ -93,7 +94,7 @@ def start_thread(serve: Callable[[], None]) -> bool:
 
 
 def uninterrupted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Call a function where no handlers run, with the caller's context and current streams; what it returns.
+    """Call a function where no handlers run and in whose middle nobody forks, with the caller's context and streams; what it returns.
 
     If an exception is raised that is not the function's own, the function has not begun, or it has come to its end.
 
@@ -102,10 +103,21 @@ def uninterrupted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwarg
     """
     surround = _helper.surround()
     if surround is None:
-        return function(*args, **kwargs)
+        with unforked():
+            return function(*args, **kwargs)
     job = _Job(partial(function, *args, **kwargs), surround)
     at_once(_helper.asked(job))
     return job.result()
+
+
+def whole(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function, called by `uninterrupted`."""
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return uninterrupted(function, *args, **kwargs)
+
+    return call
 
 
 def prepared(function: Callable[[], Any]) -> Iterator[Any]:
@@ -137,7 +149,8 @@ class _Job(Generic[_R]):
     def run(self) -> None:
         try:
             self._surround()
-            self._outcome.append(self._context.run(self._call))
+            with unforked():
+                self._outcome.append(self._context.run(self._call))
         except BaseException as error:
             self._error = error
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from types import FunctionType
 from typing import Any
+
+from gpu_adam.lazy import cached_property
 
 from .row import (
     AVERAGE,

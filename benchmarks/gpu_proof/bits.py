@@ -5,9 +5,10 @@ What takes the time is compiling, which several processes share; and after an il
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
+
+from gpu_adam.engines.processors import usable_processors
 
 from .bits_of_one import programs
 from .cells import OPTIMIZERS, settings_of
@@ -58,4 +59,4 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
 def _workers(dry_run: bool) -> int:
-    return 1 if dry_run else max(1, min(14, (os.cpu_count() or 1) - 2))
+    return 1 if dry_run else max(1, min(14, usable_processors().count - 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -11,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from gpu_adam.engines.processors import usable_processors
 
 from .lines import VARIABLE
 from .record import LeftOut, Report
@@ -40,7 +41,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
         raise LeftOut(f"not installed: {', '.join(missing)}")
     workers = 1
     if not report.dry_run and find_spec("xdist") is not None:
-        workers = max(1, min(WORKERS, (os.cpu_count() or 1) - 2))
+        workers = max(1, min(WORKERS, usable_processors().count - 2))
     several = ["-n", str(workers), "--maxschedchunk=4"] if workers > 1 else []
     if report.dry_run:
         stages = [([*DRY], 1.0)]

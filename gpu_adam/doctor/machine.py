@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..engines import EngineUnavailable, driver
+from ..engines.processors import usable_processors
+from ..engines.threads import VARIABLE
 
 PACKAGES = (
     "numpy", "numba", "ml_dtypes", "cupy-cuda12x", "cupy-cuda13x", "cupy", "numba-cuda", "cuda-core", "cuda-bindings",
@@ -24,7 +26,9 @@ class Machine:
     Attributes:
         system: The operating system and the architecture.
         cpu: The processor's name.
-        processors: How many of them this process may use.
+        processors: How many of them this process may keep busy.
+        processors_source: What says so.
+        threads: The number of threads that the environment asks for, as it does.
         gpus: The GPUs that CUDA can see, by name.
         driver: The version of NVIDIA's driver, where the system tells it, and the newest CUDA that it runs, where a GPU can be used.
         no_gpu: Where none can: why, and what to do.
@@ -33,6 +37,8 @@ class Machine:
     system: str
     cpu: str
     processors: int
+    processors_source: str
+    threads: str | None
     gpus: tuple[str, ...]
     driver: str | None
     no_gpu: str | None
@@ -40,7 +46,7 @@ class Machine:
 
 def find_machine() -> Machine:
     """The hardware and the driver."""
-    affinity = getattr(os, "sched_getaffinity", None)
+    processors = usable_processors()
     gpus: tuple[str, ...] = ()
     version_of_driver = no_gpu = None
     try:
@@ -52,7 +58,9 @@ def find_machine() -> Machine:
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
         cpu=cpu_model(),
-        processors=len(affinity(0)) if affinity else os.cpu_count() or 1,
+        processors=processors.count,
+        processors_source=processors.source,
+        threads=os.environ.get(VARIABLE),
         gpus=gpus,
         driver=version_of_driver,
         no_gpu=no_gpu,

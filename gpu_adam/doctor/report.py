@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import __version__, cache
+from ..engines.threads import VARIABLE
 from .examination import EngineReport
 from .machine import Machine
 
@@ -49,9 +50,10 @@ def describe(report: Report) -> str:
         f"NOT writable{reason}: kernels that cannot be read from it are compiled again in each process; "
         f"set {cache.VARIABLE} to another folder"
     )
+    asked = "" if machine.threads is None else f"; {VARIABLE}={machine.threads}"
     lines = [
         f"gpu_adam {__version__}, Python {platform.python_version()}, {machine.system}",
-        _entry("processor", f"{machine.cpu}, {machine.processors} usable"),
+        _entry("processor", f"{machine.cpu}, {machine.processors} usable ({machine.processors_source}){asked}"),
         _entry("GPUs", ", ".join(machine.gpus) or f"none: {machine.no_gpu}"),
         *([_entry("driver", machine.driver)] if machine.driver else []),
         _entry("packages", ", ".join(here)),

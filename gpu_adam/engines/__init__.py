@@ -20,7 +20,7 @@ from ..layout import Device
 from ..plan import Launch
 from ..policy import Policy
 from ..prologue import Prologue
-from ..uninterrupted import uninterrupted
+from ..uninterrupted import whole
 
 ENGINES = ("cpu", "cupy", "numba")
 
@@ -223,9 +223,10 @@ def engine_named(name: str) -> Engine:
     """
     if name not in ENGINES:
         raise ValueError(f"engine={name!r}: use 'auto', {', '.join(map(repr, ENGINES))}")
-    return uninterrupted(_imported, name)
+    return _imported(name)
 
 
+@whole
 def _imported(name: str) -> Engine:
     # By name and late: an engine imports its libraries, which take seconds or are not there, and some of which cannot be imported again
     # where an exception has come in between.

@@ -12,6 +12,7 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
+from ..forks import unforked
 from .cuda_driver import RELAXED, CudaDriver, cuda_driver
 
 
@@ -27,7 +28,7 @@ class Contexts:
 
     def primary(self, device: int) -> int:
         """The primary context of a device."""
-        with self._lock:
+        with unforked(), self._lock:
             if device not in self._primary:
                 self._primary[device] = self._driver.primary_context(device)
             return self._primary[device]

@@ -20,7 +20,7 @@ from ..layout import Device
 from ..plan import Launch, Specialization
 from ..policy import CPU_POLICY, Policy
 from ..prologue import Prologue
-from ..uninterrupted import uninterrupted
+from ..uninterrupted import whole
 from . import Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums, Stage
 from .threads import ThreadPool, thread_count
 
@@ -232,6 +232,7 @@ def _cuts(count: int, elements: int, serial: int, threads: int, multiple: int = 
 
 
 @functools.cache
+@whole
 def compiled(kind: Specialization) -> Any:
     """The compiled kernel of a specialization, from the disk where it was compiled before."""
     kernels = _kernels("cpu")
@@ -239,6 +240,7 @@ def compiled(kind: Specialization) -> Any:
 
 
 @functools.cache
+@whole
 def measuring() -> Any:
     """The compiled kernel that measures gradients."""
     kernels = _kernels("cpu_prologue")
@@ -246,6 +248,7 @@ def measuring() -> Any:
 
 
 @functools.cache
+@whole
 def finishing(rule: Rule) -> Any:
     """The compiled kernel that computes the rows, for the rules that have this one's coefficients."""
     kernels = _kernels("cpu_prologue")
@@ -253,6 +256,7 @@ def finishing(rule: Rule) -> Any:
 
 
 @functools.cache
+@whole
 def coalescing(values: Format, working: Format) -> Any:
     """The compiled kernel that sums rows."""
     kernels = _kernels("cpu_rows")
@@ -267,7 +271,7 @@ def _kernels(module: str) -> Any:
     """
     # Numba takes half a second to import, so it waits for the first step.
     try:
-        return uninterrupted(import_module, f"gpu_adam.kernels.{module}")
+        return import_module(f"gpu_adam.kernels.{module}")
     except (ImportError, AttributeError) as error:
         raise EngineUnavailable(
             f"Numba cannot be imported beside NumPy {np.__version__} ({error}): pip install --upgrade gpu_adam numba"
@@ -280,11 +284,6 @@ def _kept(kernel: Any, name: str, signature: tuple[Any, ...], rule: Rule | None 
     Raises:
         CompileError: If Numba refuses a rule from elsewhere; the message carries what it said.
     """
-    # An exception in its middle would leave Numba's own tables half filled.
-    return uninterrupted(_compile, kernel, name, signature, rule)
-
-
-def _compile(kernel: Any, name: str, signature: tuple[Any, ...], rule: Rule | None) -> Any:
     from .numba_cache import keep_on_disk
 
     if not hasattr(kernel, "compile"):

@@ -18,7 +18,7 @@ from ..layout import Device
 from ..plan import ROLES, Launch
 from ..policy import GPU_POLICY, Policy
 from ..prologue import Prologue
-from ..uninterrupted import uninterrupted
+from ..uninterrupted import whole
 from . import Memory, RowSums
 from .gpu_binding import Binding, Call
 from .gpu_kernels import Kernel, PrologueKernel, coalesce_kernel, update_kernel
@@ -127,9 +127,10 @@ class GpuEngine(Generic[SomeBinding]):
         return program
 
     def _function(self, kernel: Kernel, device: int) -> Any:
-        return self._functions.get((device, kernel)) or uninterrupted(self._load_function, kernel, device)
+        return self._functions.get((device, kernel)) or self._loaded(kernel, device)
 
-    def _load_function(self, kernel: Kernel, device: int) -> Any:
+    @whole
+    def _loaded(self, kernel: Kernel, device: int) -> Any:
         # This thread has a current device of its own. Two threads that make their first step at once must not load a module twice.
         with self._lock, self._cuda.on(device):
             if (device, kernel) not in self._functions:

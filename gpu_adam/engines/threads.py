@@ -19,23 +19,29 @@ from typing import Any
 from ..messages import EnvironmentVariableError, shown
 from ..uninterrupted import Gate, at_once, start_thread
 from . import Stage
+from .processors import usable_processors
+
+VARIABLE = "GPU_ADAM_NUM_THREADS"
+"""The environment variable that asks for another number of threads."""
 
 _MOST = max(1024, os.cpu_count() or 1)
 
 
 def thread_count() -> int:
-    """Threads of a step: ``GPU_ADAM_NUM_THREADS``, else the processors that this process may use.
+    """Threads of a step: ``GPU_ADAM_NUM_THREADS``, else the processors that this process may keep busy.
+
+    The engine asks once a process, at its first use.
 
     Raises:
         EnvironmentVariableError: If the variable is not a positive whole number, or is one of more threads than can be.
     """
-    asked = os.environ.get("GPU_ADAM_NUM_THREADS")
+    asked = os.environ.get(VARIABLE)
     if asked is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_processors().count
     # Its length first: Python refuses to make a number of thousands of digits.
     if not (asked.isdecimal() and len(asked) < 20 and 1 <= int(asked) <= _MOST):
         raise EnvironmentVariableError(
-            f"GPU_ADAM_NUM_THREADS={shown(asked)}: must be a positive whole number, at most {_MOST:,}; without it, one thread a core"
+            f"{VARIABLE}={shown(asked)}: must be a positive whole number, at most {_MOST:,}; without it, one thread a core"
         )
     return int(asked)
 

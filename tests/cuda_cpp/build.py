@@ -16,6 +16,7 @@ from typing import Any
 import gpu_adam.kernels
 from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, UpdateKernel
 from gpu_adam.engines.nvrtc import expression_of, files_of
+from gpu_adam.engines.processors import usable_processors
 
 HERE = Path(__file__).parent
 KERNELS = Path(gpu_adam.kernels.__file__).parent
@@ -79,7 +80,10 @@ def build(instances: Sequence[Kernel], flags: Sequence[str], folder: Path) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock"):
         if not library.exists():
-            with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+            with (
+                tempfile.TemporaryDirectory(dir=folder) as scratch,
+                ThreadPoolExecutor(usable_processors().count) as pool,
+            ):
                 objects = list(
                     pool.map(lambda k: _compile(units[k], Path(scratch) / f"{k}.cpp", flags), range(len(units)))
                 )
