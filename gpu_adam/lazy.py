@@ -16,4 +16,4 @@ class cached_property(functools.cached_property[_T]):  # noqa: N801, as it is ca
     for it for ever.
     """
 
-    lock = property(lambda self: nullcontext(), lambda self, lock: None)
+    lock = property(lambda self: nullcontext(), lambda self, lock: None, doc="What stands in the place of that lock.")

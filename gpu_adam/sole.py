@@ -9,6 +9,7 @@ from functools import wraps
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
+from .forks import unforked
 from .tracing import untraced
 
 User = tuple[int, object]
@@ -44,7 +45,7 @@ def _guarded(method: Callable[_P, _R], within: bool) -> Callable[_P, _R]:
         try:
             # In one operation: two threads cannot both find it empty.
             while (first := users.setdefault(None, own)) is not own and not _is_inside(first):
-                with _eviction:
+                with unforked(), _eviction:
                     if users.get(None) is first:
                         users.clear()
             if first[0] != own[0]:
