@@ -40,9 +40,9 @@ def _fma_in_float64(builder: Any, a: Any, b: Any, c: Any) -> Any:
     # Knuth's error of a sum, which is exact; of infinities NaN, which compares as no error.
     back = builder.fsub(total, product)
     error = builder.fadd(builder.fsub(product, builder.fsub(total, back)), builder.fsub(wide_c, back))
-    bits, error_bits = builder.bitcast(total, _BITS), builder.bitcast(error, _BITS)
-    outward = builder.or_(builder.ashr(builder.xor(bits, error_bits), _BITS(63)), _BITS(1))  # 1, or -1 towards zero
-    even = builder.icmp_unsigned("==", builder.and_(bits, _BITS(1)), _BITS(0))
     inexact = builder.fcmp_ordered("!=", error, _DOUBLE(0.0))
-    odd = builder.add(bits, builder.select(builder.and_(even, inexact), outward, _BITS(0)))
+    bits, error_bits = builder.bitcast(total, _BITS), builder.bitcast(error, _BITS)
+    # Of the two the one nearer to zero: the sum, or where the error has the other sign the one before it.
+    below = builder.sub(bits, builder.lshr(builder.xor(bits, error_bits), _BITS(63)))
+    odd = builder.select(inexact, builder.or_(below, _BITS(1)), bits)
     return builder.fptrunc(builder.bitcast(odd, _DOUBLE), a.type)
