@@ -47,13 +47,15 @@ def make_kernel(kind: Specialization) -> Any:
     return make(kind, span)
 
 
-_before, _after = jit("all")(decay(fma, mul)), jit("all")(average(fma))
+# These, the rule and the element are a loop's body, and a body with a call in it is not vectorised. Where a fused multiply-add is many
+# instructions LLVM would find them too long to inline.
+_before, _after = jit("all", forceinline=True)(decay(fma, mul)), jit("all", forceinline=True)(average(fma))
 
 
 @functools.cache
 def _make_rule(rule: Rule) -> Any:
     """A rule's own update, which its kernels share."""
-    return made(rule, fma, math.sqrt, jit(rule.symbol))
+    return made(rule, fma, math.sqrt, jit(rule.symbol, forceinline=True))
 
 
 def _make_element(kind: Specialization) -> Any:
@@ -63,7 +65,7 @@ def _make_element(kind: Specialization) -> Any:
     store_param = storer(kind.param)
     states, master, averages = kind.states, kind.master, kind.average
 
-    @jit(kind.name)
+    @jit(kind.name, forceinline=True)
     def element(p, g, s0, s1, s2, w, e, i, j, k, c):
         theta = w[k] if master else load_param(p[i])
         theta, gradient = _before(theta, load_grad(g[j]), c)

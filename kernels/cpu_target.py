@@ -40,9 +40,9 @@ def jit(name: str, **options: Any) -> Callable[..., Any]:
 def _named(name: str, **options: Any) -> Callable[..., Any]:
     """Numba's decorator.
 
-    With NumPy's error model a division by zero gives what IEEE 754 says. Inlining is left to LLVM. The function is named after what it
-    is part of, because Numba makes symbols out of names and a counter: kernels that two processes compiled and a third loads from
-    the disk would otherwise share symbols, and one of them run the other's code. Under one name there may only be one code.
+    With NumPy's error model a division by zero gives what IEEE 754 says. The function is named after what it is part of, because
+    Numba makes symbols out of names and a counter: kernels that two processes compiled and a third loads from the disk would
+    otherwise share symbols, and one of them run the other's code. Under one name there may only be one code.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
