@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import conversions
 import numpy as np
 import processors
 import pytest
@@ -150,4 +151,4 @@ def test_every_float32_is_rounded_to_float16_as_numpy_does_it(monkeypatch: pytes
     for first in range(0, 1 << 32, block):
         patterns = places + np.uint32(first)
         run(patterns.view(np.float32), out)
-        assert np.array_equal(out, processors.rounded(patterns)), hex(first)
+        assert np.array_equal(out, conversions.rounded(patterns)), hex(first)
