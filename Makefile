@@ -111,7 +111,7 @@ test-long: $(STAMPS)/test-cuda$(test_family)  ## run the tests that `test` leave
 # PYTHON=python3.10. The files that between them reach every kernel, engine and library; those that take long are left to `test`.
 LOWEST := build/lowest
 UV := uv==0.13.9
-COVERING := $(addprefix tests/test_,$(addsuffix .py,arithmetic rows rules checkpoint interface cpu_kernels cpu_cache cache_keys dlpack data train \
+COVERING := $(addprefix tests/test_,$(addsuffix .py,arithmetic rows rules checkpoint interface cpu_kernels cpu_cache cache_keys processors dlpack data train \
   numba_ptx numba_ptx_prologue numba_intrinsics numba_simulator nvvm nvrtc gpu_program cuda_cpp))
 test-lowest: | $(PY)  ## run the covering tests with the lowest versions that pyproject.toml allows
 	$(PY) -m pip install --disable-pip-version-check --quiet $(UV)

@@ -16,8 +16,10 @@ import numpy as np
 from gpu_adam.layout import MAX_DIMS
 from gpu_adam.plan import ROLES, WALK_WORDS
 
-from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, float_mode, fma, prefetch
-from .cpu_target import AHEAD, IEEE, STORAGE, entry, jit, loader, storer
+from .cpu_float_mode import enter_ieee_mode, leave_ieee_mode
+from .cpu_fma import fma
+from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, prefetch
+from .cpu_target import AHEAD, STORAGE, entry, jit, loader, storer
 from .row import ROW_WORDS, SKIP
 from .rules import average, decay
 from .rules import compiled as made
@@ -45,13 +47,15 @@ def make_kernel(kind: Specialization) -> Any:
     return make(kind, span)
 
 
-_before, _after = jit("all")(decay(fma, mul)), jit("all")(average(fma))
+# These, the rule and the element are a loop's body, and a body with a call in it is not vectorised. Where a fused multiply-add is many
+# instructions LLVM would find them too long to inline.
+_before, _after = jit("all", forceinline=True)(decay(fma, mul)), jit("all", forceinline=True)(average(fma))
 
 
 @functools.cache
 def _make_rule(rule: Rule) -> Any:
     """A rule's own update, which its kernels share."""
-    return made(rule, fma, math.sqrt, jit(rule.symbol))
+    return made(rule, fma, math.sqrt, jit(rule.symbol, forceinline=True))
 
 
 def _make_element(kind: Specialization) -> Any:
@@ -61,7 +65,7 @@ def _make_element(kind: Specialization) -> Any:
     store_param = storer(kind.param)
     states, master, averages = kind.states, kind.master, kind.average
 
-    @jit(kind.name)
+    @jit(kind.name, forceinline=True)
     def element(p, g, s0, s1, s2, w, e, i, j, k, c):
         theta = w[k] if master else load_param(p[i])
         theta, gradient = _before(theta, load_grad(g[j]), c)
@@ -128,9 +132,9 @@ def _make_flat(kind: Specialization, span: Any) -> Any:
     def flat(p, g, s0, s1, s2, w, e, begin, end, row):
         if row[SKIP]:
             return
-        before = float_mode(IEEE)
+        before = enter_ieee_mode()
         span(p, g, s0, s1, s2, w, e, begin, end, row)
-        float_mode(before)
+        leave_ieee_mode(before)
 
     return flat
 
@@ -138,7 +142,7 @@ def _make_flat(kind: Specialization, span: Any) -> Any:
 def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
     @entry(kind.name)
     def multi_tensor(words, segments, chunks, chunk, first, last, rows):
-        before = float_mode(IEEE)
+        before = enter_ieee_mode()
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
         for at in range(chunk_segments + first, chunk_segments + last):
@@ -161,7 +165,7 @@ def _make_multi_tensor(kind: Specialization, span: Any) -> Any:
                 end,
                 row,
             )
-        float_mode(before)
+        leave_ieee_mode(before)
 
     return multi_tensor
 
@@ -180,7 +184,7 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
 
     @entry(kind.name)
     def strided(words, segments, chunks, chunk, first, last, rows):
-        before = float_mode(IEEE)
+        before = enter_ieee_mode()
         after_pointers = _NROLES * segments
         chunk_segments = after_pointers + 3 * segments
         walks = chunk_segments + 2 * chunks
@@ -214,7 +218,7 @@ def _make_strided(kind: Specialization, element: Any) -> Any:
                     g += coordinate * words[walk + 1 + 2 * _MAX_DIMS + d] * grad_bytes
                 run(p, g, s0, s1, s2, w, e, k, stop, p_step, g_step, c)
                 k = stop
-        float_mode(before)
+        leave_ieee_mode(before)
 
     return strided
 
@@ -231,7 +235,7 @@ def _make_rows(kind: Specialization, span: Any) -> Any:
     def rows(p, g, s0, s1, s2, w, e, width, indices, first, last, row):
         if row[SKIP]:
             return
-        before = float_mode(IEEE)
+        before = enter_ieee_mode()
         numbers = array_at(indices, last, np.int64)
         for q in range(first, last):
             # The rows lie anywhere, so the processor does not know the next ones before it is there.
@@ -262,7 +266,7 @@ def _make_rows(kind: Specialization, span: Any) -> Any:
                     width,
                     row,
                 )
-        float_mode(before)
+        leave_ieee_mode(before)
 
     return rows
 

@@ -13,9 +13,10 @@ from gpu_adam.formats import FORMATS
 from gpu_adam.layout import MAX_DIMS
 from gpu_adam.prologue import MEASURE_WALK_WORDS, STRIDED
 
-from .cpu_intrinsics import array_at, float_mode, load_at, stack, store_at
+from .cpu_float_mode import enter_ieee_mode, leave_ieee_mode
+from .cpu_intrinsics import array_at, load_at, stack, store_at
 from .cpu_squares import sum_of_squares
-from .cpu_target import IEEE, STORAGE, entry, jit, memory
+from .cpu_target import STORAGE, entry, jit, memory
 from .prologue import COHORTS, LANES, LEAF, NORMS, RANGES, RANGES_AT, SUM_LANES, WORD, advance, decide
 from .row import RECORD_WORDS, ROW_WORDS
 from .rules import Rule, coefficients, power
@@ -45,7 +46,7 @@ def make_measure() -> Any:
 
     @entry(name)
     def measure(words, segments, leaves, partials, first, last):
-        before = float_mode(IEEE)
+        before = enter_ieee_mode()
         room = stack(_LEAF_BYTES)
         walks = 5 * segments + leaves
         for k in range(first, last):
@@ -67,7 +68,7 @@ def make_measure() -> Any:
             else:
                 total = bfloat16(words, words[s], start, count, walk, room)
             store_at(partials + (words[3 * segments + s] + own) * WORD, total)
-        float_mode(before)
+        leave_ieee_mode(before)
 
     return measure
 
@@ -163,7 +164,7 @@ def make_finish(rule: Rule) -> Any:
 
     @entry(name)
     def finish(partials, slots, sources, control, settings, counts, singles, doubles):
-        before = float_mode(IEEE)
+        before = enter_ieee_mode()
         values = array_at(partials, slots * sources, np.float64)
         at = settings + load_word(settings + RANGES_AT * WORD) * WORD
         for r in range(load_word(settings + RANGES * WORD)):
@@ -174,6 +175,6 @@ def make_finish(rule: Rule) -> Any:
         row = array_at(stack(_ROW_BYTES), ROW_WORDS, np.float64)
         for cohort in range(load_word(settings + COHORTS * WORD)):
             advanced(control, settings, counts, cohort, singles, doubles, h, row)
-        float_mode(before)
+        leave_ieee_mode(before)
 
     return finish

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import int64
 
-from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, float_mode, prefetch
-from .cpu_target import AHEAD, IEEE, STORAGE, entry, jit, loader
+from .cpu_float_mode import enter_ieee_mode, leave_ieee_mode
+from .cpu_intrinsics import LINE, NoAliasCompiler, array_at, prefetch
+from .cpu_target import AHEAD, STORAGE, entry, jit, loader
 
 if TYPE_CHECKING:
     from gpu_adam.formats import Format
@@ -44,7 +45,7 @@ def make_coalesce(values: Format, working: Format) -> Any:
 
     @entry(name)
     def coalesce(source, out, indices, width, count, capacity, order, ranked, limit, first, last):
-        before = float_mode(IEEE)
+        before = enter_ieee_mode()
         numbers = array_at(indices, capacity, np.int64)
         places = array_at(order, count, np.int64)
         rows = array_at(ranked, count, np.int64)
@@ -65,6 +66,6 @@ def make_coalesce(values: Format, working: Format) -> Any:
             while other < count and rows[other] == rows[q]:
                 add(total, array_at(source + places[other] * width * stored_bytes, width, stored))
                 other += 1
-        float_mode(before)
+        leave_ieee_mode(before)
 
     return coalesce

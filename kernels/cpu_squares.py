@@ -16,7 +16,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .cpu_half import widen_bfloat16_in, widen_float16_in
 from .cpu_intrinsics import LINE, ask_for_line
+from .cpu_processor import fuses
 from .prologue import LANES
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 _WORD = ir.IntType(16)
 _BITS = ir.IntType(32)
 _ADDRESS = ir.IntType(64)
-_HALF = ir.HalfType()
 _AHEAD = 8192
 """How many bytes ahead memory is asked for. The sum of a leaf's accumulators is a long chain, over which the processor would not look
 ahead to the next leaf, and a leaf of float32 is a page, at whose end its own prefetching stops: together, half the speed of memory."""
@@ -41,22 +42,13 @@ def _splat(element: Any, value: float) -> Any:
     return ir.Constant(_vector(element), [value] * LANES)
 
 
-def _widen_float16(builder: Any, words: Any) -> Any:
-    return builder.fpext(builder.fpext(words, _vector(_FLOAT)), _vector(_DOUBLE))
-
-
-def _widen_bfloat16(builder: Any, words: Any) -> Any:
-    bits = builder.shl(builder.zext(words, _vector(_BITS)), _splat(_BITS, 16))
-    return builder.fpext(builder.bitcast(bits, _vector(_FLOAT)), _vector(_DOUBLE))
-
-
 _WIDEN: dict[str, tuple[Any, Callable[..., Any]]] = {
-    "float64": (_DOUBLE, lambda builder, values: values),
-    "float32": (_FLOAT, lambda builder, values: builder.fpext(values, _vector(_DOUBLE))),
-    "float16": (_HALF, _widen_float16),
-    "bfloat16": (_WORD, _widen_bfloat16),
+    "float64": (_DOUBLE, lambda context, builder, values: values),
+    "float32": (_FLOAT, lambda context, builder, values: values),
+    "float16": (_WORD, widen_float16_in),
+    "bfloat16": (_WORD, widen_bfloat16_in),
 }
-"""For each format what a vector of it is loaded as, and how that becomes float64, exactly."""
+"""For each format what a vector of it is loaded as, and how that becomes float32 or is float64, exactly."""
 
 
 def sum_of_squares(format: Format) -> Any:
@@ -80,8 +72,16 @@ def sum_of_squares(format: Format) -> Any:
                 pointer = builder.inttoptr(at, _vector(element).as_pointer())
                 for line in range(0, row_bytes, LINE):
                     ask_for_line(builder, builder.add(inside, _ADDRESS(_AHEAD + line)))
-                values = widen(builder, builder.load(pointer, align=format.itemsize))
-                builder.store(_fma(builder, values, values, builder.load(room)), room)
+                values = widen(context, builder, builder.load(pointer, align=format.itemsize))
+                if values.type.element is _FLOAT:
+                    values = builder.fpext(values, _vector(_DOUBLE))
+                total = builder.load(room)
+                if format.itemsize < 8 and not fuses(context.codegen()):
+                    # Of all formats but float64 the square is exact, so that this rounds once too.
+                    total = builder.fadd(builder.fmul(values, values), total)
+                else:
+                    total = _fma(builder, values, values, total)
+                builder.store(total, room)
             return _add_neighbours(builder, builder.load(room))
 
         return types.float64(types.int64, types.int64, types.int64), codegen

@@ -12,20 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from .cpu_intrinsics import (
-    load_at,
-    round_bfloat16,
-    round_float16,
-    store_at,
-    widen_bfloat16,
-    widen_float16,
-)
+from .cpu_half import round_bfloat16, round_float16, widen_bfloat16, widen_float16
+from .cpu_intrinsics import load_at, store_at
 
 if TYPE_CHECKING:
     from gpu_adam.formats import Format
-
-IEEE = np.uint32(0x1F80)
-"""MXCSR as a process starts with it: round to nearest even, subnormals kept, nothing trapped."""
 
 AHEAD = 4
 """How many rows of a matrix ahead memory is asked for, where rows are reached by number."""
@@ -49,9 +40,9 @@ def jit(name: str, **options: Any) -> Callable[..., Any]:
 def _named(name: str, **options: Any) -> Callable[..., Any]:
     """Numba's decorator.
 
-    With NumPy's error model a division by zero gives what IEEE 754 says. Inlining is left to LLVM. The function is named after what it
-    is part of, because Numba makes symbols out of names and a counter: kernels that two processes compiled and a third loads from
-    the disk would otherwise share symbols, and one of them run the other's code. Under one name there may only be one code.
+    With NumPy's error model a division by zero gives what IEEE 754 says. The function is named after what it is part of, because
+    Numba makes symbols out of names and a counter: kernels that two processes compiled and a third loads from the disk would
+    otherwise share symbols, and one of them run the other's code. Under one name there may only be one code.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:

@@ -12,16 +12,20 @@ import pytest
 import reference
 
 from gpu_adam import doctor, engines
-from gpu_adam.doctor import examination, libraries
+from gpu_adam.doctor import examination, libraries, rehearsal
 from gpu_adam.doctor import reference as exact
 from gpu_adam.engines import EngineUnavailable, cpu
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, Format
+from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+
+FORMATS = ("float64", "float32", "float16 with master weights", "bfloat16 with master weights")
+CHECKS = [f"{format}, {way}" for format in FORMATS for way in ("flat", "multi-tensor", "clipped")]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A measurement that only shows that it runs."""
+    """A measurement that only shows that it runs, and no process that tries the engine first."""
     monkeypatch.setattr(libraries.Library, "elements", 1 << 10)
+    monkeypatch.setattr(examination, "rehearse", lambda engine: None)
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -35,13 +39,8 @@ def test_the_cpu_engine_passes(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert doctor.main([]) == 0
     said = capsys.readouterr().out
     assert "engine 'cpu' works" in said
-    for kernel in (
-        "float32, flat",
-        "float32, multi-tensor",
-        "bfloat16 with master weights, flat",
-        "bfloat16 with master weights, multi-tensor",
-    ):
-        assert f"{kernel}: as the reference" in said
+    for kernel in CHECKS:
+        assert f"  {kernel}: as the reference" in said
     assert "can be used: cpu" in said
     assert np.__version__ in said
 
@@ -51,7 +50,8 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert doctor.main(["--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["engines"]
     assert (told["name"], told["works"], told["unavailable"]) == ("cpu", True, None)
-    assert [check["difference"] for check in told["checks"]] == [None] * 4
+    assert [check["what"] for check in told["checks"]] == CHECKS
+    assert [check["difference"] for check in told["checks"]] == [None] * len(CHECKS)
     assert told["speed"]["share"] > 0
 
 
@@ -104,6 +104,50 @@ def test_wrong_bits_are_status_1(
     assert f"float32, {other}: as the reference" in said
     assert "must be" in said
     assert "must not be used: cpu" in said
+
+
+@pytest.mark.parametrize("name", ["measuring", "compiled"])
+def test_what_cannot_be_run_is_told_and_the_rest_is_tried(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = getattr(cpu, name)
+
+    def broken(*kind: Any) -> Any:
+        if kind and kind[0].param is not FLOAT16:
+            return kernel(*kind)
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(cpu, name, broken)
+    report = doctor.examine(("cpu",))
+    assert report.status == 1
+    wrong = {check.what for check in report.engines[0].checks if check.difference is not None}
+    assert wrong == {what for what in CHECKS if "clipped" in what if name == "measuring"} | {
+        what for what in CHECKS if what.startswith("float16") if name == "compiled"
+    }
+    assert "could not be run: RuntimeError: no such instruction" in doctor.describe(report)
+    assert len(report.engines[0].checks) == len(CHECKS)
+
+
+# What LLVM does where a function is not in the process.
+ABORT = "import os, sys; print('LLVM ERROR: Symbol not found', file=sys.stderr, flush=True); os.abort()"
+
+
+def test_an_engine_that_ends_the_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "_PROGRAM", ABORT)
+    monkeypatch.setattr(examination, "rehearse", rehearsal.rehearse)
+    report = doctor.examine(("cpu",))
+    assert report.status == 1
+    assert "a process that tried it was ended by signal 6: LLVM ERROR: Symbol not found" in doctor.describe(report)
+
+
+def test_an_engine_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(rehearsal, "SECONDS", 0.5)
+    assert "did not end" in str(rehearsal.rehearse("cpu"))
+
+
+def test_an_engine_that_works_or_raises_is_left_to_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rehearsal.rehearse("cpu") is None
+    monkeypatch.setattr(rehearsal, "_PROGRAM", "raise SystemExit(1)")
+    assert rehearsal.rehearse("cpu") is None
 
 
 def test_the_last_bit_counts() -> None:
@@ -163,13 +207,22 @@ def test_a_half_goes_to_the_even_neighbour() -> None:
         assert exact.nearest(1 + Fraction(numerator, 2**24), FLOAT32) == expected
 
 
-@pytest.mark.parametrize("format", [FLOAT32, FLOAT16, BFLOAT16], ids=str)
+def test_the_squares_of_what_is_clipped_have_an_exact_sum() -> None:
+    assert len(exact.CLIPPED) == len(exact.VALUES)
+    assert sum(Fraction(g) ** 2 for g in exact.CLIPPED) == Fraction(sum(g * g for g in exact.CLIPPED))
+    for format in (FLOAT64, FLOAT32, FLOAT16, BFLOAT16):
+        assert [exact.stored(g, format) for g in exact.CLIPPED] == list(exact.CLIPPED)
+    assert exact.clip_factor(exact.CLIPPED, 1.0) < 0.5
+    assert exact.clip_factor(exact.CLIPPED, None) == 1.0
+
+
+@pytest.mark.parametrize("format", [FLOAT64, FLOAT32, FLOAT16, BFLOAT16], ids=str)
 def test_both_references_agree(format: Format) -> None:
     """The doctor's, which is shipped, and the tests'."""
     start = np.array([exact.stored(value, format) for value in exact.VALUES]).astype(format.dtype)
     theirs = reference.Reference(start)
     options = reference.Options(lr=exact.LR, betas=exact.BETAS, eps=exact.EPS, weight_decay=exact.WEIGHT_DECAY)
-    ours = [exact.Element(float(p)) for p in start]
+    ours = [exact.Element(float(p), working=format.working) for p in start]
     for t in range(1, 6):
         gradient = np.roll(start, -3 * t)
         theirs.step(gradient, options)
@@ -178,5 +231,5 @@ def test_both_references_agree(format: Format) -> None:
     with np.errstate(all="ignore"):
         params = np.array([exact.stored(element.p, format) for element in ours]).astype(format.dtype)
     reference.assert_same_bits(params, theirs.p)
-    reference.assert_same_bits(np.array([element.m for element in ours], np.float32), theirs.m)
-    reference.assert_same_bits(np.array([element.v for element in ours], np.float32), theirs.v)
+    reference.assert_same_bits(np.array([element.m for element in ours], theirs.m.dtype), theirs.m)
+    reference.assert_same_bits(np.array([element.v for element in ours], theirs.v.dtype), theirs.v)

@@ -13,13 +13,17 @@ import numpy as np
 
 from ..arrays import to_host
 from ..engines import EngineUnavailable, driver, engine_named
-from ..formats import FLOAT32, Format
+from ..formats import Format
 from ..optimizers import GpuAdam
 from .libraries import LIBRARIES, Array, Library
-from .reference import BETAS, EPS, LR, SIZES, STEPS, VALUES, WEIGHT_DECAY, Element, stored
+from .reference import BETAS, CLIPPED, EPS, LR, SIZES, STEPS, VALUES, WEIGHT_DECAY, Element, clip_factor, stored
+from .rehearsal import rehearse
 
 ROUNDS = 7
 """Of the measurement, of whose times the median is taken."""
+
+WAYS: dict[str, dict[str, Any]] = {"flat": {"pack": True}, "multi-tensor": {}, "clipped": {"max_grad_norm": 1.0}}
+"""What is compared in each format: options of the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,10 @@ def examine_engine(name: str) -> EngineReport:
     try:
         engine_named(name)
         library = LIBRARIES[name]()
+        ended = rehearse(name)
+        if ended is not None:
+            report.error = ended
+            return report
         start = perf_counter()
         _first_step(name, library)
         report.compile_seconds = perf_counter() - start
@@ -93,11 +101,7 @@ def examine_engine(name: str) -> EngineReport:
         remedy = "pip install --upgrade gpu_adam numba" if name == "cpu" else driver.remedy()
         report.error = f"{type(error).__name__}: {error} (what may help: {remedy})"
         return report
-    try:
-        report.checks.extend(self_check(name, library))
-    except Exception as error:
-        report.error = f"the self-check failed: {type(error).__name__}: {error}"
-        return report
+    report.checks.extend(self_check(name, library))
     try:
         report.speed = measure(name, library)
     except Exception as error:  # too little memory, most likely
@@ -111,36 +115,63 @@ def _first_step(engine: str, library: Library) -> None:
     library.synchronize()
 
 
+def try_engine(name: str) -> None:
+    """Run what the doctor compares, and leave the comparison to it."""
+    engine_named(name)
+    library = LIBRARIES[name]()
+    _first_step(name, library)
+    for _ in self_check(name, library):
+        pass
+
+
 def self_check(engine: str, library: Library) -> Iterator[Check]:
-    """Compare a few steps with the reference, bit by bit: each kernel family, in float32 and in 16 bits with master weights."""
-    for format in (FLOAT32, library.half):
-        start = [stored(value, format) for value in VALUES]
+    """Compare a few steps with the reference, bit by bit, in each format: both kernel families, and clipping.
+
+    What raises an exception is a difference too, and the others are tried all the same.
+    """
+    for format in library.formats:
+        for way, options in WAYS.items():
+            master = " with master weights" if format.itemsize == 2 else ""
+            try:
+                difference = _compare(engine, library, format, options)
+            except Exception as error:
+                difference = f"could not be run: {type(error).__name__}: {error}"
+            yield Check(f"{format}{master}, {way}", difference)
+
+
+def _compare(engine: str, library: Library, format: Format, options: dict[str, Any]) -> str | None:
+    start = [stored(value, format) for value in VALUES]
+    if "max_grad_norm" in options:
+        gradients = [list(CLIPPED)] * STEPS
+    else:
         # The gradients pass by the parameters, so that each step pairs other values.
         gradients = [start[5 * t :] + start[: 5 * t] for t in range(1, STEPS + 1)]
-        elements = [Element(p) for p in start]
-        for t, gradient in enumerate(gradients, 1):
-            for element, g in zip(elements, gradient, strict=True):
-                element.step(g, t)
-        for pack in (False, True):
-            family = "flat" if pack else "multi-tensor"
-            master = " with master weights" if format.itemsize == 2 else ""
-            found = _steps(engine, library, format, start, gradients, pack)
-            expected = {
-                "parameter": [stored(element.p, format) for element in elements],
-                "exp_avg": [element.m for element in elements],
-                "exp_avg_sq": [element.v for element in elements],
-            }
-            yield Check(f"{format}{master}, {family}", _difference(found, expected))
+    elements = [Element(p, working=format.working) for p in start]
+    for t, gradient in enumerate(gradients, 1):
+        scale = clip_factor(gradient, options.get("max_grad_norm"))
+        for element, g in zip(elements, gradient, strict=True):
+            element.step(g, t, scale)
+    expected = {
+        "parameter": [stored(element.p, format) for element in elements],
+        "exp_avg": [element.m for element in elements],
+        "exp_avg_sq": [element.v for element in elements],
+    }
+    return _difference(_steps(engine, library, format, start, gradients, options), expected)
 
 
 def _steps(
-    engine: str, library: Library, format: Format, start: list[float], gradients: list[list[float]], pack: bool
+    engine: str,
+    library: Library,
+    format: Format,
+    start: list[float],
+    gradients: list[list[float]],
+    options: dict[str, Any],
 ) -> dict[str, list[float]]:
     params = [library.put(part) for part in _split(start, format)]
-    optimizer = GpuAdam(params, LR, BETAS, EPS, WEIGHT_DECAY, engine=engine, pack=pack)
+    optimizer = GpuAdam(params, LR, BETAS, EPS, WEIGHT_DECAY, engine=engine, **options)
     for gradient in gradients:
         parts = _split(gradient, format)
-        if pack:
+        if options.get("pack"):
             for view, part in zip(optimizer.grads, parts, strict=True):
                 library.fill(view, part)
             optimizer.step()
@@ -157,12 +188,12 @@ def _steps(
 
 def _split(values: list[float], format: Format) -> list[Array]:
     # The values are numbers of the format, so the conversion rounds nothing.
-    whole = np.array(values, np.float32).astype(format.dtype)
+    whole = np.array(values, format.working.dtype).astype(format.dtype)
     return np.split(whole, np.cumsum(SIZES)[:-1])
 
 
 def _joined(arrays: Sequence[Any]) -> list[float]:
-    return [float(x) for array in arrays for x in to_host(array).astype(np.float32)]
+    return [float(x) for array in arrays for x in to_host(array).astype(np.float64)]
 
 
 def _difference(found: dict[str, list[float]], expected: dict[str, list[float]]) -> str | None:

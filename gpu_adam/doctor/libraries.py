@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import engine_named
-from ..formats import BFLOAT16, FLOAT16
+from ..formats import BFLOAT16, FORMATS, Format
 
 CPU_ELEMENTS = 1 << 23
 GPU_ELEMENTS = 1 << 26
@@ -21,7 +21,7 @@ Array = NDArray[Any]
 class Library:
     """NumPy; the GPU's libraries differ in each of these."""
 
-    half = BFLOAT16
+    formats: tuple[Format, ...] = FORMATS
     elements = CPU_ELEMENTS
 
     def put(self, array: Array) -> Any:
@@ -72,7 +72,7 @@ class _Cupy(Library):
 
 
 class _Numba(Library):
-    half = FLOAT16  # its device arrays know no bfloat16
+    formats = tuple(format for format in FORMATS if format is not BFLOAT16)  # which its device arrays do not know
     elements = GPU_ELEMENTS
 
     def __init__(self) -> None:
