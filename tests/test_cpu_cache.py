@@ -174,7 +174,7 @@ def work(k):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 @pytest.mark.parametrize(
     ("program", "seconds", "kills"),
-    [(SMALL, 0.5, 10), pytest.param(SMALL, 0.5, 50, marks=pytest.mark.slow), pytest.param(LARGE, 2, 50, marks=pytest.mark.slow)],
+    [(SMALL, 0.5, 10), pytest.param(SMALL, 0.5, 50, marks=pytest.mark.long), pytest.param(LARGE, 2, 50, marks=pytest.mark.long)],
     ids=["small", "small-50", "large-50"],
 )  # fmt: skip
 def test_killed_while_they_compile(tmp_path, together, program, seconds, kills):

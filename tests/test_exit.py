@@ -91,7 +91,7 @@ threading.Thread(target=work).start()
 
 
 @pytest.mark.parametrize("start", ["begun", "not begun"])
-@pytest.mark.parametrize("size", [500_000, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [500_000, pytest.param(10, marks=pytest.mark.long)])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_process_ends(way: str, size: int, start: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GPU_ADAM_NUM_THREADS": "3"}

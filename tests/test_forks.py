@@ -36,7 +36,7 @@ WORK = ("rules", "numba", "steps", "first_step", "import")
         *[("rules", "fork", 4), ("rules", "multiprocessing", 2), ("numba", "multiprocessing", 3), ("steps", "fork", 2)],
         *[("first_step", "fork", 3), ("import", "multiprocessing", 3)],
         *[
-            pytest.param(work, method, 20, marks=pytest.mark.slow)
+            pytest.param(work, method, 20, marks=pytest.mark.long)
             for work in WORK
             for method in ("fork", "multiprocessing")
         ],

@@ -61,7 +61,7 @@ def test_a_processor_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     assert_the_same_bits(PROCESSORS[name], tmp_path, list(few(clipped=name == "x86-64-v2")))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_processor_gives_the_same_bits_with_every_rule(name: str, tmp_path: Path) -> None:
     assert_the_same_bits(PROCESSORS[name], tmp_path, every(list(PROCESSORS).index(name) % 2))
@@ -83,7 +83,7 @@ def test_the_cases_meet_every_rule_format_and_way() -> None:
 PARTS = 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_kernel_calls_what_need_not_be_there(part: int, tmp_path: Path) -> None:
     """Compiled for the processor that has least: what it does not call nobody calls."""
@@ -111,7 +111,7 @@ def test_kernels_of_each_family_compile_for_aarch64(tmp_path: Path) -> None:
     assert_arm(ARMS["aarch64"], tmp_path, [*names, "coalesce_float16_float32"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ARMS)
 def test_every_kernel_compiles_for_aarch64(name: str, tmp_path: Path) -> None:
     """A third of them for each of three processors, and for all of them those that the others share."""
@@ -132,7 +132,7 @@ def test_a_call_of_the_compilers_library_is_seen(tmp_path: Path) -> None:
         assert_nothing_is_missing(PROCESSORS["x86-64-v2"], answer)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_float32_is_rounded_to_float16_as_numpy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """All 2³² of them, in integers, in this processor's widest vectors."""
     from numba import njit
