@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .casting import to_single
 from .formats import FLOAT32, FLOAT64, Format, MisfitError
 from .hyperparameters import Asked, Averaging, Flag, Number, Scheduled
 from .kernels import rules
@@ -294,7 +295,7 @@ def _filler(own: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _narrow(x: float, wide: bool) -> float:
-    return x if wide else float(np.float32(x))
+    return x if wide else to_single(x)
 
 
 power = rules.power(mul)

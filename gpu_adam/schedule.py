@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters, coefficients, refuse_infinite
 from .arrays import Family, copying_stream, counts_versions, current_stream
+from .casting import store_row
 from .cohorts import Mode, cohorts_of, ranges_of, slots_of
 from .counts import SharedCounts
 from .engines import Engine, Memory, Program, Replay
@@ -323,7 +324,12 @@ class Schedule:
             row = coefficients(hyper, record, t, factor, where, asked)
             if first or hyper.is_scheduled:
                 refuse_infinite(row, hyper, cohort.working, t, where)
-            self._rows[cohort.working.name][cohort.row] = row
+            try:
+                store_row(self._rows[cohort.working.name], cohort.row, row)
+            except OverflowError:
+                # A rule of the user's own, whose coefficients grow.
+                refuse_infinite(row, hyper, cohort.working, t, where)
+                raise
         self._checked = hyperparameters
 
     def sum_rows(self) -> None:

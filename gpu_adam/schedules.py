@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from math import cos, pi, sqrt
 from typing import Any
 
+from .casting import in_ieee_mode
 from .hyperparameters import number
 from .messages import shown
 
@@ -48,9 +49,11 @@ class constant:  # noqa: N801
     lr: float
     warmup_steps: int = 0
 
+    @in_ieee_mode
     def __post_init__(self) -> None:
         _set(self, lr=_number(self, "lr"), warmup_steps=_whole(self, "warmup_steps", 0))
 
+    @in_ieee_mode
     def __call__(self, t: int) -> float:
         """The value of step ``t``."""
         return _warmed(self.lr, _numbered(t), self.warmup_steps)
@@ -65,12 +68,14 @@ class _Falling:
     end: float = field(default=0.0, kw_only=True)
     warmup_steps: int = field(default=0, kw_only=True)
 
+    @in_ieee_mode
     def __post_init__(self) -> None:
         warmup = _whole(self, "warmup_steps", 0)
         # Above the step that has ``lr`` itself, so that there are two ends.
         steps = _whole(self, "steps", max(warmup, 1) + 1)
         _set(self, lr=_number(self, "lr"), steps=steps, end=_number(self, "end"), warmup_steps=warmup)
 
+    @in_ieee_mode
     def __call__(self, t: int) -> float:
         """The value of step ``t``."""
         peak = max(self.warmup_steps, 1)
@@ -157,9 +162,11 @@ class inverse_sqrt:  # noqa: N801
 
     lr: float
 
+    @in_ieee_mode
     def __post_init__(self) -> None:
         _set(self, lr=_number(self, "lr"))
 
+    @in_ieee_mode
     def __call__(self, t: int) -> float:
         """The value of step ``t``."""
         return self.lr / sqrt(_numbered(t))
@@ -186,12 +193,14 @@ class exponential_decay:  # noqa: N801
     beta: float
     decay: float
 
+    @in_ieee_mode
     def __post_init__(self) -> None:
         decay = _number(self, "decay")
         if not 0.0 < decay <= 1.0:
             raise ValueError(f"decay={decay!r} of {_name(self)}: must be in (0, 1]")
         _set(self, beta=number(self.beta, "beta", _name(self), below=1.0), decay=decay)
 
+    @in_ieee_mode
     def __call__(self, t: int) -> float:
         """The value of step ``t``."""
         return float(self.beta * self.decay ** (_numbered(t) - 1))
