@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from .casting import exact_casts
 from .formats import FLOAT64
 from .hyperparameters import Asked, Averaging
 from .matching import match
-from .messages import a_kind
+from .messages import a_kind, shown
 from .placement import place
 from .plain import plain, plain_pair
+from .reals import MOST_STEPS
 from .state import AVERAGE, BucketState, Placed, working_formats
 from .structure import Structure
 
@@ -27,9 +29,6 @@ _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "f
 
 _NOT_KEPT = {"params", "param_names", *_TORCH_ONLY}
 """Keys of a saved group that are not the group's own."""
-
-_MOST_STEPS = 1 << 53
-"""Step counts stay below, so that a count that travelled as float64 is exact."""
 
 _FLOAT32_INTEGERS = 1 << 24
 """Up to here float32, in which PyTorch counts steps, holds every integer."""
@@ -64,7 +63,8 @@ def save(
     state = {}
     asked: Asked = {}
     for placed in params:
-        t = int(steps[placed.index])
+        # A graph of the caller's may have made more.
+        t = min(int(steps[placed.index]), MOST_STEPS)
         if t:
             # Not all hyperparameters are looked at: one that a step refuses must not cost the state.
             used = algorithm.rule_of(groups[placed.group], f"group {placed.group}").states
@@ -192,12 +192,13 @@ def _count(step: Any, label: str) -> int:
         # Of any library and of one element; PyTorch takes a dimension more, and so do we.
         number = step.item() if hasattr(step, "item") and prod(step.shape) == 1 else step
         count = int(number)
-        whole = not isinstance(number, str) and 0 <= count == float(number) and count < _MOST_STEPS
+        exact = number if isinstance(number, Number) else float(number)
+        whole = not isinstance(number, str) and 0 <= count == exact and count <= MOST_STEPS
     except (TypeError, ValueError, OverflowError, RuntimeError):
         whole = False
     if not whole:
         raise ValueError(
-            f"state_dict's step of {label} is {step!r}: must be a whole number from 0 to {_MOST_STEPS - 1}"
+            f"state_dict's step of {label} is {shown(step)}: must be a whole number from 0 to {MOST_STEPS}"
         )
     return count
 

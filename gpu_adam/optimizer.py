@@ -37,6 +37,7 @@ from .messages import a_kind, shown
 from .pickling import lasting
 from .placement import place
 from .plan import Plan
+from .reals import MOST_STEPS
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Schedule
 from .settings import Limits
@@ -733,7 +734,7 @@ class GpuOptimizer:
         steps = self._stepper.read_steps()
         with self._stepper.ordered():
             saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
-        return {**saved, "steps_skipped": self.steps_skipped}
+        return {**saved, "steps_skipped": min(self.steps_skipped, MOST_STEPS)}
 
     @untraced
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 from .casting import in_ieee_mode
 from .hyperparameters import number
 from .messages import shown
+from .reals import MOST_WORDS, whole
 
 # Classes in lower case, as `functools.partial` is one: to whoever calls them they are functions that return a function.
 
@@ -211,8 +212,8 @@ def _warmed(value: float, t: int, steps: int) -> float:
 
 
 def _numbered(t: int) -> int:
-    if t < 1:
-        raise ValueError(f"t={t!r}: steps are numbered from 1")
+    if not 1 <= t <= MOST_WORDS:
+        raise ValueError(f"t={shown(t)}: steps are numbered from 1 to {MOST_WORDS}")
     return t
 
 
@@ -227,13 +228,7 @@ def _number(schedule: Any, name: str) -> float:
 
 def _whole(schedule: Any, name: str, least: int) -> int:
     """An attribute as an int, checked to be at least ``least``."""
-    value = getattr(schedule, name)
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={shown(value)} of {_name(schedule)}: must be a whole number")
-    count = int(value.__index__())
-    if count < least:
-        raise ValueError(f"{name}={count} of {_name(schedule)}: must be at least {least}")
-    return count
+    return whole(getattr(schedule, name), name, least, MOST_WORDS, f" of {_name(schedule)}")
 
 
 def _set(schedule: Any, **values: Any) -> None:
