@@ -155,7 +155,7 @@ class Algorithm:
                 values.append(value if type(value) is float else one.checked(value, where, read=read_lr))
             return (*values, *self._flags_of(group), *group)
         except KeyError as error:
-            raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
+            raise ValueError(f"{where} has lost its {shown(error.args[0])}") from None
 
     def hyperparameters(self, group: Mapping[str, Any], where: str, *, read_lr: bool = True) -> Hyperparameters:
         """The hyperparameters in a group's dictionary, checked.

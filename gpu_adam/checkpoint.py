@@ -17,7 +17,7 @@ from .casting import exact_casts
 from .formats import FLOAT64
 from .hyperparameters import Asked, Averaging
 from .matching import match
-from .messages import a_kind, shown
+from .messages import a_kind, listed, shown
 from .placement import place
 from .plain import plain, plain_pair
 from .reals import MOST_STEPS
@@ -151,7 +151,7 @@ def check(
     for (where, group), own, formats in zip(matched.groups, groups, working, strict=True):
         foreign = [key for key in dict.fromkeys(one.key for one in algorithm.numbers) if key not in group]
         if foreign:
-            raise ValueError(f"{where} lacks {foreign}: it is that of another kind of optimizer")
+            raise ValueError(f"{where} lacks {listed(foreign)}: it is that of another kind of optimizer")
         # Also what users and schedulers keep in a group, such as `initial_lr`.
         new = {key: _copied(algorithm, key, value) for key, value in group.items() if key not in _NOT_KEPT}
         new.update({key: own[key] for key in algorithm.keys if key not in new})
@@ -175,7 +175,7 @@ def check(
         counted = "step" in entry or algorithm.uncounted
         missing = [name for name in (*(() if counted else ("step",)), *wanted) if entry.get(name) is None]
         if missing:
-            raise ValueError(f"state_dict's state of {placed.label} lacks {missing}")
+            raise ValueError(f"state_dict's state of {placed.label} lacks {listed(missing)}")
         steps.append(_count(entry.get("step", 1), placed.label))
         others = ((name, True) for name in algorithm.states if name not in wanted)
         kept = (("master", placed.master), (AVERAGE, averages), *others)

@@ -21,7 +21,7 @@ from .kernels.prologue import (
     SCALER_WORDS,
     WORD,
 )
-from .messages import a_kind, shown
+from .messages import a_kind, listed, shown
 from .reals import MOST_WORDS, real, whole
 from .tracing import untraced
 
@@ -136,7 +136,7 @@ class LossScaler:
             raise TypeError(f"the state of a loss scaler is {a_kind(state_dict)}: must be a dict")
         missing = [key for key in _KEYS if key not in state_dict]
         if missing:
-            raise ValueError(f"the state of a loss scaler lacks {missing}")
+            raise ValueError(f"the state of a loss scaler lacks {listed(missing)}")
         self._engine.upload(self._memory, 0, _words(state_dict))
 
     def __reduce__(self) -> NoReturn:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from .messages import listed
+from .messages import listed, shown
 from .structure import Structure
 
 
@@ -73,9 +73,9 @@ def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:
     for number, group in enumerate(theirs):
         params, names = group.get("params"), group.get("param_names")
         if not isinstance(params, (list, tuple)):
-            raise ValueError(f"group {number} of state_dict has params={params!r}: must be a list of their keys")
+            raise ValueError(f"group {number} of state_dict has params={shown(params)}: must be a list of their keys")
         if names is not None and not isinstance(names, (list, tuple)):
-            raise ValueError(f"group {number} of state_dict has param_names={names!r}: must be a list")
+            raise ValueError(f"group {number} of state_dict has param_names={shown(names)}: must be a list")
     return theirs  # type: ignore[no-any-return]
 
 
@@ -125,7 +125,7 @@ def _keys(where: str, group: Mapping[str, Any], structure: Structure, everywhere
     try:
         places = {name: place for place, name in enumerate(names)}
     except TypeError:
-        raise ValueError(f"{where} has param_names={names!r}: must be a list of names") from None
+        raise ValueError(f"{where} has param_names={shown(names)}: must be a list of names") from None
     wanted = set(own)
     if places.keys() != wanted or len(names) != len(own):
         unknown, missing = [name for name in names if name not in wanted], [name for name in own if name not in places]

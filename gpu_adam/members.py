@@ -13,6 +13,7 @@ from .algorithm import Algorithm
 from .arrays import ArrayRef
 from .frozen import is_frozen, is_known_to_autograd
 from .groups import Groups
+from .messages import shown
 from .parameters import Apart, check_apart, param_ref
 from .placement import engines_for, pack_in
 from .state import Placed
@@ -177,4 +178,4 @@ class Members:
 
 def _label(structure: Structure, name: Any, group: int) -> str:
     """What errors call a parameter."""
-    return f"parameter {name!r}" if structure.named else f"parameter {name} of group {group}"
+    return f"parameter {shown(name)}" if structure.named else f"parameter {name} of group {group}"

@@ -49,7 +49,11 @@ def shown(value: Any) -> str:
     >>> shown(10**400)
     'an integer of 1,329 bits'
     """
-    text = _repr.repr(value)
+    return cut(_repr.repr(value))
+
+
+def cut(text: str) -> str:
+    """A text, without its middle where it is long."""
     return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 23]}...{text[-20:]}"
 
 

@@ -32,7 +32,7 @@ from .state import Placed
 
 _GRAD = ROLES.index("grad")
 
-_NO_MORE_STEPS = f"a parameter has made {MOST_STEPS} steps, the most that can be saved and loaded: make a new optimizer, or load a state of fewer steps"
+_NO_MORE_STEPS = f"a parameter has made {MOST_STEPS} steps, the most that can be saved: load a state of fewer steps"
 
 
 @dataclass(frozen=True)

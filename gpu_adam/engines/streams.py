@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..messages import shown
+
 _PER_THREAD = 2
 """``CU_STREAM_PER_THREAD``."""
 
@@ -38,4 +40,4 @@ def handle_of(stream: Any) -> int:
         handle = getattr(stream, name, None)
         if handle is not None:
             return int(getattr(handle, "value", handle) or 0)
-    raise TypeError(f"stream={stream!r}: must be a CUDA stream of CuPy, PyTorch or Numba, or its handle")
+    raise TypeError(f"stream={shown(stream)}: must be a CUDA stream of CuPy, PyTorch or Numba, or its handle")
