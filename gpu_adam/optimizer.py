@@ -34,7 +34,7 @@ from .layout import Device
 from .loss_scaler import LossScaler
 from .members import Members
 from .messages import a_kind, shown
-from .pickling import lasting
+from .pickling import lasting, lay_out, order_of
 from .placement import place
 from .plan import Plan
 from .reals import MOST_STEPS
@@ -43,6 +43,7 @@ from .schedule import Schedule
 from .settings import Limits
 from .state import AVERAGE, Placed, narrowest, working_formats
 from .stepper import Stepper
+from .structure import read_structure
 from .tracing import untraced
 
 
@@ -793,6 +794,7 @@ class GpuOptimizer:
                 }
                 for group, structure in groups
             ],
+            "orders": [order_of(one.ref) for one in self._params],
             "grouped": self._groups.grouped,
             "defaults": self.defaults,
             "options": self._options(),
@@ -804,6 +806,9 @@ class GpuOptimizer:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         common = {key: saved["defaults"][key] for key in ("decoupled_weight_decay", "maximize")}
         own = {key: value for key, value in saved["defaults"].items() if key not in common}
+        arrays = [one for group in saved["groups"] for one in read_structure(group["params"], "params")[1]]
+        for array, order in zip(arrays, saved.get("orders", ()), strict=False):
+            lay_out(array, order)
         # Not that of the subclass, which may take other arguments.
         GpuOptimizer.__init__(self, saved["groups"], own, **common, **saved["options"])
         self._groups.grouped = saved["grouped"]
