@@ -20,7 +20,7 @@ from .matching import match
 from .messages import a_kind, listed, shown
 from .placement import place
 from .plain import plain, plain_pair
-from .reals import MOST_STEPS
+from .reals import MOST_STEPS, has_real_elements
 from .state import AVERAGE, BucketState, Placed, working_formats
 from .structure import Structure
 
@@ -192,6 +192,8 @@ def check(
 
 def _count(step: Any, label: str) -> int:
     try:
+        if isinstance(step, np.ndarray) and not has_real_elements(step):
+            raise TypeError
         # Of any library and of one element; PyTorch takes a dimension more, and so do we.
         number = step.item() if hasattr(step, "item") and prod(step.shape) == 1 else step
         count = int(number)

@@ -29,10 +29,10 @@ def as_float(value: Any) -> float:
 
 
 def has_real_elements(array: Any) -> bool:
-    """Whether what an array of any library holds are integers or floats; not truth values, text, or objects."""
+    """Whether what an array of any library holds are integers or floats; not truth values, text, or objects, nor masked ones."""
     dtype = getattr(array, "dtype", None)
     name = str(getattr(dtype, "name", dtype))
-    return "float" in name or "int" in name
+    return ("float" in name or "int" in name) and not hasattr(array, "mask")
 
 
 def real(value: Any, name: str, allowed: str = "a number") -> float:

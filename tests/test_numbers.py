@@ -32,6 +32,7 @@ ODD: list[Any] = [
     *(math.inf, -math.inf, math.nan, -0.0, 5e-324, 1.7e308, True, np.True_, None, "1", b"1", 1j, np.complex64(1), [1.0], {}),
     *(np.array(1e300), np.array([1.0]), np.array([1.0, 2.0]), np.array(True), np.array("1"), np.array(None), np.array(10**400, object)),
     *(torch.tensor(1e300, dtype=torch.float64), torch.tensor([1.0]), torch.tensor(2**62), torch.empty(0), torch.tensor(1.0, device="meta")),
+    *(np.ma.masked, np.ma.masked_array(0.1, mask=True), np.ma.masked_array(1, mask=False)),
     lambda: 1.0,
     object(),
 ]  # fmt: skip
