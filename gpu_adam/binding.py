@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from operator import attrgetter, is_
 from typing import Any
 
@@ -21,7 +22,6 @@ class Bound:
 
     Attributes:
         arrays: One array or ``None`` for each parameter, as assigned or packed; for torch tensors only while packed.
-        torch: The parameters that are torch tensors.
         steady: What `current` returned last, if it need not be looked up again as long as `current` returns it.
     """
 
@@ -29,10 +29,25 @@ class Bound:
         self.arrays = self.steady = arrays
         self._params = params
         self._pack = pack
-        self.torch = [one for one in params if one.ref.family == "torch"]
-        self._tensors = [one.ref.array for one in self.torch]
-        self._frozen = Frozen(self.torch)
-        self._unplaced = [one for one in params if one.place is None]
+
+    # Found when they are asked for: groups may be added by the thousand.
+
+    @cached_property
+    def torch(self) -> list[Placed]:
+        """The parameters that are torch tensors."""
+        return [one for one in self._params if one.ref.family == "torch"]
+
+    @cached_property
+    def _tensors(self) -> list[Any]:
+        return [one.ref.array for one in self.torch]
+
+    @cached_property
+    def _frozen(self) -> Frozen:
+        return Frozen(self.torch)
+
+    @cached_property
+    def _unplaced(self) -> list[Placed]:
+        return [one for one in self._params if one.place is None]
 
     def bind(self, arrays: Sequence[Any]) -> None:
         """Take these arrays from now on."""

@@ -49,7 +49,7 @@ class Members:
         self._apart = Apart()
 
     def add(
-        self, groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], to: list[dict[str, Any]]
+        self, groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], to: list[dict[str, Any]], *, grown: bool
     ) -> list[Any]:
         """Add groups of parameters, packed where that is asked for and they train.
 
@@ -57,6 +57,7 @@ class Members:
             groups: The groups as they are given.
             defaults: The hyperparameters that they do not name.
             to: The groups so far, which get the new ones.
+            grown: Whether nothing has become of the parameters since this was last called.
 
         Returns:
             For each new parameter its packed gradient, or ``None``.
@@ -82,7 +83,7 @@ class Members:
             described = [(number, label, param_ref(leaf, label)) for label, leaf in zip(labels, leaves, strict=True)]
             hyper.refuse_misfits({ref.format.working for _, _, ref in described}, where)
             refs.extend(described)
-        self._apart.check(self.params, [entry[1:] for entry in refs])
+        self._apart.check(self.params, [entry[1:] for entry in refs], grown=grown)
         fresh = self._described(refs)
         grads = pack_in([one for one in fresh if not is_frozen(one)]) if self._pack else {}
         # Nothing has changed up to here, and nothing is refused from here on.

@@ -34,6 +34,7 @@ from .layout import Device
 from .loss_scaler import LossScaler
 from .members import Members
 from .messages import a_kind, shown
+from .parameters import Residence
 from .pickling import lasting, lay_out, order_of
 from .placement import place
 from .plan import Plan
@@ -207,12 +208,19 @@ class GpuOptimizer:
         self._groups.grouped = True
 
     def _add(self, groups: list[dict[str, Any]]) -> None:
-        steps, bound = np.zeros(0, np.int64), []
-        if self._params:
-            self._follow()
+        steps, bound = np.zeros(0, np.int64), list[Any]()
+        residence: Residence | None = None
+        known, grown = len(self._params), False
+        if known:
+            grown = self._stepper.may_grow and len(self.param_groups) == len(self._groups.structures)
+            if not grown:
+                self._follow()
             steps, bound = self._stepper.read_steps(), list(self._bound.arrays)
-        fresh = self._members.add(groups, self.defaults, self.param_groups)
-        self._rest(np.concatenate((steps, np.zeros(len(fresh), np.int64))), [*bound, *fresh])
+            residence = self._stepper.residence
+        fresh = self._members.add(groups, self.defaults, self.param_groups, grown=grown)
+        if residence is not None:
+            residence.grow(self._params, self._params[known:])
+        self._rest(np.concatenate((steps, np.zeros(len(fresh), np.int64))), [*bound, *fresh], residence)
 
     def _follow(self, capturing: bool = False) -> None:
         """Take up what was done to the groups and to the parameters since the last step; nothing may have been while one is captured."""
@@ -251,7 +259,7 @@ class GpuOptimizer:
         schedule = self._stepper.schedule
         return bool(self._captures) or (schedule is not None and schedule.is_captured)
 
-    def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
+    def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any], residence: Residence | None = None) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
         stepper = vars(self).get("_stepper")
         if stepper is not None:
@@ -259,7 +267,7 @@ class GpuOptimizer:
             stepper.settle()
         for name in ("_devices", "_working", "_narrowest"):
             vars(self).pop(name, None)
-        vars(self).update(self._remade(self._params, steps, bound))
+        vars(self).update(self._remade(self._params, steps, bound, residence))
         self._captures.tell(steps)
 
     # What follows from the parameters; found when it is asked for, since groups may be added by the thousand.
@@ -277,7 +285,9 @@ class GpuOptimizer:
     def _narrowest(self) -> Format:
         return narrowest(self._working)
 
-    def _remade(self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any]) -> dict[str, Any]:
+    def _remade(
+        self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any], residence: Residence | None = None
+    ) -> dict[str, Any]:
         """The attributes of an optimizer with these parameters and state; what follows from them is found again at the next step."""
         stepper = Stepper(
             params,
@@ -288,6 +298,7 @@ class GpuOptimizer:
             1 + len(self.param_groups),
             pack=self._pack,
             capturable=self._capturable,
+            residence=residence,
         )
         keys: list[tuple[Any, ...]] = []
         hyper: list[Hyperparameters] = []

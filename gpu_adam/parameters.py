@@ -12,6 +12,9 @@ from .state import Placed, state_strides
 
 _ref_of = attrgetter("ref")
 
+_MANY = 256
+"""Parameters from which on not all are looked at for each that is added."""
+
 
 def param_ref(array: Any, label: str) -> ArrayRef:
     """The description of an array that is to be updated.
@@ -69,18 +72,22 @@ class Apart:
         self._members: dict[Device, list[int]] = {}
         self._occupied: dict[Device, Occupied] = {}
 
-    def check(self, params: Sequence[Placed], fresh: Sequence[tuple[str, ArrayRef]]) -> None:
+    def check(self, params: Sequence[Placed], fresh: Sequence[tuple[str, ArrayRef]], *, grown: bool) -> None:
         """Nothing, if new arrays share no element with the parameters or with each other.
 
         Args:
             params: The parameters, which do not share any.
             fresh: What to call each new array, and its description.
+            grown: Whether nothing has become of the parameters since the last call, but that some were added.
 
         Raises:
             ValueError: If they do.
         """
         check_apart(fresh)
-        self._follow(list(map(_ref_of, params)))
+        if grown:
+            self._extend([one.ref for one in params[len(self._refs) :]])
+        else:
+            self._follow(list(map(_ref_of, params)))
         for label, ref in fresh:
             occupied = self._occupied.get(ref.device)
             for number in occupied.overlapping(ref) if occupied else ():
@@ -89,14 +96,16 @@ class Apart:
 
     def _follow(self, refs: list[ArrayRef]) -> None:
         # Mostly some have been added; what has moved, or was packed, has another description.
-        begin = len(self._refs)
-        if len(refs) < begin or not all(map(is_, refs, self._refs)):
-            begin, self._members, self._occupied = 0, {}, {}
-        self._refs = refs
+        if len(refs) < len(self._refs) or not all(map(is_, refs, self._refs)):
+            self._refs, self._members, self._occupied = [], {}, {}
+        self._extend(refs[len(self._refs) :])
+
+    def _extend(self, refs: list[ArrayRef]) -> None:
         added: dict[Device, list[ArrayRef]] = {}
-        for index, ref in enumerate(refs[begin:], start=begin):
+        for index, ref in enumerate(refs, start=len(self._refs)):
             added.setdefault(ref.device, []).append(ref)
             self._members.setdefault(ref.device, []).append(index)
+        self._refs.extend(refs)
         for device, members in added.items():
             self._occupied.setdefault(device, Occupied([])).extend(members)
 
@@ -109,7 +118,12 @@ class Residence:
     """
 
     def __init__(self, params: Sequence[Placed]) -> None:
+        self._take_up(params)
+
+    def _take_up(self, params: Sequence[Placed]) -> None:
         self._params = params
+        self._fresh: list[Placed] = []
+        self._is_asked = False
         members: dict[Family, list[Placed]] = {}
         for placed in params:
             members.setdefault(placed.ref.family, []).append(placed)
@@ -117,15 +131,30 @@ class Residence:
         self._masters = [placed for placed in members.get("torch", []) if placed.master]
         self._writes = _Writes([placed.ref.array for placed in self._masters])
 
+    def grow(self, params: Sequence[Placed], fresh: Sequence[Placed]) -> None:
+        """Take parameters that were just added for what they are: with those of before they are ``params`` now."""
+        self._params, self._is_asked = params, False
+        self._fresh.extend(fresh)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether so few of many parameters have been added since all were looked at that they need not be for one more.
+
+        What is done to one meanwhile is found at the next look, in a step at the latest.
+        """
+        known = len(self._params) - len(self._fresh)
+        return not self._is_asked and known >= _MANY and len(self._fresh) < known
+
     def moved(self) -> list[tuple[Placed, ArrayRef]]:
         """The parameters that are elsewhere, and where they are; mostly none.
 
         Raises:
             TypeError, ValueError: If one has become another array than the optimizer was made for.
         """
+        self._is_asked = True
         changed = [library for library in self._libraries if not library.is_unchanged()]
         moved = []
-        for placed in (placed for library in changed for placed in library.params):
+        for placed in (*(placed for library in changed for placed in library.params), *self._fresh):
             ref, old = param_ref(placed.ref.array, placed.label), placed.ref
             if (ref.shape, ref.format, ref.device) != (old.shape, old.format, old.device):
                 raise ValueError(
@@ -147,7 +176,10 @@ class Residence:
 
     def written(self) -> list[Placed]:
         """The 16-bit torch parameters that were written to since this was last asked, as by their module's ``load_state_dict``."""
-        return [self._masters[k] for k in self._writes.news()]
+        news = [self._masters[k] for k in self._writes.news()]
+        if self._fresh:
+            self._take_up(self._params)
+        return news
 
     def stepped(self, tensors: Sequence[Any]) -> None:
         """Tell torch that a step has written to these tensors, so that autograd refuses to use their values of before."""

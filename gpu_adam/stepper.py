@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
-from .arrays import Lifetime, current_stream, to_host
+from .arrays import Family, Lifetime, current_stream, to_host
 from .captures import Captures
 from .cohorts import Mode
 from .control import Control
+from .engines import Engine
 from .gradients import Gradients
 from .hyperparameters import Averaging
+from .layout import Device
 from .parameters import Residence
 from .placement import place
 from .scaling import UNSCALED, Scaling
@@ -49,6 +51,7 @@ class Stepper:
         *,
         pack: bool,
         capturable: bool,
+        residence: Residence | None = None,
     ) -> None:
         self.params = params
         self.steps = steps
@@ -63,7 +66,7 @@ class Stepper:
         self._pack = pack
         self._capturable = capturable
         self._keeps_scaling = False
-        self._reset()
+        self.residence = Residence(params) if residence is None else residence
 
     @cached_property
     def _gradients(self) -> Gradients:
@@ -72,9 +75,18 @@ class Stepper:
 
     def _reset(self) -> None:
         vars(self).pop("_gradients", None)
+        vars(self).pop("_lanes", None)
         self.residence = Residence(self.params)
+
+    @cached_property
+    def _lanes(self) -> list[tuple[Engine, Device, Family]]:
         gpus = {one.ref.device: one for one in self.params if one.ref.device.kind != "cpu"}
-        self._lanes = [(one.engine, device, one.ref.family) for device, one in gpus.items()]
+        return [(one.engine, device, one.ref.family) for device, one in gpus.items()]
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether parameters may be added before what was done to the others is taken up."""
+        return self.schedule is None and not self._written and self.residence.may_grow
 
     def fresh_gradients(self, params: Sequence[Placed] | None = None) -> Gradients:
         """Of the same parameters, or others like them, none seen yet."""
