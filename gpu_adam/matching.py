@@ -102,8 +102,9 @@ def _order(theirs: Sequence[Mapping[str, Any]], structures: Sequence[Structure])
     except TypeError:  # no names: `_keys` says so
         return in_place
     own = [frozenset(one.names) for one in structures]
-    told_apart = len(set(own)) == len(own) and len(set(sets)) == len(sets)
-    return [sets.index(one) for one in own] if told_apart and set(own) == set(sets) else in_place
+    places = {one: k for k, one in enumerate(sets)}
+    told_apart = len(set(own)) == len(own) and len(places) == len(sets)
+    return [places[one] for one in own] if told_apart and set(own) == places.keys() else in_place
 
 
 def _keys(where: str, group: Mapping[str, Any], structure: Structure, everywhere: set[Any]) -> Sequence[Any]:

@@ -123,7 +123,8 @@ class Residence:
     def _take_up(self, params: Sequence[Placed]) -> None:
         self._params = params
         self._fresh: list[Placed] = []
-        self._is_asked = False
+        # Until some are added: what was told before may have moved them.
+        self._is_asked = True
         members: dict[Family, list[Placed]] = {}
         for placed in params:
             members.setdefault(placed.ref.family, []).append(placed)

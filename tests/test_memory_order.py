@@ -74,7 +74,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(10))
 def test_arrays_in_the_same_order_agree_whatever_their_gaps(seed: int, pack: bool) -> None:
     numbers, order, layout = drawn(seed)
     views = [
@@ -93,7 +93,7 @@ def test_arrays_in_the_same_order_agree_whatever_their_gaps(seed: int, pack: boo
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copy_goes_on_as_if_it_had_not_been_made(how: str, library: str, pack: bool) -> None:
-    for seed in range(8):
+    for seed in range(5):
         numbers, order, layout = drawn(seed)
         # PyTorch has no negative strides.
         param = dense(numbers, order) if library == "torch" or seed % 2 else laid_out(numbers, layout)

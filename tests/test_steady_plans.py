@@ -69,7 +69,7 @@ def fresh(rng: np.random.Generator, shape: tuple[int, ...], format: str) -> NDAr
 @pytest.mark.parametrize("how", ["given", "bound"])
 def test_gradients_of_any_size_are_taken_up_in_one_plan(how: str, library: str, mode: str, plans: list[int]) -> None:
     options = MODES[mode]
-    for seed in range(6):
+    for seed in range(4):
         rng = np.random.default_rng([seed, len(mode)])
         shapes = drawn_shapes(rng)
         formats = [str(rng.choice(["float32", "float64", "float16"])) for _ in shapes]
