@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .casting import to_single
 from .formats import FLOAT32, FLOAT64, Format, MisfitError
 from .hyperparameters import Asked, Averaging, Flag, Number, Scheduled
 from .kernels import rules
@@ -55,6 +56,8 @@ class Algorithm:
         scalars: For numbers that PyTorch saves of each parameter: from their names there to their places in a row.
         initial: For states that do not begin with zeros: from the state's name to the record's word that has its first value.
         uncounted: Whether PyTorch's optimizer of the same name saves no step count; a state without one then counts as one step.
+        squares: The names of states that no gradients make negative, such as sums of squares; a state dict in which an element is
+            negative is refused.
 
     Raises:
         ValueError: If the rules do not share their coefficients, or there is none; for words that are not the rule's own or come twice, and
@@ -69,6 +72,7 @@ class Algorithm:
         scalars: Where in a row the numbers are that PyTorch saves of each parameter.
         initial: Where in a record the first values of states are that do not begin with zeros.
         uncounted: Whether PyTorch's optimizer of the same name saves no step count.
+        squares: The names of states that are never negative.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Algorithm:
         scalars: Mapping[str, int] | None = None,
         initial: Mapping[str, int] | None = None,
         uncounted: bool = False,
+        squares: Iterable[str] = (),
     ) -> None:
         if len({rule.coefficients for rule in rules}) != 1:
             raise ValueError(
@@ -107,6 +112,7 @@ class Algorithm:
         self.scalars = scalars or {}
         self.initial = initial or {}
         self.uncounted = uncounted
+        self.squares = frozenset(squares)
         self._choose = choose
         self._flags_of = itemgetter(*(flag.key for flag in self.flags))
 
@@ -150,7 +156,7 @@ class Algorithm:
                 values.append(value if type(value) is float else one.checked(value, where, read=read_lr))
             return (*values, *self._flags_of(group), *group)
         except KeyError as error:
-            raise ValueError(f"{where} has lost its {error.args[0]!r}") from None
+            raise ValueError(f"{where} has lost its {shown(error.args[0])}") from None
 
     def hyperparameters(self, group: Mapping[str, Any], where: str, *, read_lr: bool = True) -> Hyperparameters:
         """The hyperparameters in a group's dictionary, checked.
@@ -295,7 +301,7 @@ def _filler(own: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _narrow(x: float, wide: bool) -> float:
-    return x if wide else float(np.float32(x))
+    return x if wide else to_single(x)
 
 
 power = rules.power(mul)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .arrays import ArrayRef, plainly, zero
 from .frozen import Frozen
+from .lazy import cached_property
 from .state import Placed
 
 _grad_of = attrgetter("grad")
@@ -21,7 +22,6 @@ class Bound:
 
     Attributes:
         arrays: One array or ``None`` for each parameter, as assigned or packed; for torch tensors only while packed.
-        torch: The parameters that are torch tensors.
         steady: What `current` returned last, if it need not be looked up again as long as `current` returns it.
     """
 
@@ -29,11 +29,26 @@ class Bound:
         self.arrays = self.steady = arrays
         self._params = params
         self._pack = pack
-        self.torch = [one for one in params if one.ref.family == "torch"]
-        self._tensors = [one.ref.array for one in self.torch]
-        self._frozen = Frozen(self.torch)
-        self._left_out = self._frozen.indices
-        self._unplaced = [one for one in params if one.place is None]
+        self._left_out: tuple[int, ...] = ()
+
+    # Found when they are asked for: groups may be added by the thousand.
+
+    @cached_property
+    def torch(self) -> list[Placed]:
+        """The parameters that are torch tensors."""
+        return [one for one in self._params if one.ref.family == "torch"]
+
+    @cached_property
+    def _tensors(self) -> list[Any]:
+        return [one.ref.array for one in self.torch]
+
+    @cached_property
+    def _frozen(self) -> Frozen:
+        return Frozen(self.torch)
+
+    @cached_property
+    def _unplaced(self) -> list[Placed]:
+        return [one for one in self._params if one.place is None]
 
     def bind(self, arrays: Sequence[Any]) -> None:
         """Take these arrays from now on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from .casting import exact_casts
 from .formats import FLOAT64
 from .hyperparameters import Asked, Averaging
 from .matching import match
-from .messages import a_kind
+from .messages import a_kind, listed, shown
 from .placement import place
 from .plain import plain, plain_pair
+from .reals import MOST_STEPS, has_real_elements
 from .state import AVERAGE, BucketState, Placed, working_formats
 from .structure import Structure
 
@@ -27,9 +29,6 @@ _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "f
 
 _NOT_KEPT = {"params", "param_names", *_TORCH_ONLY}
 """Keys of a saved group that are not the group's own."""
-
-_MOST_STEPS = 1 << 53
-"""Step counts stay below, so that a count that travelled as float64 is exact."""
 
 _FLOAT32_INTEGERS = 1 << 24
 """Up to here float32, in which PyTorch counts steps, holds every integer."""
@@ -64,7 +63,8 @@ def save(
     state = {}
     asked: Asked = {}
     for placed in params:
-        t = int(steps[placed.index])
+        # A graph of the caller's may have made more.
+        t = min(int(steps[placed.index]), MOST_STEPS)
         if t:
             # Not all hyperparameters are looked at: one that a step refuses must not cost the state.
             used = algorithm.rule_of(groups[placed.group], f"group {placed.group}").states
@@ -151,7 +151,7 @@ def check(
     for (where, group), own, formats in zip(matched.groups, groups, working, strict=True):
         foreign = [key for key in dict.fromkeys(one.key for one in algorithm.numbers) if key not in group]
         if foreign:
-            raise ValueError(f"{where} lacks {foreign}: it is that of another kind of optimizer")
+            raise ValueError(f"{where} lacks {listed(foreign)}: it is that of another kind of optimizer")
         # Also what users and schedulers keep in a group, such as `initial_lr`.
         new = {key: _copied(algorithm, key, value) for key, value in group.items() if key not in _NOT_KEPT}
         new.update({key: own[key] for key in algorithm.keys if key not in new})
@@ -175,12 +175,15 @@ def check(
         counted = "step" in entry or algorithm.uncounted
         missing = [name for name in (*(() if counted else ("step",)), *wanted) if entry.get(name) is None]
         if missing:
-            raise ValueError(f"state_dict's state of {placed.label} lacks {missing}")
+            raise ValueError(f"state_dict's state of {placed.label} lacks {listed(missing)}")
         steps.append(_count(entry.get("step", 1), placed.label))
         others = ((name, True) for name in algorithm.states if name not in wanted)
         kept = (("master", placed.master), (AVERAGE, averages), *others)
         optional = tuple(name for name, here in kept if here and entry.get(name) is not None)
-        arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
+        own = {name: _host(entry[name], name, placed) for name in (*wanted, *optional)}
+        for name in algorithm.squares.intersection(own):
+            _refuse_negative(own[name], name, placed)
+        arrays.append(own)
     for (where, _), new in zip(matched.groups, new_groups, strict=True):
         algorithm.check_keys(new, where)
     skipped = _count(saved.get("steps_skipped", 0), "skipped steps")
@@ -189,15 +192,18 @@ def check(
 
 def _count(step: Any, label: str) -> int:
     try:
+        if isinstance(step, np.ndarray) and not has_real_elements(step):
+            raise TypeError
         # Of any library and of one element; PyTorch takes a dimension more, and so do we.
         number = step.item() if hasattr(step, "item") and prod(step.shape) == 1 else step
         count = int(number)
-        whole = not isinstance(number, str) and 0 <= count == float(number) and count < _MOST_STEPS
+        exact = number if isinstance(number, Number) else float(number)
+        whole = not isinstance(number, str) and 0 <= count == exact and count <= MOST_STEPS
     except (TypeError, ValueError, OverflowError, RuntimeError):
         whole = False
     if not whole:
         raise ValueError(
-            f"state_dict's step of {label} is {step!r}: must be a whole number from 0 to {_MOST_STEPS - 1}"
+            f"state_dict's step of {label} is {shown(step)}: must be a whole number from 0 to {MOST_STEPS}"
         )
     return count
 
@@ -220,6 +226,14 @@ def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
                 f"must be at most {working.largest!r}, or infinite"
             )
     return host
+
+
+def _refuse_negative(host: NDArray[Any], name: str, placed: Placed) -> None:
+    negative = host < 0
+    if negative.any():
+        raise ValueError(
+            f"state_dict's {name} of {placed.label} has {float(host[negative][0])!r}: must be at least 0, as no gradients make it negative"
+        )
 
 
 @exact_casts()

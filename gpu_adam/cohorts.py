@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,10 @@ def ranges_of(active: Sequence[Placed], slots: Sequence[int], mode: Mode, groups
         return []
     ranges = [(0, slots[-1])]
     if mode.by_group:
-        for group in range(groups):
-            members = [k for k, placed in enumerate(active) if placed.group == group]
-            ranges.append((slots[members[0]], slots[members[-1] + 1]) if members else (0, 0))
+        own = [(0, 0)] * groups
+        # The parameters are in the groups' order.
+        for group, members in groupby(range(len(active)), key=lambda k: active[k].group):
+            numbers = list(members)
+            own[group] = slots[numbers[0]], slots[numbers[-1] + 1]
+        ranges += own
     return ranges

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .lazy import cached_property
+from .messages import cut
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -120,4 +121,4 @@ def format_of(dtype: DTypeLike) -> Format:
 
 def unsupported(name: str) -> str:
     """What is said of an array whose dtype is none of the formats."""
-    return f"has dtype {name}, which is not supported: use one of {', '.join(_BY_NAME)}"
+    return f"has dtype {cut(name)}, which is not supported: use one of {', '.join(_BY_NAME)}"

@@ -20,6 +20,10 @@ Shape = tuple[Format, tuple[int, ...]]
 """What a plan depends on: the gradient's format and strides; of rows their working format and how many there is room for."""
 
 
+_SPARE_ROWS = 4
+"""How many times the room that rows need is kept, so that a plan is not made anew where their number goes up and down."""
+
+
 @dataclass(frozen=True)
 class Operand:
     """What a step reads of one parameter's gradient.
@@ -48,11 +52,13 @@ class _Slot:
     Attributes:
         shape: What a plan depends on.
         rows: Of a gradient of rows these.
+        capacity: How many of these there is room for.
         kept: What holds the elements where the caller's object is no array: the memory of a number.
     """
 
     shape: Shape | None = None
     rows: RowGradient | None = None
+    capacity: int = 0
     kept: Any = None
 
 
@@ -84,6 +90,7 @@ class Gradients:
         }
         numbers = {device: number for number, device in enumerate(self._on_device)}
         self._device_numbers = np.array([numbers[placed.ref.device] for placed in params], np.int64)
+        self._empty = [placed.index for placed in params if not placed.size]
 
     def operand(self, index: int) -> Operand | None:
         """What a step reads of a parameter's gradient; ``None`` where it has none."""
@@ -96,15 +103,15 @@ class Gradients:
             return Operand(self.address(index), placed.size, format, journey)
         sums, rows = self._buffers[index].addresses
         width = self._buffers[index].width
-        size = slot.rows.capacity * width
+        size = slot.capacity * width
         return Operand(sums, size, format, Walk((size,), (1,), (1,)), width, rows)
 
     def sum_rows(self, device: Device, stream: int | None) -> None:
         """Sum a device's gradients of rows where a step will read them, in the order of the stream."""
         for index, buffer in self._buffers.items():
-            rows = self._slots[index].rows
-            if rows is not None and rows.values.device == device:
-                buffer.take(rows, stream)
+            slot = self._slots[index]
+            if slot.rows is not None and slot.rows.values.device == device:
+                buffer.take(slot.rows, slot.capacity, stream)
 
     @property
     def has_rows(self) -> bool:
@@ -142,6 +149,7 @@ class Gradients:
             return False, []
         before, addresses = self._addresses, self._addresses.copy()
         unknown = self._recognition.look(arrays, addresses)
+        self._place_empty(addresses)
         moved = np.flatnonzero(addresses != before)
         if len(moved):
             clear = self._are_clear(moved, addresses[moved])
@@ -173,6 +181,7 @@ class Gradients:
                 reshaped |= self._take(index, arrays[index], found)
                 addresses[index] = found.address
                 families[index] = None if self._slots[index].kept is not None else found.family
+        self._place_empty(addresses)
         self._addresses = addresses
         self._recognition.learn(arrays, families, lifetime)
         return reshaped, [] if reshaped else np.flatnonzero(addresses != before).tolist()
@@ -184,6 +193,11 @@ class Gradients:
                 raise TypeError(f"the gradient of {placed.label} is a number, which never changes: bind an array")
             if array is not None:
                 self._check(placed, array)
+
+    def _place_empty(self, addresses: NDArray[np.int64]) -> None:
+        """Where a gradient without elements lies is nothing that a plan could go by."""
+        if self._empty:
+            addresses[self._empty] = 0
 
     def _are_clear(self, indices: NDArray[np.int64], addresses: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether gradients like the last ones fit at these addresses, judged by their extents; if not, it takes a closer look."""
@@ -201,7 +215,7 @@ class Gradients:
         """Remember a dense gradient; whether the plan changes with it."""
         slot = self._slots[index]
         before = (slot.rows, slot.shape)
-        slot.rows, slot.shape = None, (ref.format, ref.strides)
+        slot.rows, slot.shape = None, (ref.format, _walked(ref))
         slot.kept = None if ref.array is array else ref.array
         start, stop = reach(ref)
         self._lows[index], self._highs[index] = start - ref.address, stop - ref.address
@@ -212,8 +226,10 @@ class Gradients:
         """Remember a gradient of rows; whether the plan changes with it."""
         slot, buffer = self._slots[index], self._buffers[index]
         before = (slot.rows is not None, slot.shape, self.address(index))
-        slot.rows, slot.shape, slot.kept = rows, (buffer.format, (rows.capacity,)), None
-        return before != (True, slot.shape, buffer.addresses[0])
+        if slot.rows is None or not rows.capacity <= slot.capacity <= _SPARE_ROWS * rows.capacity:
+            slot.capacity = rows.capacity
+        slot.rows, slot.shape, slot.kept = rows, (buffer.format, (slot.capacity,)), None
+        return before != (True, slot.shape, 0 if index in self._empty else buffer.addresses[0])
 
     def _check(self, placed: Placed, array: Any) -> ArrayRef | RowGradient:
         what = f"the gradient of {placed.label}"
@@ -235,3 +251,10 @@ class Gradients:
             if other is not placed or not ref.same_elements(placed.ref):
                 raise ValueError(f"{what} overlaps the memory of {other.label}, which the step changes while it reads")
         return ref
+
+
+def _walked(ref: ArrayRef) -> tuple[int, ...]:
+    """An array's strides as far as anybody walks by them: a dimension of one element, or of none, may have any."""
+    if 0 in ref.shape:
+        return (0,) * len(ref.shape)
+    return tuple(0 if size == 1 else stride for size, stride in zip(ref.shape, ref.strides, strict=True))

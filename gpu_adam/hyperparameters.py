@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, isinf
 from numbers import Real
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from .formats import Format, MisfitError
 from .kernels.row import LR, SCHEDULED_WORDS
 from .messages import shown
+from .reals import as_float, has_real_elements
 from .scaling import Scalar, scalar_on
 
 Scheduled = float | Callable[[int], float]
@@ -174,17 +175,15 @@ def number(value: Any, name: str, where: str, *, below: float = inf) -> float:
             raise TypeError(f"{name}={shown(value)} of {where}: must be a number")
         if tuple(shape):
             raise ValueError(f"{name} of {where} has shape {tuple(shape)}: must be a number or a 0-dimensional array")
-        dtype = str(getattr(value, "dtype", ""))
-        if "bool" in dtype or "complex" in dtype:
+        if hasattr(value, "dtype") and not has_real_elements(value):
             raise TypeError(f"{name}={shown(value)} of {where}: must be a real number")
     try:
-        result = float(value)
-    except OverflowError:
-        result = inf
-    except (TypeError, ValueError):
+        result = as_float(value)
+    except TypeError:
         raise TypeError(f"{name}={shown(value)} of {where}: must be a real number") from None
     if not (0.0 <= result < below and isfinite(result)):
-        raise ValueError(f"{name}={result!r} of {where}: must be in {_range(below)}")
+        given = shown(value) if isinf(result) else repr(result)
+        raise ValueError(f"{name}={given} of {where}: must be in {_range(below)}")
     return result
 
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
-from .messages import CLOSURE, or_else
+from .messages import CLOSURE, or_else, shown
 
 
 class Elsewhere:
@@ -52,7 +52,7 @@ def unexpected(cls: type, given: Mapping[str, Any], options: Collection[str]) ->
     named = [one.name for one in own if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     known = dict.fromkeys([*named, *options])
     name = next(iter(given))
-    return TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}: {or_else(name, known)}")
+    return TypeError(f"{cls.__name__}() got an unexpected keyword argument {shown(name)}: {or_else(name, known)}")
 
 
 def unexpected_in_step(cls: type, given: Mapping[str, Any]) -> TypeError:
@@ -64,4 +64,4 @@ def unexpected_in_step(cls: type, given: Mapping[str, Any]) -> TypeError:
     """
     name = next(iter(given))
     told = CLOSURE if name == "closure" else or_else(name, ["grads", "grad_scale", "stream"])
-    return TypeError(f"{cls.__name__}.step() got an unexpected keyword argument {name!r}: {told}")
+    return TypeError(f"{cls.__name__}.step() got an unexpected keyword argument {shown(name)}: {told}")

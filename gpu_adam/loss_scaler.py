@@ -21,7 +21,8 @@ from .kernels.prologue import (
     SCALER_WORDS,
     WORD,
 )
-from .messages import a_kind, shown
+from .messages import a_kind, listed, shown
+from .reals import MOST_WORDS, real, whole
 from .tracing import untraced
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 """Those of PyTorch's GradScaler."""
+
+_MOST_TRACKED = 1 << 62
+"""Steps since the scale was changed that a state may say; beyond that nobody lives to see the difference."""
 
 
 class LossScaler:
@@ -132,7 +136,7 @@ class LossScaler:
             raise TypeError(f"the state of a loss scaler is {a_kind(state_dict)}: must be a dict")
         missing = [key for key in _KEYS if key not in state_dict]
         if missing:
-            raise ValueError(f"the state of a loss scaler lacks {missing}")
+            raise ValueError(f"the state of a loss scaler lacks {listed(missing)}")
         self._engine.upload(self._memory, 0, _words(state_dict))
 
     def __reduce__(self) -> NoReturn:
@@ -148,7 +152,9 @@ class LossScaler:
 @exact_casts()
 def _words(state: Mapping[str, Any]) -> Any:
     scale, growth, backoff = (_number(state[key], key) for key in _KEYS[:3])
-    interval, tracker = (_count(state[key], key.lstrip("_")) for key in _KEYS[3:])
+    interval, tracker = (
+        whole(state[key], key.lstrip("_"), least, MOST_WORDS) for key, least in zip(_KEYS[3:], (1, 0), strict=True)
+    )
     if not 1.0 / FLOAT32.largest <= scale <= FLOAT32.largest:
         raise ValueError(
             f"scale={scale!r}: must be positive and finite in float32, and its inverse too: from 2.94e-39 to 3.4e+38"
@@ -157,28 +163,16 @@ def _words(state: Mapping[str, Any]) -> Any:
         raise ValueError(f"growth_factor={growth!r}: must be above 1")
     if not 0.0 < backoff < 1.0:
         raise ValueError(f"backoff_factor={backoff!r}: must be in (0, 1)")
-    if interval < 1:
-        raise ValueError(f"growth_interval={interval!r}: must be at least 1")
     words = np.zeros(SCALER_WORDS, np.int64)
     words.view(np.float32)[2 * SCALER_SCALE] = scale
-    words[SCALER_TRACKER], words[SCALER_INTERVAL] = tracker, interval
+    # It is counted up from there.
+    words[SCALER_TRACKER], words[SCALER_INTERVAL] = min(tracker, _MOST_TRACKED), interval
     words.view(np.float64)[[SCALER_GROWTH, SCALER_BACKOFF]] = growth, backoff
     return words
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name}={shown(value)}: must be a number")
-    number = float(value)
+    number = real(value, name)
     if not isfinite(number):
-        raise ValueError(f"{name}={number!r}: must be finite")
+        raise ValueError(f"{name}={shown(value)}: must be finite")
     return number
-
-
-def _count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={shown(value)}: must be a whole number")
-    count = int(value.__index__())
-    if count < 0:
-        raise ValueError(f"{name}={count!r}: must not be negative")
-    return count

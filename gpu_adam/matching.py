@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from .messages import listed
+from .messages import listed, shown
 from .structure import Structure
 
 
@@ -73,9 +73,9 @@ def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:
     for number, group in enumerate(theirs):
         params, names = group.get("params"), group.get("param_names")
         if not isinstance(params, (list, tuple)):
-            raise ValueError(f"group {number} of state_dict has params={params!r}: must be a list of their keys")
+            raise ValueError(f"group {number} of state_dict has params={shown(params)}: must be a list of their keys")
         if names is not None and not isinstance(names, (list, tuple)):
-            raise ValueError(f"group {number} of state_dict has param_names={names!r}: must be a list")
+            raise ValueError(f"group {number} of state_dict has param_names={shown(names)}: must be a list")
     return theirs  # type: ignore[no-any-return]
 
 
@@ -102,8 +102,9 @@ def _order(theirs: Sequence[Mapping[str, Any]], structures: Sequence[Structure])
     except TypeError:  # no names: `_keys` says so
         return in_place
     own = [frozenset(one.names) for one in structures]
-    told_apart = len(set(own)) == len(own) and len(set(sets)) == len(sets)
-    return [sets.index(one) for one in own] if told_apart and set(own) == set(sets) else in_place
+    places = {one: k for k, one in enumerate(sets)}
+    told_apart = len(set(own)) == len(own) and len(places) == len(sets)
+    return [places[one] for one in own] if told_apart and set(own) == places.keys() else in_place
 
 
 def _keys(where: str, group: Mapping[str, Any], structure: Structure, everywhere: set[Any]) -> Sequence[Any]:
@@ -125,7 +126,7 @@ def _keys(where: str, group: Mapping[str, Any], structure: Structure, everywhere
     try:
         places = {name: place for place, name in enumerate(names)}
     except TypeError:
-        raise ValueError(f"{where} has param_names={names!r}: must be a list of names") from None
+        raise ValueError(f"{where} has param_names={shown(names)}: must be a list of names") from None
     wanted = set(own)
     if places.keys() != wanted or len(names) != len(own):
         unknown, missing = [name for name in names if name not in wanted], [name for name in own if name not in places]

@@ -14,6 +14,7 @@ from .algorithm import Algorithm
 from .arrays import ArrayRef
 from .frozen import is_frozen, is_known_to_autograd
 from .groups import Groups
+from .messages import shown
 from .parameters import Apart, check_apart, param_ref
 from .placement import engines_for, pack_in
 from .state import Placed
@@ -64,7 +65,12 @@ class Members:
         self._apart = Apart()
 
     def described(
-        self, groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], to: Sequence[Mapping[str, Any]]
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        defaults: Mapping[str, Any],
+        to: Sequence[Mapping[str, Any]],
+        *,
+        grown: bool,
     ) -> Added:
         """What `add` takes, after all checks; nothing has changed.
 
@@ -72,6 +78,7 @@ class Members:
             groups: The groups as they are given.
             defaults: The hyperparameters that they do not name.
             to: The groups so far.
+            grown: Whether nothing has become of the parameters since this was last called.
 
         Raises:
             TypeError, ValueError, EngineUnavailable: As the optimizer does.
@@ -94,7 +101,7 @@ class Members:
             described = [(number, label, param_ref(leaf, label)) for label, leaf in zip(labels, leaves, strict=True)]
             hyper.refuse_misfits({ref.format.working for _, _, ref in described}, where)
             refs.extend(described)
-        self._apart.check(self.params, [entry[1:] for entry in refs])
+        self._apart.check(self.params, [entry[1:] for entry in refs], grown=grown)
         return Added(added, structures, self._described(refs))
 
     def add(self, added: Added, to: list[dict[str, Any]]) -> list[Any]:
@@ -203,4 +210,4 @@ class Members:
 
 def _label(structure: Structure, name: Any, group: int) -> str:
     """What errors call a parameter."""
-    return f"parameter {name!r}" if structure.named else f"parameter {name} of group {group}"
+    return f"parameter {shown(name)}" if structure.named else f"parameter {name} of group {group}"

@@ -19,11 +19,24 @@ CLOSURE = "a closure is not called: compute the gradients before the step"
 _MOST = 8
 """Values of a collection that are told."""
 
-_repr = Repr()
+_MOST_LETTERS = 240
+"""Letters of them, and of one value."""
+
+_MOST_BITS = 256
+"""Bits of an integer that is written out; Python refuses to write one of very many."""
+
+
+class _Short(Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= _MOST_BITS else f"an integer of {x.bit_length():,} bits"
+
+
+_repr = _Short()
+_repr.maxlevel = 3
 _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxfrozenset = _repr.maxdict = _repr.maxarray = _repr.maxdeque = (
     _MOST
 )
-_repr.maxstring = _repr.maxother = _repr.maxlong = 200
+_repr.maxstring = _repr.maxother = 200
 
 
 def shown(value: Any) -> str:
@@ -33,8 +46,15 @@ def shown(value: Any) -> str:
     '(0.9, 0.999)'
     >>> shown(list(range(1000)))
     '[0, 1, 2, 3, 4, 5, 6, 7, ...]'
+    >>> shown(10**400)
+    'an integer of 1,329 bits'
     """
-    return _repr.repr(value)
+    return cut(_repr.repr(value))
+
+
+def cut(text: str) -> str:
+    """A text, without its middle where it is long."""
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 23]}...{text[-20:]}"
 
 
 def listed(values: Collection[Any]) -> str:
@@ -45,9 +65,16 @@ def listed(values: Collection[Any]) -> str:
     >>> listed(range(100_000))
     '[0, 1, 2, 3, 4, 5, 6, 7] and 99,992 more'
     """
-    first = ", ".join(map(shown, islice(values, _MOST)))
-    more = len(values) - _MOST
-    return f"[{first}]" + (f" and {more:,} more" if more > 0 else "")
+    told: list[str] = []
+    letters = 0
+    for value in islice(values, _MOST):
+        text = shown(value)
+        letters += len(text)
+        if told and letters > _MOST_LETTERS:
+            break
+        told.append(text)
+    more = len(values) - len(told)
+    return f"[{', '.join(told)}]" + (f" and {more:,} more" if more > 0 else "")
 
 
 def a_kind(value: Any) -> str:

@@ -35,15 +35,18 @@ from .lazy import cached_property
 from .loss_scaler import LossScaler
 from .members import Added, Members
 from .messages import a_kind, shown
-from .pickling import lasting
+from .parameters import Residence
+from .pickling import lasting, lay_out, order_of
 from .placement import place
 from .plan import Plan
+from .reals import MOST_STEPS
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Schedule
 from .settings import Limits
 from .sole import User, alone, sole
 from .state import AVERAGE, Placed, narrowest, working_formats
 from .stepper import Stepper
+from .structure import read_structure
 from .tracing import untraced
 from .uninterrupted import at_once, uninterrupted
 
@@ -209,18 +212,25 @@ class GpuOptimizer:
         self._add([dict(group)], grouped=True)
 
     def _add(self, groups: list[dict[str, Any]], grouped: bool) -> None:
+        grown = False
         if self._params:
-            self._follow()
-        added = self._members.described(groups, self.defaults, self.param_groups)
+            grown = self._stepper.may_grow and len(self.param_groups) == len(self._groups.structures)
+            if not grown:
+                self._follow()
+        added = self._members.described(groups, self.defaults, self.param_groups, grown=grown)
         uninterrupted(self._take_in, added, grouped)
 
     def _take_in(self, added: Added, grouped: bool) -> None:
-        steps, bound = np.zeros(0, np.int64), []
+        steps, bound = np.zeros(0, np.int64), list[Any]()
+        residence: Residence | None = None
         if self._params:
             steps, bound = self._stepper.read_steps(), list(self._bound.arrays)
+            residence = self._stepper.residence
         grads = self._members.add(added, self.param_groups)
         self._groups.grouped = grouped
-        self._rest(np.concatenate((steps, np.zeros(len(grads), np.int64))), [*bound, *grads])
+        if residence is not None:
+            residence.grow(self._params, added.params)
+        self._rest(np.concatenate((steps, np.zeros(len(grads), np.int64))), [*bound, *grads], residence)
 
     def _follow(self, capturing: bool = False) -> None:
         """Take up what was done to the groups and to the parameters since the last step; nothing may have been while one is captured."""
@@ -265,7 +275,7 @@ class GpuOptimizer:
         schedule = self._stepper.schedule
         return bool(self._captures) or (schedule is not None and schedule.is_captured)
 
-    def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any]) -> None:
+    def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any], residence: Residence | None = None) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
         stepper = vars(self).get("_stepper")
         if stepper is not None:
@@ -273,7 +283,7 @@ class GpuOptimizer:
             stepper.settle()
         for name in ("_devices", "_working", "_narrowest"):
             vars(self).pop(name, None)
-        vars(self).update(self._remade(self._params, steps, bound))
+        vars(self).update(self._remade(self._params, steps, bound, residence))
         self._captures.tell(steps)
 
     # What follows from the parameters; found when it is asked for, since groups may be added by the thousand.
@@ -291,7 +301,9 @@ class GpuOptimizer:
     def _narrowest(self) -> Format:
         return narrowest(self._working)
 
-    def _remade(self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any]) -> dict[str, Any]:
+    def _remade(
+        self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any], residence: Residence | None = None
+    ) -> dict[str, Any]:
         """The attributes of an optimizer with these parameters and state; what follows from them is found again at the next step."""
         stepper = Stepper(
             params,
@@ -302,6 +314,7 @@ class GpuOptimizer:
             1 + len(self.param_groups),
             pack=self._pack,
             capturable=self._capturable,
+            residence=residence,
         )
         keys: list[tuple[Any, ...]] = []
         hyper: list[Hyperparameters] = []
@@ -745,7 +758,7 @@ class GpuOptimizer:
         steps = self._stepper.read_steps()
         with self._stepper.ordered():
             saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
-        return {**saved, "steps_skipped": self.steps_skipped}
+        return {**saved, "steps_skipped": min(self.steps_skipped, MOST_STEPS)}
 
     @alone
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -807,6 +820,7 @@ class GpuOptimizer:
                 }
                 for group, structure in groups
             ],
+            "orders": [order_of(one.ref) for one in self._params],
             "grouped": self._groups.grouped,
             "defaults": self.defaults,
             "options": self._options(),
@@ -818,6 +832,9 @@ class GpuOptimizer:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         common = {key: saved["defaults"][key] for key in ("decoupled_weight_decay", "maximize")}
         own = {key: value for key, value in saved["defaults"].items() if key not in common}
+        arrays = [one for group in saved["groups"] for one in read_structure(group["params"], "params")[1]]
+        for array, order in zip(arrays, saved.get("orders", ()), strict=False):
+            lay_out(array, order)
         # Not that of the subclass, which may take other arguments.
         GpuOptimizer.__init__(self, saved["groups"], own, **common, **saved["options"])
         self._groups.grouped = saved["grouped"]

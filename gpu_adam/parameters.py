@@ -12,6 +12,9 @@ from .state import Placed, state_strides
 
 _ref_of = attrgetter("ref")
 
+_MANY = 256
+"""Parameters from which on not all are looked at for each that is added."""
+
 
 def param_ref(array: Any, label: str) -> ArrayRef:
     """The description of an array that is to be updated.
@@ -68,19 +71,26 @@ class Apart:
         self._refs: list[ArrayRef] = []
         self._members: dict[Device, list[int]] = {}
         self._occupied: dict[Device, Occupied] = {}
+        self._is_torn = False
 
-    def check(self, params: Sequence[Placed], fresh: Sequence[tuple[str, ArrayRef]]) -> None:
+    def check(self, params: Sequence[Placed], fresh: Sequence[tuple[str, ArrayRef]], *, grown: bool) -> None:
         """Nothing, if new arrays share no element with the parameters or with each other.
 
         Args:
             params: The parameters, which do not share any.
             fresh: What to call each new array, and its description.
+            grown: Whether nothing has become of the parameters since the last call, but that some were added.
 
         Raises:
             ValueError: If they do.
         """
         check_apart(fresh)
-        self._follow(list(map(_ref_of, params)))
+        if self._is_torn:
+            self._begin_anew()
+        if grown:
+            self._extend([one.ref for one in params[len(self._refs) :]])
+        else:
+            self._follow(list(map(_ref_of, params)))
         for label, ref in fresh:
             occupied = self._occupied.get(ref.device)
             for number in occupied.overlapping(ref) if occupied else ():
@@ -89,18 +99,25 @@ class Apart:
 
     def _follow(self, refs: list[ArrayRef]) -> None:
         # Mostly some have been added; what has moved, or was packed, has another description.
-        begin = len(self._refs)
-        if not begin or len(refs) < begin or not all(map(is_, refs, self._refs)):
-            begin, self._members, self._occupied = 0, {}, {}
-        # None until all are there: where an exception comes in between, it begins anew.
-        self._refs = []
+        if len(refs) < len(self._refs) or not all(map(is_, refs, self._refs)):
+            self._begin_anew()
+        self._extend(refs[len(self._refs) :])
+
+    def _begin_anew(self) -> None:
+        self._is_torn = True
+        self._refs, self._members, self._occupied = [], {}, {}
+
+    def _extend(self, refs: list[ArrayRef]) -> None:
+        # Until all is there: an exception may come in between.
+        self._is_torn = True
         added: dict[Device, list[ArrayRef]] = {}
-        for index, ref in enumerate(refs[begin:], start=begin):
+        for index, ref in enumerate(refs, start=len(self._refs)):
             added.setdefault(ref.device, []).append(ref)
             self._members.setdefault(ref.device, []).append(index)
+        self._refs.extend(refs)
         for device, members in added.items():
             self._occupied.setdefault(device, Occupied([])).extend(members)
-        self._refs = refs
+        self._is_torn = False
 
 
 class Residence:
@@ -112,6 +129,9 @@ class Residence:
 
     def __init__(self, params: Sequence[Placed]) -> None:
         self._params = params
+        self._fresh: list[Placed] = []
+        # Until some are added: what was told before may have moved them.
+        self._is_asked = True
         members: dict[Family, list[Placed]] = {}
         for placed in params:
             members.setdefault(placed.ref.family, []).append(placed)
@@ -119,15 +139,35 @@ class Residence:
         self._masters = [placed for placed in members.get("torch", []) if placed.master]
         self._writes = _Writes([placed.ref.array for placed in self._masters])
 
+    def grow(self, params: Sequence[Placed], fresh: Sequence[Placed]) -> None:
+        """Take parameters that were just added for what they are: with those of before they are ``params`` now."""
+        self._params, self._is_asked = params, False
+        self._fresh.extend(fresh)
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether there are parameters that were added since: those of before are looked at in bulk, these one by one."""
+        return bool(self._fresh)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether so few of many parameters have been added since all were looked at that they need not be for one more.
+
+        What is done to one meanwhile is found at the next look, in a step at the latest.
+        """
+        known = len(self._params) - len(self._fresh)
+        return not self._is_asked and known >= _MANY and len(self._fresh) < known
+
     def moved(self) -> list[tuple[Placed, ArrayRef]]:
         """The parameters that are elsewhere, and where they are; mostly none.
 
         Raises:
             TypeError, ValueError: If one has become another array than the optimizer was made for.
         """
+        self._is_asked = True
         changed = [library for library in self._libraries if not library.is_unchanged()]
         moved = []
-        for placed in (placed for library in changed for placed in library.params):
+        for placed in (*(placed for library in changed for placed in library.params), *self._fresh):
             ref, old = param_ref(placed.ref.array, placed.label), placed.ref
             if (ref.shape, ref.format, ref.device) != (old.shape, old.format, old.device):
                 raise ValueError(

@@ -1,11 +1,15 @@
-"""A state dict for pickling: nothing in it is a tensor that lives no longer than the dict."""
+"""What is pickled beside the parameters: a state dict without tensors that live no longer than the dict, and how arrays lay in memory."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .arrays import to_host
+import numpy as np
+
+from .arrays import ArrayRef, to_host
+from .layout import visiting_order
 
 
 def lasting(saved: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -27,3 +31,33 @@ def lasting(saved: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> di
         for group, own in zip(saved["param_groups"], groups, strict=True)
     ]
     return {**saved, "state": state, "param_groups": kept}
+
+
+def order_of(ref: ArrayRef) -> tuple[int, ...]:
+    """The dimensions of an array in the order in which it lies in memory, by which its norm is summed."""
+    return visiting_order(ref.shape, ref.strides)
+
+
+def lay_out(array: Any, order: Sequence[int]) -> None:
+    """Have a NumPy array that was pickled lie in memory in the order of its dimensions that it had.
+
+    A pickle keeps C's order and Fortran's, and makes C's of all others. The array itself stays, for the same pickle may hold it elsewhere.
+    """
+    if not isinstance(array, np.ndarray) or not (array.flags.forc and array.flags.writeable):
+        return
+    if not array.flags.owndata and not isinstance(array.base, bytes):
+        return  # in memory of somebody else's
+    if visiting_order(array.shape, array.strides) == tuple(order):
+        return
+    values, step, strides = array.copy(), array.itemsize, list(array.strides)
+    for d in reversed(order):
+        strides[d] = step
+        step *= array.shape[d]
+    with warnings.catch_warnings():
+        # NumPy has no other way to do it in place, and advises against this one.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            array.strides = tuple(strides)
+        except (AttributeError, TypeError, ValueError):
+            return
+    array[...] = values

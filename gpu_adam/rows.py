@@ -41,7 +41,7 @@ class RowGradient:
 
     @property
     def capacity(self) -> int:
-        """The power of two that a buffer has room for: launches and tables change with it only."""
+        """The power of two that a buffer must have room for: launches and tables change with it only."""
         return 1 << max(self.count - 1, 0).bit_length()
 
 
@@ -173,8 +173,8 @@ class RowBuffer:
         assert self._rows is not None
         return self._sums.address, self._rows.address
 
-    def take(self, gradient: RowGradient, stream: int | None) -> None:
-        """Sum the rows of a gradient, in the order of the stream."""
+    def take(self, gradient: RowGradient, capacity: int, stream: int | None) -> None:
+        """Sum the rows of a gradient into the first ``capacity`` ones of the room, in the order of the stream."""
         assert self._rows is not None
         # Held until the next step, so that its library does not give the memory out before the kernel has read it.
         self._held = gradient
@@ -188,7 +188,7 @@ class RowBuffer:
             indices=rows,
             width=self.width,
             count=gradient.count,
-            capacity=gradient.capacity,
+            capacity=capacity,
             order=order,
             ranked=ranked,
             limit=self._placed.ref.shape[0],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import inf, isfinite
+from math import inf, isfinite, isinf
+from numbers import Rational
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from .formats import FLOAT64, FORMATS, Format, MisfitError
 from .layout import Device
 from .loss_scaler import LossScaler
 from .messages import shown
+from .reals import real
 
 _CPU = Device("cpu")
 
@@ -97,7 +99,7 @@ def scaling_of(given: Any, found: Any, devices: set[Device], working: Format) ->
     if found is None:
         return scaling
     found_at = _on_these(found, "found_inf", devices)
-    if found_at is None and float(found) != 0.0:
+    if found_at is None and real(found, "found_inf") != 0.0:
         if devices != {_CPU}:
             raise ValueError(f"found_inf={shown(found)}: must be a 0-dimensional array on {_names(devices)}")
         ones = np.ones(())
@@ -144,14 +146,10 @@ def loss_scale(value: Any, working: Format) -> float:
     shape = tuple(getattr(value, "shape", ()))
     if shape not in ((), (1,)):
         raise ValueError(f"grad_scale has shape {shape}: must be a number or a 0-dimensional array")
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"grad_scale={shown(value)}: must be a number, a 0-dimensional array or a LossScaler")
-    try:
-        scale = float(value if shape == () else value[0])
-    except OverflowError:
-        scale = inf
+    allowed = "a number, a 0-dimensional array or a LossScaler"
+    scale = real(value if shape == () else value[0], "grad_scale", allowed)
     if not (isfinite(scale) and scale > 0.0):
-        raise ValueError(f"grad_scale={scale!r}: must be positive and finite")
+        raise ValueError(f"grad_scale={shown(value) if isinf(scale) else scale}: must be positive and finite")
     inverse = 1.0 / scale
     if inverse > working.largest or working.vanishes(inverse):
         outcome, remedy = ("0", "smaller") if working.vanishes(inverse) else ("infinite", "larger")
@@ -171,12 +169,9 @@ def max_norm(value: Any) -> float:
         TypeError: If it is not a number.
         ValueError: If it is negative or NaN.
     """
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"max_grad_norm={shown(value)}: must be a number, or None")
-    try:
-        norm = float(value)
-    except OverflowError as error:
-        raise ValueError(f"max_grad_norm is too large for a float: {error}") from None
+    norm = real(value, "max_grad_norm", "a number, or None")
     if not 0.0 <= norm <= inf:
         raise ValueError(f"max_grad_norm={norm!r}: must be in [0, ∞]")
+    if norm == inf and isinstance(value, Rational):
+        raise ValueError(f"max_grad_norm={shown(value)} is too large for a float: use inf to measure only")
     return norm

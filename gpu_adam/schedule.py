@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters, coefficients, refuse_infinite
 from .arrays import Family, copying_stream, counts_versions, current_stream
+from .casting import store_row
 from .cohorts import Mode, cohorts_of, ranges_of, slots_of
 from .counts import SharedCounts
 from .engines import Engine, Memory, Program, Stage
@@ -24,11 +25,14 @@ from .layout import Device
 from .packing import merge_packed
 from .plan import ROLES, Launch, Plan, Table, Task
 from .prologue import Gradient, MeasureTable, Prologue
+from .reals import MOST_STEPS
 from .scaling import Scaling
 from .settings import WINDOW_ENTRIES, Cohort, Limits, Settings
 from .state import Placed
 
 _GRAD = ROLES.index("grad")
+
+_NO_MORE_STEPS = f"a parameter has made {MOST_STEPS} steps, the most that can be saved: load a state of fewer steps"
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class Schedule:
         tensors = [placed.ref.array for placed in active if placed.ref.family == "torch"]
         self.tensors = tuple(tensor for tensor in tensors if counts_versions(tensor))
         self._counts = np.array([steps[cohort.first] for cohort in self._cohorts], np.int64)
+        self._left = _left_of(self._counts)
         self._programs: list[Program] = []
         self.shared_counts: SharedCounts | None = None
 
@@ -284,6 +289,7 @@ class Schedule:
         if self._settings is None:
             self._compute_rows(steps, hyperparameters, scaling)
             return
+        self._count_down()
         if hyperparameters is not self._checked:
             self._check_rows(steps, hyperparameters)
         if not self._settings.hold(hyperparameters, scaling, limits):
@@ -298,6 +304,14 @@ class Schedule:
                 counts, behind = self._programs[0].counts(), 0
             self._is_unsent = True
             self._settings.update_windows(counts.tolist(), behind)
+
+    def _count_down(self) -> None:
+        """Refuse a step beyond the last that is counted; where the device counts, it is asked when that may be near."""
+        if self._left < 1 and self._programs:
+            self._left = _left_of(self._programs[0].counts())
+        if self._left < 1:
+            raise ValueError(_NO_MORE_STEPS)
+        self._left -= 1
 
     def _check_rows(self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters]) -> None:
         """Refuse what the host can see to overflow in the next step, as `_compute_rows` does; the device saturates."""
@@ -322,11 +336,18 @@ class Schedule:
         first = hyperparameters is not self._checked
         for cohort, record in zip(self._cohorts, self._records, strict=True):
             t = int(steps[cohort.first]) + 1
+            if t > MOST_STEPS:
+                raise ValueError(_NO_MORE_STEPS)
             hyper, where = hyperparameters[cohort.group], f"group {cohort.group}"
             row = coefficients(hyper, record, t, factor, where, asked)
             if first or hyper.is_scheduled:
                 refuse_infinite(row, hyper, cohort.working, t, where)
-            self._rows[cohort.working.name][cohort.row] = row
+            try:
+                store_row(self._rows[cohort.working.name], cohort.row, row)
+            except OverflowError:
+                # A rule of the user's own, whose coefficients grow.
+                refuse_infinite(row, hyper, cohort.working, t, where)
+                raise
         self._checked = hyperparameters
 
     def sum_rows(self) -> None:
@@ -411,3 +432,8 @@ class Schedule:
             self.shared_counts.tell(steps)
             for program in self._programs:
                 program.counts()  # so that the host knows them as well
+
+
+def _left_of(counts: NDArray[np.int64]) -> int:
+    """Steps that may still be made."""
+    return MOST_STEPS - int(counts.max(initial=0))

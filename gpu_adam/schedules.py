@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from math import cos, pi, sqrt
 from typing import Any
 
+from .casting import in_ieee_mode
 from .hyperparameters import number
 from .messages import shown
+from .reals import MOST_WORDS, whole
 
 # Classes in lower case, as `functools.partial` is one: to whoever calls them they are functions that return a function.
 
@@ -48,9 +50,11 @@ class constant:  # noqa: N801
     lr: float
     warmup_steps: int = 0
 
+    @in_ieee_mode
     def __post_init__(self) -> None:
         _set(self, lr=_number(self, "lr"), warmup_steps=_whole(self, "warmup_steps", 0))
 
+    @in_ieee_mode
     def __call__(self, t: int) -> float:
         """The value of step ``t``."""
         return _warmed(self.lr, _numbered(t), self.warmup_steps)
@@ -65,12 +69,14 @@ class _Falling:
     end: float = field(default=0.0, kw_only=True)
     warmup_steps: int = field(default=0, kw_only=True)
 
+    @in_ieee_mode
     def __post_init__(self) -> None:
         warmup = _whole(self, "warmup_steps", 0)
         # Above the step that has ``lr`` itself, so that there are two ends.
         steps = _whole(self, "steps", max(warmup, 1) + 1)
         _set(self, lr=_number(self, "lr"), steps=steps, end=_number(self, "end"), warmup_steps=warmup)
 
+    @in_ieee_mode
     def __call__(self, t: int) -> float:
         """The value of step ``t``."""
         peak = max(self.warmup_steps, 1)
@@ -157,9 +163,11 @@ class inverse_sqrt:  # noqa: N801
 
     lr: float
 
+    @in_ieee_mode
     def __post_init__(self) -> None:
         _set(self, lr=_number(self, "lr"))
 
+    @in_ieee_mode
     def __call__(self, t: int) -> float:
         """The value of step ``t``."""
         return self.lr / sqrt(_numbered(t))
@@ -186,12 +194,14 @@ class exponential_decay:  # noqa: N801
     beta: float
     decay: float
 
+    @in_ieee_mode
     def __post_init__(self) -> None:
         decay = _number(self, "decay")
         if not 0.0 < decay <= 1.0:
             raise ValueError(f"decay={decay!r} of {_name(self)}: must be in (0, 1]")
         _set(self, beta=number(self.beta, "beta", _name(self), below=1.0), decay=decay)
 
+    @in_ieee_mode
     def __call__(self, t: int) -> float:
         """The value of step ``t``."""
         return float(self.beta * self.decay ** (_numbered(t) - 1))
@@ -202,8 +212,8 @@ def _warmed(value: float, t: int, steps: int) -> float:
 
 
 def _numbered(t: int) -> int:
-    if t < 1:
-        raise ValueError(f"t={t!r}: steps are numbered from 1")
+    if not 1 <= t <= MOST_WORDS:
+        raise ValueError(f"t={shown(t)}: steps are numbered from 1 to {MOST_WORDS}")
     return t
 
 
@@ -218,13 +228,7 @@ def _number(schedule: Any, name: str) -> float:
 
 def _whole(schedule: Any, name: str, least: int) -> int:
     """An attribute as an int, checked to be at least ``least``."""
-    value = getattr(schedule, name)
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={shown(value)} of {_name(schedule)}: must be a whole number")
-    count = int(value.__index__())
-    if count < least:
-        raise ValueError(f"{name}={count} of {_name(schedule)}: must be at least {least}")
-    return count
+    return whole(getattr(schedule, name), name, least, MOST_WORDS, f" of {_name(schedule)}")
 
 
 def _set(schedule: Any, **values: Any) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithm import Hyperparameters
-from .arrays import ArrayRef, Lifetime, current_stream, to_host
+from .arrays import ArrayRef, Family, Lifetime, current_stream, to_host
 from .captures import Captures
 from .cohorts import Mode
 from .control import Control
-from .engines import Stage
+from .engines import Engine, Stage
 from .gradients import Gradients
 from .hyperparameters import Averaging
+from .layout import Device
 from .lazy import cached_property
 from .parameters import Residence
 from .per_thread import PER_THREAD
@@ -53,6 +54,7 @@ class Stepper:
         *,
         pack: bool,
         capturable: bool,
+        residence: Residence | None = None,
     ) -> None:
         self.params = params
         self.steps = steps
@@ -66,7 +68,7 @@ class Stepper:
         self._pack = pack
         self._capturable = capturable
         self._keeps_scaling = False
-        self._reset()
+        self.residence = Residence(params) if residence is None else residence
 
     @cached_property
     def _gradients(self) -> Gradients:
@@ -75,9 +77,18 @@ class Stepper:
 
     def _reset(self) -> None:
         vars(self).pop("_gradients", None)
+        vars(self).pop("_lanes", None)
         self.residence = Residence(self.params)
+
+    @cached_property
+    def _lanes(self) -> list[tuple[Engine, Device, Family]]:
         gpus = {one.ref.device: one for one in self.params if one.ref.device.kind != "cpu"}
-        self._lanes = [(one.engine, device, one.ref.family) for device, one in gpus.items()]
+        return [(one.engine, device, one.ref.family) for device, one in gpus.items()]
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether parameters may be added before what was done to the others is taken up."""
+        return self.schedule is None and self.residence.may_grow
 
     def fresh_gradients(self, params: Sequence[Placed] | None = None) -> Gradients:
         """Of the same parameters, or others like them, none seen yet."""
@@ -125,7 +136,7 @@ class Stepper:
                 f"{written[0].label} was written to, and is read before it is stepped, which cannot be captured: "
                 "call step() once before the capture"
             )
-        if moved or written:
+        if moved or written or self.residence.has_grown:
             uninterrupted(self._take_up_memory, moved, written)
 
     def _take_up_memory(self, moved: Sequence[tuple[Placed, ArrayRef]], written: Sequence[Placed]) -> None:
@@ -139,7 +150,7 @@ class Stepper:
                     placed.reread_master()
         for placed, ref in moved:
             placed.ref = ref
-        if moved:
+        if moved or self.residence.has_grown:
             self._reset()
         else:
             self.residence.forget_writes()

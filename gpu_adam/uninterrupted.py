@@ -24,6 +24,7 @@ from types import BuiltinFunctionType
 from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+from .casting import in_ieee_mode
 from .forks import unforked
 from .surroundings import surroundings
 
@@ -146,7 +147,9 @@ class _Job(Generic[_R]):
         self._error: BaseException | None = None
         self.gate = Gate()
 
+    @in_ieee_mode
     def run(self) -> None:
+        """Make the call."""
         try:
             self._surround()
             with unforked():

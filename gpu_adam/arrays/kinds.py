@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..messages import cut
+
 _PLAIN = (np.ndarray, np.memmap)
 _HARMLESS = (*_PLAIN, np.matrix, np.recarray)
 """NumPy's own classes whose elements are just what lies in memory."""
@@ -23,7 +25,7 @@ _MUTABLE = frozenset({"paddle", "oneflow", "mxnet", "tvm"})
 
 def name_of(array: Any) -> str:
     """The full name of an object's class."""
-    return f"{type(array).__module__}.{type(array).__qualname__}"
+    return cut(f"{type(array).__module__}.{type(array).__qualname__}")
 
 
 def check_numpy(array: np.ndarray[Any, Any], writable: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -82,12 +83,48 @@ class Occupied:
 
     def conflict(self) -> tuple[int, int] | None:
         """Two of the arrays that share an element, by their numbers, or ``None``."""
-        for k, ref in enumerate(self._refs):
-            stop = reach(ref)[1]
-            for later in range(k + 1, bisect_right(self._starts, stop - 1)):
-                if shares_memory(ref, self._refs[later]):
-                    return self._indices[k], self._indices[later]
+        for first, stop in self._clusters():
+            for members in self._classes(range(first, stop)):
+                for n, k in enumerate(members):
+                    end = reach(self._refs[k])[1]
+                    for later in islice(members, n + 1, None):
+                        if self._starts[later] >= end:
+                            break
+                        if shares_memory(self._refs[k], self._refs[later]):
+                            return self._indices[k], self._indices[later]
         return None
+
+    def _clusters(self) -> Iterator[tuple[int, int]]:
+        """The arrays, by their places, whose extents are joined: where each stretch of several begins and stops."""
+        first = 0
+        for k in range(1, len(self._starts) + 1):
+            if k == len(self._starts) or self._starts[k] >= self._ends[k - 1]:
+                if k - first > 1:
+                    yield first, k
+                first = k
+
+    def _classes(self, places: Sequence[int]) -> Iterator[list[int]]:
+        """These arrays apart from those that they cannot meet, such as the columns of one matrix: all strides step over what is between."""
+        runs = {k: _run_of(self._refs[k]) for k in places}
+        common = gcd(*(stride for _, strides in runs.values() for stride in strides))
+        if common == 0:
+            yield list(places)
+            return
+        # Where each array's runs lie within the common stride: all of them there.
+        classes: list[tuple[int, list[int]]] = []
+        end = 0
+        for offset, k in sorted((self._starts[k] % common, k) for k in places):
+            if not classes or offset >= end:
+                classes.append((offset, []))
+            classes[-1][1].append(k)
+            end = max(end, offset + runs[k][0])
+        # The last one's may end in the next stride, where the first ones' are.
+        last = classes.pop()[1]
+        while classes and classes[0][0] < end - common:
+            last += classes.pop(0)[1]
+        for one in (*(members for _, members in classes), last):
+            if len(one) > 1:
+                yield sorted(one)
 
 
 def shares_memory(a: ArrayRef, b: ArrayRef) -> bool:
@@ -108,3 +145,15 @@ def _stand_in(ref: ArrayRef) -> np.ndarray[Any, Any]:
         "version": 3,
     }
     return np.asarray(HostStretch(interface, None))
+
+
+def _run_of(ref: ArrayRef) -> tuple[int, list[int]]:
+    """The bytes that lie side by side, and the strides in bytes that lead from one such run to the next."""
+    run, strides = ref.format.itemsize, []
+    pairs = ((abs(stride) * ref.format.itemsize, size) for size, stride in zip(ref.shape, ref.strides, strict=True))
+    for stride, size in sorted(pair for pair in pairs if pair[1] > 1):
+        if stride == run:
+            run *= size
+        else:
+            strides.append(stride)
+    return run, strides

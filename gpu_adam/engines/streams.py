@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..messages import shown
 from ..per_thread import PER_THREAD, is_default
 
 
@@ -35,4 +36,4 @@ def handle_of(stream: Any) -> int:
         handle = getattr(stream, name, None)
         if handle is not None:
             return int(getattr(handle, "value", handle) or 0)
-    raise TypeError(f"stream={stream!r}: must be a CUDA stream of CuPy, PyTorch or Numba, or its handle")
+    raise TypeError(f"stream={shown(stream)}: must be a CUDA stream of CuPy, PyTorch or Numba, or its handle")
