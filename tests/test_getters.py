@@ -159,7 +159,7 @@ def test_getters_change_no_later_bit(seed: int) -> None:
         assert Program(seed).run(looks=True) == Program(seed).run(looks=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(1000, 2500))
 def test_getters_change_no_later_bit_of_many_programs(seed: int) -> None:
     test_getters_change_no_later_bit(seed)

@@ -184,7 +184,7 @@ def test_a_program_in_any_surroundings(seed: int) -> None:
         assert bits(ran(seed, surroundings)) == expected, surroundings.__name__
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(1000, 1600))
 def test_many_programs_in_any_surroundings(seed: int) -> None:
     test_a_program_in_any_surroundings(seed)
