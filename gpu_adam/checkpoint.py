@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from numbers import Number
@@ -58,8 +58,18 @@ def save(
     structures: Sequence[Structure],
     params: Sequence[Placed],
     steps: NDArray[np.int64],
+    written: Collection[int],
 ) -> dict[str, Any]:
-    """The state of these parameters; every array a copy."""
+    """The state of these parameters; every array a copy.
+
+    Args:
+        algorithm: What they are updated by.
+        groups: Their groups.
+        structures: How each was handed over.
+        params: The parameters.
+        steps: Their step counts.
+        written: The numbers of those that count, and not their master weights, since they were written to.
+    """
     state = {}
     asked: Asked = {}
     for placed in params:
@@ -76,6 +86,9 @@ def save(
                     # Another group's in the same bucket; its own from before the change is kept.
                     names.remove(name)
             arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
+            master = placed.renewed_master() if placed.index in written else None
+            if master is not None:
+                arrays["master"] = placed.apart("master", master)
             scalars = _scalars(algorithm, groups[placed.group], t, placed, asked) if algorithm.scalars else {}
             state[placed.index] = {"step": _step_of(t, placed), **scalars, **arrays}
     saved = []

@@ -550,11 +550,13 @@ class GpuOptimizer:
         self._require_average()
         self._follow_groups()
         if self._swapped is None:
-            self._stepper.take_up()
+            self._stepper.look()
         steps = self._stepper.read_steps()
         pairs = [(placed, steps[placed.index]) for placed in self._params]
         with self._stepper.ordered():
-            averages = [placed.view(AVERAGE) if t else placed.copied_as(AVERAGE) for placed, t in pairs]
+            averages = [
+                placed.view(AVERAGE) if t else placed.apart(AVERAGE, to_host(placed.ref.array)) for placed, t in pairs
+            ]
         return self._groups.build(averages)
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -693,8 +695,6 @@ class GpuOptimizer:
         self._follow_groups()
         if self._stepper.schedule is not None:
             return self._stepper.schedule.plan
-        if self._swapped is None:
-            self._follow()
         self._read_hyperparameters()
         # Twins have places without taking any memory.
         twins = [replace(placed) for placed in self._params]
@@ -753,11 +753,12 @@ class GpuOptimizer:
             # The remedy may be a new optimizer, which wants the state.
             if not self._groups.are_in_place(self.param_groups):
                 raise
-        if self._swapped is None:
-            self._stepper.take_up()
+        written = self._stepper.look() if self._swapped is None else ()
         steps = self._stepper.read_steps()
         with self._stepper.ordered():
-            saved = checkpoint.save(self.algorithm, self.param_groups, self._groups.structures, self._params, steps)
+            saved = checkpoint.save(
+                self.algorithm, self.param_groups, self._groups.structures, self._params, steps, written
+            )
         return {**saved, "steps_skipped": min(self.steps_skipped, MOST_STEPS)}
 
     @alone

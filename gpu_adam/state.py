@@ -177,12 +177,12 @@ class Placed:
         """Set its share of one of the bucket's arrays."""
         self.state.write(name, self.segment, self.ref, value)
 
-    def copied_as(self, name: str) -> Any:
-        """A copy of the parameter, in memory of its own, such as its share of an array of this name would begin with."""
+    def apart(self, name: str, value: NDArray[Any]) -> Any:
+        """A host array as its share of one of the bucket's arrays would hold it, in memory of its own."""
         bucket = Bucket(self.ref.device, self.ref.format, self.master, (Segment(0, 0, 0, self.size),), self.size)
         twin = replace(self, place=Place(BucketState(bucket, self.engine), bucket.segments[0]))
         twin.state.ensure([name])
-        twin.write(name, to_host(self.ref.array))
+        twin.write(name, value)
         return twin.view(name)
 
     def begin_average(self) -> None:
@@ -190,19 +190,27 @@ class Placed:
         if self.lacks_average and self.has(AVERAGE):
             self.write(AVERAGE, to_host(self.ref.array))
 
-    @exact_casts()
     def reread_master(self) -> None:
-        """Where the parameter is no longer what its master weight rounds to, somebody has written to it, and that is what counts."""
+        """Take over what somebody has written to the parameter."""
+        value = self.renewed_master()
+        if value is not None:
+            self.write("master", value)
+
+    @exact_casts()
+    def renewed_master(self) -> NDArray[Any] | None:
+        """What its master weight must be where somebody has written to the parameter; ``None`` if it is that.
+
+        Where the parameter is no longer what the master weight rounds to, the parameter counts.
+        """
         if not self.has("master") or self.size == 0:
-            return
+            return None
         param, master = to_host(self.ref.array), to_host(self.view("master"))
         rounded = master.astype(param.dtype)
         # By their bits, for -0.0 is not 0.0; but which NaN a NaN rounds to is not the same everywhere.
         kept = rounded.view(np.uint16) == param.view(np.uint16)
         if not kept.all():
             kept |= np.isnan(rounded) & np.isnan(param)
-        if not kept.all():
-            self.write("master", np.where(kept, master, param.astype(master.dtype)))
+        return None if kept.all() else np.where(kept, master, param.astype(master.dtype))
 
     def move_into_bucket(self) -> None:
         """Copy the parameter into its share of ``"param"``, which is what is updated from then on.

@@ -155,15 +155,19 @@ class Stepper:
         else:
             self.residence.forget_writes()
 
-    def take_up(self) -> None:
-        """As `follow_memory`, for somebody who reads the state.
+    def look(self) -> set[int]:
+        """The parameters that were written to since their last step, so that they count and not their master weights.
 
-        Where a parameter is no longer what the optimizer was made for, the state stays that of what it was, and a step says what has
-        become of it.
+        For somebody who reads the state. The masters stay as they are: what is written next may be what they round to. Where a parameter
+        is no longer what the optimizer was made for, the state is that of what it was, and a step says what has become of it.
         """
         with suppress(TypeError, ValueError):
-            self.follow_memory()
+            moved = self.residence.moved()
             self.begin_averages()
+            found = (*self.residence.written(), *(placed for placed, _ in moved))
+            # Those whose state was loaded are looked at right before their next step.
+            return {placed.index for placed in found if not placed.loaded}
+        return set()
 
     def begin_averages(self) -> None:
         """Have the averages that a loaded state lacks be the parameters as they are now."""

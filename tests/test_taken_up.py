@@ -171,3 +171,30 @@ def test_plain_tensors_that_were_stepped_may_have_no_gradients_later(options: di
     p.grad = torch.ones(3)
     opt.step()
     assert opt.state_dict()["state"][0]["step"] == 2
+
+
+@pytest.mark.parametrize("getter", ["state_dict", "averaged_params", "plan", "repr"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_were_exchanged_for_a_while_come_back_with_all_bits_of_their_masters(
+    getter: str, dtype: torch.dtype
+) -> None:
+    """As where a caller keeps an average of its own, and puts it in and out around a look at the state."""
+    p, twin = (torch.nn.Parameter(torch.linspace(-1, 1, 50).to(dtype)) for _ in range(2))
+    opt, other = GpuAdam([p], ema_decay=0.5), GpuAdam([twin], ema_decay=0.5)
+    for one, tensor in ((opt, p), (other, twin)):
+        for _ in range(3):
+            tensor.grad = torch.full_like(tensor, 0.25)
+            one.step()
+    kept = p.detach().clone()
+    with torch.no_grad():
+        p.copy_(torch.full_like(p, 7.0))
+    saved = opt.state_dict() if getter == "state_dict" else getattr(opt, getter, None) or repr(opt)
+    if getter == "state_dict":
+        assert saved["state"][0]["master"].unique().tolist() == [7.0]
+    with torch.no_grad():
+        p.copy_(kept)
+    for one, tensor in ((opt, p), (other, twin)):
+        tensor.grad = torch.full_like(tensor, 0.125)
+        one.step()
+    assert torch.equal(opt.state_dict()["state"][0]["master"], other.state_dict()["state"][0]["master"])
+    assert torch.equal(p, twin)
