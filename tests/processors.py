@@ -185,7 +185,8 @@ def digest(case: Case, flush: bool = False) -> str:
     for array in (*optimizer.params, *(value for k in sorted(state) for _, value in sorted(state[k].items()))):
         array = np.ascontiguousarray(array).copy()
         if array.dtype.kind != "i":
-            array[array != array] = 0  # which NaN it is, nobody promises
+            with np.errstate(invalid="ignore"):
+                array[array != array] = 0  # which NaN it is, nobody promises
         found.update(array.tobytes())
     return found.hexdigest()
 

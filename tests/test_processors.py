@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import conversions
 import numpy as np
 import processors
 import pytest
@@ -132,23 +131,40 @@ def test_a_call_of_the_compilers_library_is_seen(tmp_path: Path) -> None:
         assert_nothing_is_missing(PROCESSORS["x86-64-v2"], answer)
 
 
+<<<<<<< HEAD
 @pytest.mark.long
 def test_every_float32_is_rounded_to_float16_as_numpy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """All 2³² of them, in integers, in this processor's widest vectors."""
+=======
+@pytest.mark.long
+def test_every_float32_is_rounded_to_float16_as_the_processor_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 2³² of them, in integers and by F16C."""
+    import llvmlite.binding
+>>>>>>> wt-b
     from numba import njit
 
     from gpu_adam.kernels import cpu_half
 
-    monkeypatch.setattr(cpu_half, "converts_float16", lambda codegen: False)
+    if not llvmlite.binding.get_host_cpu_features().get("f16c"):
+        pytest.skip("this machine has no F16C to compare with")
 
-    @njit(no_cfunc_wrapper=True)  # type: ignore[untyped-decorator,unused-ignore]
-    def run(given, out):  # type: ignore[no-untyped-def]
-        for k in range(given.size):
-            out[k] = cpu_half.round_float16(given[k])
+    def rounder(converts: bool) -> Any:
+        @njit(no_cfunc_wrapper=True)  # type: ignore[untyped-decorator,unused-ignore]
+        def run(given, out):  # type: ignore[no-untyped-def]
+            for k in range(given.size):
+                out[k] = cpu_half.round_float16(given[k])
 
+        monkeypatch.setattr(cpu_half, "converts_float16", lambda codegen: converts)
+        run(np.zeros(1, np.float32), np.zeros(1, np.uint16))
+        (assembly,) = run.inspect_asm().values()
+        assert ("vcvtps2ph" in assembly) == converts
+        return run
+
+    in_integers, by_instruction = rounder(False), rounder(True)
     block = 1 << 22
-    out, places = np.zeros(block, np.uint16), np.arange(block, dtype=np.uint32)
+    places, out, expected = np.arange(block, dtype=np.uint32), *(np.zeros(block, np.uint16) for _ in range(2))
     for first in range(0, 1 << 32, block):
-        patterns = places + np.uint32(first)
-        run(patterns.view(np.float32), out)
-        assert np.array_equal(out, conversions.rounded(patterns)), hex(first)
+        patterns = (places + np.uint32(first)).view(np.float32)
+        in_integers(patterns, out)
+        by_instruction(patterns, expected)
+        assert np.array_equal(out, expected), hex(first)
