@@ -131,16 +131,10 @@ def test_a_call_of_the_compilers_library_is_seen(tmp_path: Path) -> None:
         assert_nothing_is_missing(PROCESSORS["x86-64-v2"], answer)
 
 
-<<<<<<< HEAD
-@pytest.mark.long
-def test_every_float32_is_rounded_to_float16_as_numpy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All 2³² of them, in integers, in this processor's widest vectors."""
-=======
 @pytest.mark.long
 def test_every_float32_is_rounded_to_float16_as_the_processor_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """All 2³² of them, in integers and by F16C."""
     import llvmlite.binding
->>>>>>> wt-b
     from numba import njit
 
     from gpu_adam.kernels import cpu_half
