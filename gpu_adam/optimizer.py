@@ -593,11 +593,18 @@ class GpuOptimizer:
         if self._swapped is None or self._swapped[0] is not block:
             return
         _, kept = self._swapped
+        errors: list[Exception] = []
         with self._stepper.ordered():
             for placed, value in kept:
-                assign(placed.ref, value)
+                try:
+                    assign(placed.ref, value)
+                except Exception as error:
+                    # One that was reshaped in the block must not cost the others what they were.
+                    errors.append(error)
         self._stepper.residence.forget_writes()
         self._swapped = None
+        if errors:
+            raise errors[0]
 
     def _require_average(self) -> None:
         if not self._averaging:

@@ -241,3 +241,16 @@ def test_a_state_dict_in_the_block_leaves_master_weights_alone() -> None:
     with optimizer.averaged():
         p.add_(1.0)
         assert torch.equal(optimizer.state_dict()["state"][0]["master"], before)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_parameter_that_is_reshaped_in_the_block_does_not_cost_the_others_their_values(place: int) -> None:
+    params = [np.ones((2, 3), np.float32) * k for k in (1, 2, 3)]
+    opt = GpuAdam(params, polyak_average=True)
+    for _ in range(3):
+        opt.step([p.copy() for p in params])
+    before = [p.copy() for p in params]
+    with pytest.raises(ValueError, match=r"shape|broadcast"), opt.averaged():
+        params[place].shape = (6,)
+    for k, (p, kept) in enumerate(zip(params, before, strict=True)):
+        assert k == place or np.array_equal(p, kept)

@@ -264,7 +264,7 @@ def test_it_is_done_whole_or_not_at_all(case: str, opcodes: bool) -> None:
     follow(reference)
     end = reference.state()
     outcomes = set()
-    for place in places(total, 2000 if opcodes else 120):
+    for place in places(total, 600 if opcodes else 120):
         run = make()
         with suppress(Injected):
             injected(partial(act, run), place, opcodes)
