@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from .arrays import raise_if_foreign
 from .messages import a_kind, listed
 from .structure import Structure, is_pair, ordered
 
@@ -41,14 +42,19 @@ class Groups:
     def hold(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether these groups have the very parameters that were remembered, in the same order."""
         try:
+            now = [group["params"] for group in groups]
+        except (TypeError, LookupError) as error:  # no groups any more
+            raise_if_foreign(error)
+            return False
+        try:
             # Lists compare their elements by identity first, which takes nanoseconds each. Two arrays that are not identical have no
             # truth value, which is an error, unless they have one element: those are looked at again.
-            now = [group["params"] for group in groups]
-            return now == self._members and all(
-                now[number][k] is self._members[number][k] for number, k in self._single
-            )
-        except Exception:  # of whatever class the arrays' libraries raise
+            same = now == self._members
+        except (
+            Exception
+        ):  # of whatever class the arrays' libraries raise; identical ones run no code in which a handler could
             return False
+        return same and all(now[number][k] is self._members[number][k] for number, k in self._single)
 
     def are_in_place(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether groups differ from the remembered ones in nothing but arrays that stand for others."""

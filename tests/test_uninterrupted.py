@@ -25,6 +25,10 @@ timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this syste
 setting: ContextVar[int] = ContextVar("setting", default=0)
 
 
+class Late(ValueError):
+    """What a time limit raises that is taken for an error of an argument."""
+
+
 def test_it_returns_what_the_function_returns_and_raises_what_it_raises() -> None:
     assert call(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
@@ -304,6 +308,41 @@ def test_the_handler_of_a_signal_may_save_in_the_middle_of_a_step() -> None:
             t = state["state"][0]["step"]
             assert state["state"][0]["exp_avg_sq"].tobytes() == states[t]
             assert param.tobytes() == params[t]
+
+
+@timers
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("kind", [RuntimeError, Late, TimeoutError, Stopped])
+def test_no_exception_of_a_handler_is_taken_for_one_of_the_arrays(kind: type[Exception], library: str) -> None:
+    raised = 0
+
+    def stop(*_: object) -> None:
+        nonlocal raised
+        raised += 1
+        raise kind("time is up")
+
+    params: list[Any] = [np.ones(3, np.float32) for _ in range(200)]
+    if library == "torch":
+        torch = pytest.importorskip("torch")
+        params = [torch.from_numpy(p) for p in params]
+    opt = GpuAdam(params)
+    opt.step(params)
+    seen = 0
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for k in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 3e-6 * (k + 1))
+                opt.step(params)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except kind as error:
+                seen += str(error) == "time is up"
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert raised > 20
+    assert seen == raised
 
 
 CHANGES = {"step", "load_state_dict", "add_param_group", "averaged", "grads", "zero_grad"}

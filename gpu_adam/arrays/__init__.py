@@ -6,6 +6,7 @@ from .kinds import name_of
 from .ordinary import counts_versions, ordinary_tensors
 from .overlap import Occupied
 from .probe import ArrayRef, Family, probe, probe_named, reach
+from .raised import raise_if_foreign
 from .streams import copying_stream, current_stream
 from .traits import Lifetime, Seen, plainly, seen, traits_of
 from .views import assign, copy_of, snapshot, to_host, view, zero
@@ -26,6 +27,7 @@ __all__ = [
     "plainly",
     "probe",
     "probe_named",
+    "raise_if_foreign",
     "reach",
     "seen",
     "snapshot",

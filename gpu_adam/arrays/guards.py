@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..uninterrupted import whole
+
 _TRIED = ("2.13.",)
 """What the versions begin with."""
 
@@ -38,6 +40,7 @@ def _guard(tensors: Sequence[Any]) -> Callable[..., bool]:
 
 
 @functools.cache
+@whole
 def trusted() -> bool:
     """Whether torch has it, and it tells tensors apart that differ in one trait alone."""
     torch = sys.modules["torch"]

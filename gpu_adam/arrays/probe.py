@@ -14,6 +14,7 @@ from ..formats import Format, format_named, format_of, unsupported
 from ..layout import Device, row_major
 from . import dlpack
 from .kinds import check_mutable, check_numpy, check_torch, may_be_written, name_of
+from .raised import raise_if_foreign
 from .structs import owner_of
 
 Family = Literal["numpy", "torch", "cupy", "numba", "foreign"]
@@ -93,8 +94,10 @@ def probe_named(array: Any, what: str, *, writable: bool = False) -> ArrayRef:
     try:
         return probe(array, writable=writable)
     except BufferError as error:
+        raise_if_foreign(error, array)
         raise ValueError(f"{what} is not handed over by DLPack: {error}") from None
     except (TypeError, ValueError) as error:
+        raise_if_foreign(error, array)
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{what} {error}") from None
 
@@ -115,6 +118,7 @@ def _describe(array: Any, writable: bool) -> tuple[ArrayRef, bool | None]:
         try:
             return _torch(array, torch), True
         except RuntimeError as error:
+            raise_if_foreign(error)
             reason = str(error).partition("\n")[0].partition(". ")[0]
             raise ValueError(
                 f"cannot be looked at ({reason}): use a tensor outside of torch.func and torch.vmap, with memory"

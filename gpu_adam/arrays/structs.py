@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..uninterrupted import whole
+
 _WORD = 8
 _FIRST = object.__basicsize__
 """Bytes of what every object begins with; NumPy's fields follow."""
@@ -128,6 +130,7 @@ def owner_of(array: NDArray[Any]) -> NDArray[Any] | None:
 
 
 @functools.cache
+@whole
 def trusted() -> bool:
     """Whether the structures lie where they are looked for: arrays of several kinds are compared with their attributes."""
     if sys.byteorder != "little" or sys.implementation.name != "cpython" or sys.maxsize <= 1 << 32:

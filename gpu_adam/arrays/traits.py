@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .guards import guard
 from .probe import Family
+from .raised import raise_if_foreign
 from .structs import Structs, owner_of, trusted
 
 
@@ -65,7 +66,8 @@ def seen(family: Family, arrays: Sequence[Any], lifetime: Lifetime) -> Seen | No
             readers = _readers(family, lifetime, guarded=alike is not None)
             lasting = () if lifetime is Lifetime.GIVEN else _LASTING.get(family, ())
             return _Columns(family, readers, lasting, alike, arrays) if readers else None
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        raise_if_foreign(error)
         return None
 
 
@@ -82,7 +84,8 @@ def traits_of(family: Family, array: Any) -> tuple[list[Any], int] | None:
             return None
         with plainly(family):
             address, *rest = (one for reader in readers for one in reader((array,)))
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        raise_if_foreign(error)
         return None
     return rest, address
 
@@ -112,7 +115,8 @@ class _Columns:
         try:
             with plainly(self._family):
                 return self._look(arrays)
-        except _UNREADABLE:
+        except _UNREADABLE as error:
+            raise_if_foreign(error)
             return None
 
     def _look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
