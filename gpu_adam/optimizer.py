@@ -562,6 +562,8 @@ class GpuOptimizer:
     def averaged(self) -> AbstractContextManager[None]:
         """A block in which the parameters are their averages, rounded to their formats; after it they are what they were, to the bit.
 
+        They are put back on the streams that were current at its beginning.
+
         Raises:
             RuntimeError: If the optimizer keeps no average. Inside the block, for another such block, a step, and all else that would
                 change the parameters or take them for what they are not.
