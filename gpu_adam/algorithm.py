@@ -56,8 +56,6 @@ class Algorithm:
         scalars: For numbers that PyTorch saves of each parameter: from their names there to their places in a row.
         initial: For states that do not begin with zeros: from the state's name to the record's word that has its first value.
         uncounted: Whether PyTorch's optimizer of the same name saves no step count; a state without one then counts as one step.
-        squares: The names of states that no gradients make negative, such as sums of squares; a state dict in which an element is
-            negative is refused.
 
     Raises:
         ValueError: If the rules do not share their coefficients, or there is none; for words that are not the rule's own or come twice, and
@@ -72,7 +70,6 @@ class Algorithm:
         scalars: Where in a row the numbers are that PyTorch saves of each parameter.
         initial: Where in a record the first values of states are that do not begin with zeros.
         uncounted: Whether PyTorch's optimizer of the same name saves no step count.
-        squares: The names of states that are never negative.
     """
 
     def __init__(
@@ -84,7 +81,6 @@ class Algorithm:
         scalars: Mapping[str, int] | None = None,
         initial: Mapping[str, int] | None = None,
         uncounted: bool = False,
-        squares: Iterable[str] = (),
     ) -> None:
         if len({rule.coefficients for rule in rules}) != 1:
             raise ValueError(
@@ -112,7 +108,6 @@ class Algorithm:
         self.scalars = scalars or {}
         self.initial = initial or {}
         self.uncounted = uncounted
-        self.squares = frozenset(squares)
         self._choose = choose
         self._flags_of = itemgetter(*(flag.key for flag in self.flags))
 

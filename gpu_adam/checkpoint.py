@@ -193,10 +193,7 @@ def check(
         others = ((name, True) for name in algorithm.states if name not in wanted)
         kept = (("master", placed.master), (AVERAGE, averages), *others)
         optional = tuple(name for name, here in kept if here and entry.get(name) is not None)
-        own = {name: _host(entry[name], name, placed) for name in (*wanted, *optional)}
-        for name in algorithm.squares.intersection(own):
-            _refuse_negative(own[name], name, placed)
-        arrays.append(own)
+        arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
     for (where, _), new in zip(matched.groups, new_groups, strict=True):
         algorithm.check_keys(new, where)
     skipped = _count(saved.get("steps_skipped", 0), "skipped steps")
@@ -239,14 +236,6 @@ def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:
                 f"must be at most {working.largest!r}, or infinite"
             )
     return host
-
-
-def _refuse_negative(host: NDArray[Any], name: str, placed: Placed) -> None:
-    negative = host < 0
-    if negative.any():
-        raise ValueError(
-            f"state_dict's {name} of {placed.label} has {float(host[negative][0])!r}: must be at least 0, as no gradients make it negative"
-        )
 
 
 @exact_casts()

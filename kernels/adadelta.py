@@ -93,7 +93,6 @@ class GpuAdaDelta(GpuOptimizer):
     algorithm = Algorithm(
         (Rule("adadelta", ("square_avg", "acc_delta"), adadelta, adadelta_coefficients, "AdaDelta", "adadelta.cuh"),),
         (Number("rho", RHO, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
-        squares=("square_avg", "acc_delta"),
     )
 
     def __init__(

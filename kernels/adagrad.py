@@ -85,7 +85,6 @@ class GpuAdaGrad(GpuOptimizer):
             Number("eps", EPSILON, keeps_apart=True),
         ),
         initial={"sum": INITIAL},
-        squares=("sum",),
     )
 
     def __init__(

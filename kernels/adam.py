@@ -140,7 +140,6 @@ class GpuAdam(GpuOptimizer):
         (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
         (Flag("amsgrad"), Flag("bias_correction", BIAS_CORRECTION), Flag("eps_hat", EPS_HAT)),
         _choose,
-        squares=("exp_avg_sq", "max_exp_avg_sq"),
     )
 
     def __init__(

@@ -92,7 +92,6 @@ class GpuAdaMax(GpuOptimizer):
     algorithm = Algorithm(
         (Rule("adamax", ("exp_avg", "exp_inf"), adamax, adamax_coefficients, "AdaMax", "adamax.cuh"),),
         (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
-        squares=("exp_inf",),
     )
 
     def __init__(

@@ -133,7 +133,6 @@ class GpuNAdam(GpuOptimizer):
             Number("momentum_decay", Q, convert=lambda decay: 0.96**decay),
         ),
         scalars={"mu_product": PRODUCT},
-        squares=("exp_avg_sq",),
     )
 
     def __init__(

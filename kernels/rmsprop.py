@@ -126,7 +126,6 @@ class GpuRmsProp(GpuOptimizer):
         (Number("alpha", ALPHA, below=1.0), Number("eps", EPSILON, keeps_apart=True), Number("momentum", MOMENTUM)),
         (Flag("centered"),),
         _choose,
-        squares=("square_avg",),
     )
 
     def __init__(
