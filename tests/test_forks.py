@@ -33,8 +33,7 @@ WORK = ("rules", "numba", "steps", "first_step", "import")
 @pytest.mark.parametrize(
     ("work", "method", "count"),
     [
-        *[("rules", "fork", 4), ("rules", "multiprocessing", 2), ("numba", "multiprocessing", 3), ("steps", "fork", 2)],
-        *[("first_step", "fork", 3), ("import", "multiprocessing", 3)],
+        *[("rules", "fork", 3), ("numba", "multiprocessing", 2), ("steps", "fork", 2), ("first_step", "fork", 2)],
         *[
             pytest.param(work, method, 20, marks=pytest.mark.long)
             for work in WORK

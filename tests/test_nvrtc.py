@@ -52,14 +52,17 @@ it does not have, and of that the assembler tells in any case. The optimized cod
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [OPTIMIZED, *(pytest.param(other, marks=pytest.mark.long) for other in ARCHITECTURES if other != OPTIMIZED)],
+)
 def test_every_specialization_compiles(file: str, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if architecture != OPTIMIZED:
         monkeypatch.setattr(nvrtc, "OPTIONS", (*nvrtc.OPTIONS, *QUICKLY))
     _compile(FILES[file], architecture)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_specialization_with_an_average_compiles(family: str) -> None:
     """For one architecture; for all of them those that are compiled above."""

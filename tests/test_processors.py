@@ -54,7 +54,12 @@ def assert_the_same_bits(processor: Processor, folder: Path, cases: list[process
     assert [case for case, one, other in flushed if one != other] == [], "in a thread that flushes subnormals"
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
+FEW = ("x86-64-v2", "x86-64-v3 without F16C and FMA")
+
+
+@pytest.mark.parametrize(
+    "name", [*FEW, *(pytest.param(name, marks=pytest.mark.long) for name in PROCESSORS if name not in FEW)]
+)
 def test_a_processor_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     # The kernel that measures, of all formats, takes as long to compile as all others here.
     assert_the_same_bits(PROCESSORS[name], tmp_path, list(few(clipped=name == "x86-64-v2")))
