@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Callable
+from contextlib import ContextDecorator
 from functools import partial
 from typing import Any
 
 from .uninterrupted import prepared
 
 
-class Averaged(io.IOBase):
+class Averaged(ContextDecorator, io.IOBase):
     """A block that ends whatever the handlers of signals raise: the parameters are then what they were.
 
     An exception may come right where a block ends, before the first line of an ``__exit__`` that is written in Python. `io.IOBase` has one
@@ -28,9 +29,21 @@ class Averaged(io.IOBase):
         self._begin = begin
         self._end = end
         self.close: Callable[[], Any] = int  # which does nothing
+        self._is_entered = False
+
+    def _recreate_cm(self) -> Averaged:
+        # For each call of a function that it decorates.
+        return Averaged(self._begin, self._end)
 
     def __enter__(self) -> None:  # type: ignore[override]
-        """Begin it."""
+        """Begin it.
+
+        Raises:
+            RuntimeError: The second time.
+        """
+        if self._is_entered:
+            raise RuntimeError("a block of averages is entered once: call averaged() again")
+        self._is_entered = True
         # Not itself, which would then live until the next garbage collection.
         block = object()
         # Consumed once, however often it is closed. What closing returns is false, and so keeps no exception from the caller.

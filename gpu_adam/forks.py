@@ -51,12 +51,18 @@ class unforked(ContextDecorator):  # noqa: N801, it is called as a function is
                 "locks but not the thread: start processes with multiprocessing's spawn or forkserver, or make a first step before the fork"
             )
         thread = get_ident()
-        if thread in _forks.inside:
-            # A fork that waits for this thread must not be waited for.
-            _forks.inside.append(thread)
-        else:
-            with _forks.gate:
+        before = _forks.inside.count(thread)
+        try:
+            if before:
+                # A fork that waits for this thread must not be waited for.
                 _forks.inside.append(thread)
+            else:
+                with _forks.gate:
+                    _forks.inside.append(thread)
+        except BaseException:
+            if _forks.inside.count(thread) > before:
+                _forks.inside.remove(thread)
+            raise
 
     def __exit__(self, *_: object) -> None:
         """Let forks begin."""
@@ -70,15 +76,17 @@ class _Forks:
         inside: The threads that are in a block, once for each block.
         gate: Who enters the first block of a thread holds it for a moment; who forks holds it from before its waiting to after the fork, so
             that forks begin however busy the others are.
-        held: The compiler's locks that were taken for a fork.
+        held: The compiler's locks that were taken for a fork, by the thread that forks.
         torn: Whether others were at work when this process was forked.
     """
 
     def __init__(self) -> None:
         self.inside: list[int] = []
         self.gate = RLock()
-        self.held: list[Any] = []
-        self.torn = self._goes_unwaited = False
+        self.held: dict[int, list[Any]] = {}
+        self.torn = False
+        # The threads whose forks did not wait until all was done.
+        self._unwaited: set[int] = set()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
 
@@ -86,31 +94,39 @@ class _Forks:
         until = monotonic() + PATIENCE
         thread = get_ident()
         # Unless this comes to its end: the exceptions of handlers end it, and Python forks all the same.
-        self._goes_unwaited = True
+        self._unwaited.add(thread)
+        alone = True
         # Two threads that fork in blocks of their own would wait for each other.
         if thread not in self.inside:
-            self.gate.acquire(timeout=PATIENCE)
-        while not (alone := all(other == thread for other in self.inside)) and monotonic() < until:
+            alone = self.gate.acquire(timeout=PATIENCE)
+        while any(other != thread for other in self.inside):
+            if monotonic() > until:
+                alone = False
+                break
             sleep(_POLL)
         _wait_for_imports()
+        held = self.held[thread] = list[Any]()
         for lock in _locks():
             if lock.acquire(timeout=max(0.0, until - monotonic())):
-                self.held.append(lock)
+                held.append(lock)
             else:
                 alone = False
-        self._goes_unwaited = not alone
+        if alone:
+            self._unwaited.discard(thread)
 
     def _in_parent(self) -> None:
-        for lock in reversed(self.held):
+        self._unwaited.discard(get_ident())
+        for lock in reversed(self.held.pop(get_ident(), [])):
             lock.release()
-        self.held.clear()
         # It is not held where the thread forks in a block, or did not come to hold it.
         with suppress(RuntimeError):
             self.gate.release()
 
     def _in_child(self) -> None:
+        self.torn = self.torn or get_ident() in self._unwaited
         self._in_parent()
-        self.torn = self.torn or self._goes_unwaited
+        self._unwaited.clear()
+        self.held.clear()
         self.gate = RLock()
         self.inside[:] = filter(get_ident().__eq__, self.inside)
 

@@ -43,7 +43,7 @@ from .reals import MOST_STEPS
 from .scaling import UNSCALED, Scaling, max_norm, scaling_of
 from .schedule import Schedule
 from .settings import Limits
-from .sole import User, alone, sole
+from .sole import User, changing, reading
 from .state import AVERAGE, Placed, narrowest, working_formats
 from .stepper import Stepper
 from .structure import read_structure
@@ -196,7 +196,7 @@ class GpuOptimizer:
     def _params(self) -> list[Placed]:
         return self._members.params
 
-    @alone
+    @changing
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters, whose own step count starts at 0.
 
@@ -333,7 +333,7 @@ class GpuOptimizer:
     grad_scale: Any = HandedOver()
     found_inf: Any = HandedOver()
 
-    @alone
+    @changing
     def step(self, grads: Any = None, *, grad_scale: Any = None, stream: Any = None, **unknown: Any) -> None:
         """Update every parameter that has a gradient.
 
@@ -428,7 +428,7 @@ class GpuOptimizer:
         return scaling_of(given, found, self._devices, self._narrowest)
 
     @property
-    @sole
+    @reading
     def grad_norm(self) -> Any:
         """The global norm of the last step's gradients, unscaled and before clipping, where it was measured.
 
@@ -441,7 +441,7 @@ class GpuOptimizer:
         return self._norms(0, ())
 
     @property
-    @sole
+    @reading
     def group_grad_norms(self) -> Any:
         """The norm of each group, as an array like `grad_norm` of one dimension; with ``group_norms=True``."""
         if not self._group_norms:
@@ -459,7 +459,7 @@ class GpuOptimizer:
             return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
 
     @property
-    @sole
+    @reading
     def steps_skipped(self) -> int:
         """How many steps were skipped so far; asking waits for the device."""
         return self._control.skipped
@@ -471,7 +471,7 @@ class GpuOptimizer:
 
     # Graphs.
 
-    @alone
+    @changing
     def graph(self, grad_scale: Any = None) -> StepGraph:
         """A step with the bound gradients as a CUDA graph, to be replayed.
 
@@ -493,7 +493,7 @@ class GpuOptimizer:
         schedule = self._prepare(self._arrays(None), grad_scale, None, False)
         return StepGraph(self, schedule, uninterrupted(schedule.graph), grad_scale)
 
-    @alone
+    @changing
     def _replay(self, graph: StepGraph, stream: Any) -> None:
         on = None if stream is None else handle_of(stream)
         if self._check_stream(on):
@@ -505,7 +505,7 @@ class GpuOptimizer:
             )
         self._stepper.run(schedule, on, lambda _: graph.launch(on))
 
-    @alone
+    @changing
     def prepare_replay(self, stream: Any = None) -> None:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step` together with other work.
 
@@ -534,7 +534,7 @@ class GpuOptimizer:
     # The average of the parameters.
 
     @property
-    @sole
+    @reading
     def averaged_params(self) -> Any:
         r"""The average of the parameters over the steps so far, in the structure of `params`.
 
@@ -570,7 +570,7 @@ class GpuOptimizer:
         """
         return Averaged(self._begin_block, self._end_block)
 
-    @alone
+    @changing
     def _begin_block(self, block: object) -> None:
         self._require_average()
         self._refuse_if_swapped()
@@ -637,7 +637,7 @@ class GpuOptimizer:
         self._hyper = hyper
         self._keys = keys
 
-    @alone
+    @changing
     def reread_params(self) -> None:
         """Take up 16-bit parameters that were written to by hand since their last step.
 
@@ -670,7 +670,7 @@ class GpuOptimizer:
         return self._groups.build(self._bound.current())
 
     @grads.setter
-    @alone
+    @changing
     def grads(self, grads: Any) -> None:
         arrays = self._groups.flatten(grads)
         if self._pack:
@@ -680,7 +680,7 @@ class GpuOptimizer:
         self._stepper.check_gradients(arrays)
         self._bound.bind(arrays)
 
-    @alone
+    @changing
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the bound gradients.
 
@@ -695,7 +695,7 @@ class GpuOptimizer:
     # Looking at it.
 
     @property
-    @sole
+    @reading
     def plan(self) -> Plan:
         """The schedule of the last step, or of the next one where none was yet, with buckets, launches and bytes moved; printable.
 
@@ -745,7 +745,7 @@ class GpuOptimizer:
 
     # State.
 
-    @sole
+    @reading
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, in the layout of PyTorch's optimizer of the same name.
 
@@ -770,7 +770,7 @@ class GpuOptimizer:
             )
         return {**saved, "steps_skipped": min(self.steps_skipped, MOST_STEPS)}
 
-    @alone
+    @changing
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take up a state, saved by `state_dict` or by PyTorch's optimizer of the same name; the next step is then the same to the bit.
 
@@ -817,7 +817,7 @@ class GpuOptimizer:
             self._captures.tell(steps)
         del before
 
-    @sole
+    @reading
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_if_swapped()
         self._follow_groups()

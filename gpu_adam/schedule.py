@@ -387,6 +387,8 @@ class Schedule:
     def graph(self) -> Callable[[int | None], None]:
         """What `run` launches on the only device, as a graph that is replayed on its current stream unless one is given."""
         ((shard, program),) = zip(self._shards, self._programs, strict=True)
+        # What the devices do not know yet could not be sent in a capture that comes next.
+        self.send(None)
         launch = program.graph()
 
         def replay(stream: int | None) -> None:

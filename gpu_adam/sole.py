@@ -9,21 +9,21 @@ from functools import wraps
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
-from .forks import unforked
 from .tracing import untraced
+from .uninterrupted import uninterrupted
 
 User = tuple[int, object]
 """A thread, and one of its calls."""
 
 
 _eviction = Lock()
-"""Held by whoever takes out one who has left: nobody else can have come in between the look and the taking."""
+"""Held by whoever takes out one who has left."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def sole(method: Callable[_P, _R]) -> Callable[_P, _R]:
+def reading(method: Callable[_P, _R]) -> Callable[_P, _R]:
     """A method that reads, untraced, with a RuntimeError where another thread is in one of the object's methods that are marked so.
 
     The object has a dict ``_users`` of who is inside, which is empty if nobody is. The thread that is inside may call it: the handler of a
@@ -32,8 +32,8 @@ def sole(method: Callable[_P, _R]) -> Callable[_P, _R]:
     return _guarded(method, within=True)
 
 
-def alone(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A method that changes the object: as `sole`, with a RuntimeError also where its own thread is inside."""
+def changing(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A method that changes the object: as `reading`, with a RuntimeError also where its own thread is inside."""
     return _guarded(method, within=False)
 
 
@@ -45,9 +45,7 @@ def _guarded(method: Callable[_P, _R], within: bool) -> Callable[_P, _R]:
         try:
             # In one operation: two threads cannot both find it empty.
             while (first := users.setdefault(None, own)) is not own and not _is_inside(first):
-                with unforked(), _eviction:
-                    if users.get(None) is first:
-                        users.clear()
+                uninterrupted(_take_out, users, first)
             if first[0] != own[0]:
                 raise RuntimeError(
                     f"another thread is using this {type(self).__name__}: step() and all that reads or changes its state are for one "
@@ -66,12 +64,23 @@ def _guarded(method: Callable[_P, _R], within: bool) -> Callable[_P, _R]:
     return untraced(call)
 
 
+def _take_out(users: dict[None, User], user: User) -> None:
+    # Nobody else can have come in between the look and the taking.
+    with _eviction:
+        if users.get(None) is user:
+            users.clear()
+
+
 def _is_inside(user: User) -> bool:
     """Whether a thread is still in the call: an exception may have come before it could say that it had left."""
     thread, _ = user
     frame = sys._current_frames().get(thread)
     while frame is not None:
-        if frame.f_code.co_name == "call" and frame.f_locals.get("own") is user:
+        if frame.f_code is _CALL and frame.f_locals.get("own") is user:
             return True
         frame = frame.f_back
     return False
+
+
+_CALL = _guarded(print, within=True).__wrapped__.__code__  # type: ignore[attr-defined]
+"""The code that all guarded methods share, by which their frames are told."""

@@ -29,6 +29,11 @@ from .settings import Limits
 from .state import Placed
 from .uninterrupted import uninterrupted
 
+_OTHER_GRADIENTS = (
+    "the gradients of a captured step differ from those of the step before, which compiled it: "
+    "call step() once with gradients like these before the capture"
+)
+
 
 class Stepper:
     """The parameters as they lie now, the last step's gradients and its schedule.
@@ -232,11 +237,13 @@ class Stepper:
             self.schedule.prepare(self.steps, hyper, self.scaling, limits, wait=True)
             schedules.append(self.schedule)
         for schedule in schedules:
-            _whole(stream, partial(schedule.send, stream))
+            _on_stream(stream, partial(schedule.send, stream))
         return bool(schedules)
 
     def _take_gradients(self, arrays: Sequence[Any], keep: bool, capturing: bool) -> None:
         lifetime = Lifetime.GIVEN if not keep else Lifetime.OWN if self._pack else Lifetime.HELD
+        if self._gradients.is_torn and capturing:
+            raise RuntimeError(_OTHER_GRADIENTS)
         if self._gradients.is_torn:
             # An exception came before the schedule had what they had: all are seen as new ones, by a new schedule.
             self.settle()
@@ -248,10 +255,7 @@ class Stepper:
             home = not self._pack or not keep or self.schedule.is_flat
             fits = not reshaped and home and (not moved or self.schedule.rebind(moved))
             if not fits and capturing:
-                raise RuntimeError(
-                    "the gradients of a captured step differ from those of the step before, which compiled it: "
-                    "call step() once with gradients like these before the capture"
-                )
+                raise RuntimeError(_OTHER_GRADIENTS)
             if not fits:
                 self.settle()
         self._gradients.is_torn = False
@@ -311,7 +315,7 @@ class Stepper:
         if schedule.is_native and not self._first:
             launch(schedule.count)
         else:
-            _whole(stream, partial(self._run, schedule, launch))
+            _on_stream(stream, partial(self._run, schedule, launch))
         if self.scaling.on_device and not (self._keeps_scaling or schedule.is_captured):
             self.scaling = self.scaling.released()
 
@@ -360,7 +364,7 @@ class Stepper:
         return self.schedule.ordered() if self._lanes and self.schedule is not None else nullcontext()
 
 
-def _whole(stream: int | None, work: Callable[[], None]) -> None:
+def _on_stream(stream: int | None, work: Callable[[], None]) -> None:
     """Do some work in a stream, where no handlers run."""
     if stream == PER_THREAD:
         # In another thread it would be another stream.

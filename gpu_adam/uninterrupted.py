@@ -11,22 +11,23 @@ from __future__ import annotations
 import _thread
 import atexit
 import ctypes
+import gc
 import os
 import sys
 import threading
 from _queue import SimpleQueue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial, wraps
 from itertools import chain, starmap
 from types import BuiltinFunctionType
 from typing import Any, Generic, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from .casting import in_ieee_mode
+from .current_streams import adoption
 from .forks import unforked
-from .surroundings import surroundings
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -84,13 +85,15 @@ def start_thread(serve: Callable[[], None]) -> bool:
     """
     if sys.is_finalizing() or not isinstance(_thread.start_new_thread, BuiltinFunctionType):
         return False
-    before = _thread.stack_size(_STACK)
+    before: int | None = None
     try:
+        before = _thread.stack_size(_STACK)
         _thread.start_new_thread(serve, ())
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return False
     finally:
-        _thread.stack_size(before)
+        if before is not None:
+            _thread.stack_size(before)
     return True
 
 
@@ -102,16 +105,16 @@ def uninterrupted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwarg
     Raises:
         BaseException: What the function raises, or what a handler has raised meanwhile.
     """
-    surround = _helper.surround()
-    if surround is None:
+    adopt = _helper.adoption()
+    if adopt is None:
         with unforked():
             return function(*args, **kwargs)
-    job = _Job(partial(function, *args, **kwargs), surround)
+    job = _Job(partial(function, *args, **kwargs), adopt)
     at_once(_helper.asked(job))
     return job.result()
 
 
-def whole(function: Callable[_P, _R]) -> Callable[_P, _R]:
+def uninterruptedly(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """The function, called by `uninterrupted`."""
 
     @wraps(function)
@@ -126,41 +129,55 @@ def prepared(function: Callable[[], Any]) -> Iterator[Any]:
 
     Whichever thread consumes it; the streams are those that are current now.
     """
-    surround = _helper.surround()
-    if surround is None:
+    adopt = _helper.adoption()
+    if adopt is None:
         return starmap(function, [()])
-    job = _Job(function, surround)
-    by_thread = _helper.prepared[job] = {_thread.get_ident(): _helper.asked(job)}
+    job = _Job(function, adopt)
+    by_thread = _ByThread({_thread.get_ident(): _helper.asked(job)})
+    _helper.waiting[id(by_thread)] = by_thread
     # Another thread, to which a garbage collection may have come, does it itself: the helper would wait for itself.
     chosen = map(by_thread.get, starmap(_thread.get_ident, [()]), [starmap(job.run, [()])])
     return chain(chain.from_iterable(chosen), starmap(job.result, [()]))
 
 
+class _ByThread(dict[int, Iterator[Any]]):
+    """In which thread a job is the helper's, and how it is asked; it can be referred to weakly."""
+
+
 class _Job(Generic[_R]):
     """A call, as a rule made by the helper."""
 
-    def __init__(self, call: Callable[[], _R], surround: Callable[[], None]) -> None:
-        self._call = call
-        self._surround = surround
-        self._context = copy_context()
-        self._outcome: list[_R] = []
-        self._error: BaseException | None = None
+    def __init__(self, call: Callable[[], _R], adopt: Callable[[], None]) -> None:
+        # Emptied when it is made: the helper may hold the job a moment longer than the caller waits, and must hold nothing else.
+        self._calls = [(adopt, copy_context(), call)]
+        self._outcomes: list[_R] = []
+        self._errors: list[BaseException] = []
         self.gate = Gate()
 
-    @in_ieee_mode
     def run(self) -> None:
         """Make the call."""
+        collects = gc.isenabled()
+        # What is collected runs destructors, and one may wait for a lock that the caller holds, who waits for this.
+        gc.disable()
         try:
-            self._surround()
-            with unforked():
-                self._outcome.append(self._context.run(self._call))
+            self._outcomes.append(self._made(*self._calls.pop()))
         except BaseException as error:
-            self._error = error
+            self._errors.append(error)
+        finally:
+            if collects:
+                gc.enable()
+
+    @staticmethod
+    @in_ieee_mode
+    def _made(adopt: Callable[[], None], context: Context, call: Callable[[], _R]) -> _R:
+        adopt()
+        with unforked():
+            return context.run(call)
 
     def result(self) -> _R:
-        error, self._error = self._error, None
-        if error is None:
-            return self._outcome[0]
+        if not self._errors:
+            return self._outcomes.pop()
+        error = self._errors.pop()
         try:
             raise error
         finally:
@@ -172,11 +189,11 @@ class _Helper:
     """The thread that works while the main thread waits; started at first use.
 
     Attributes:
-        prepared: For each job that may be asked for later, in which thread the helper does it: in none, once there is no helper any more.
+        waiting: What may be asked for later; emptied, so that no thread asks the helper, once there is none any more.
     """
 
     def __init__(self) -> None:
-        self.prepared: WeakKeyDictionary[_Job[Any], dict[int, Iterator[Any]]] = WeakKeyDictionary()
+        self.waiting: WeakValueDictionary[int, _ByThread] = WeakValueDictionary()
         self._jobs: SimpleQueue[_Job[Any]] = SimpleQueue()
         self._is_there = self._has_retired = False
         if hasattr(os, "register_at_fork"):
@@ -184,8 +201,8 @@ class _Helper:
         # At the end of the process threads stop where they are, and whoever waits for them waits for ever.
         atexit.register(self._retire)
 
-    def surround(self) -> Callable[[], None] | None:
-        """What gives the helper this thread's surroundings; ``None`` where this thread does its work itself.
+    def adoption(self) -> Callable[[], None] | None:
+        """What gives the helper this thread's current devices and streams; ``None`` where this thread does its work itself.
 
         It runs no handlers, its work cannot be another thread's, or no thread could be started.
         """
@@ -194,7 +211,7 @@ class _Helper:
             return None
         if not self._is_there:
             self._is_there = start_thread(partial(_serve, self._jobs))
-        return surroundings() if self._is_there else None
+        return adoption() if self._is_there else None
 
     def asked(self, job: _Job[Any]) -> Iterator[Any]:
         """Has the job done, as it is consumed, and waits; it is all C code."""
@@ -210,7 +227,7 @@ class _Helper:
         self._leave_alone()
 
     def _leave_alone(self) -> None:
-        for by_thread in list(self.prepared.values()):
+        for by_thread in list(self.waiting.values()):
             by_thread.clear()
 
 
@@ -221,8 +238,10 @@ def _serve(jobs: SimpleQueue[_Job[Any]]) -> None:
 
 def _work(job: _Job[Any]) -> None:
     # In a function of its own: the thread holds no job while it waits for the next one.
-    job.run()
-    job.gate.open()
+    try:
+        job.run()
+    finally:
+        job.gate.open()
 
 
 _helper = _Helper()

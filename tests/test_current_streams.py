@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpu_adam.surroundings import surroundings
+from gpu_adam.current_streams import adoption
 from gpu_adam.uninterrupted import uninterrupted
 
 PER_THREAD = 2
@@ -121,7 +121,7 @@ def test_work_on_a_stream_of_the_threads_own_stays_in_the_thread(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with streams(library, 0, 0, PER_THREAD, 0):
-        assert surroundings() is None
+        assert adoption() is None
         assert uninterrupted(threading.get_ident) == threading.get_ident()
     assert uninterrupted(threading.get_ident) != threading.get_ident()
     monkeypatch.setenv("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "1")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..uninterrupted import whole
+from ..uninterrupted import uninterruptedly
 
 _TRIED = ("2.13.",)
 """What the versions begin with."""
@@ -40,7 +40,7 @@ def _guard(tensors: Sequence[Any]) -> Callable[..., bool]:
 
 
 @functools.cache
-@whole
+@uninterruptedly
 def trusted() -> bool:
     """Whether torch has it, and it tells tensors apart that differ in one trait alone."""
     torch = sys.modules["torch"]

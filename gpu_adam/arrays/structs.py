@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..uninterrupted import whole
+from ..uninterrupted import uninterruptedly
 
 _WORD = 8
 _FIRST = object.__basicsize__
@@ -130,7 +130,7 @@ def owner_of(array: NDArray[Any]) -> NDArray[Any] | None:
 
 
 @functools.cache
-@whole
+@uninterruptedly
 def trusted() -> bool:
     """Whether the structures lie where they are looked for: arrays of several kinds are compared with their attributes."""
     if sys.byteorder != "little" or sys.implementation.name != "cpython" or sys.maxsize <= 1 << 32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -138,7 +139,9 @@ def _where_it_is(array: Any) -> AbstractContextManager[Any]:
 def assign(to: ArrayRef, value: Any) -> None:
     """Copy the elements of an array into one of the same shape and device, each rounded once to its format."""
     if to.family == "torch":
-        to.array.detach().copy_(value)
+        # Tensors of inference mode are written to in that mode only, which is each thread's own.
+        with sys.modules["torch"].inference_mode(to.array.is_inference()):
+            to.array.detach().copy_(value)
     elif to.family in ("numpy", "cupy"):
         with _where_it_is(to.array):
             to.array[...] = value

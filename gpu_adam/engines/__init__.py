@@ -20,7 +20,7 @@ from ..layout import Device
 from ..plan import Launch
 from ..policy import Policy
 from ..prologue import Prologue
-from ..uninterrupted import whole
+from ..uninterrupted import uninterruptedly
 
 ENGINES = ("cpu", "cupy", "numba")
 
@@ -226,7 +226,7 @@ def engine_named(name: str) -> Engine:
     return _imported(name)
 
 
-@whole
+@uninterruptedly
 def _imported(name: str) -> Engine:
     # By name and late: an engine imports its libraries, which take seconds or are not there, and some of which cannot be imported again
     # where an exception has come in between.

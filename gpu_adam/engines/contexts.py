@@ -12,7 +12,7 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
-from ..forks import unforked
+from ..uninterrupted import uninterruptedly
 from .cuda_driver import RELAXED, CudaDriver, cuda_driver
 
 
@@ -26,9 +26,10 @@ class Contexts:
         self._primary: dict[int, int] = {}
         self._lock = Lock()
 
+    @uninterruptedly
     def primary(self, device: int) -> int:
         """The primary context of a device."""
-        with unforked(), self._lock:
+        with self._lock:
             if device not in self._primary:
                 self._primary[device] = self._driver.primary_context(device)
             return self._primary[device]

@@ -20,7 +20,7 @@ from ..layout import Device
 from ..plan import Launch, Specialization
 from ..policy import CPU_POLICY, Policy
 from ..prologue import Prologue
-from ..uninterrupted import whole
+from ..uninterrupted import uninterruptedly
 from . import Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums, Stage
 from .threads import ThreadPool, thread_count
 
@@ -232,7 +232,7 @@ def _cuts(count: int, elements: int, serial: int, threads: int, multiple: int = 
 
 
 @functools.cache
-@whole
+@uninterruptedly
 def compiled(kind: Specialization) -> Any:
     """The compiled kernel of a specialization, from the disk where it was compiled before."""
     kernels = _kernels("cpu")
@@ -240,7 +240,7 @@ def compiled(kind: Specialization) -> Any:
 
 
 @functools.cache
-@whole
+@uninterruptedly
 def measuring() -> Any:
     """The compiled kernel that measures gradients."""
     kernels = _kernels("cpu_prologue")
@@ -248,7 +248,7 @@ def measuring() -> Any:
 
 
 @functools.cache
-@whole
+@uninterruptedly
 def finishing(rule: Rule) -> Any:
     """The compiled kernel that computes the rows, for the rules that have this one's coefficients."""
     kernels = _kernels("cpu_prologue")
@@ -256,7 +256,7 @@ def finishing(rule: Rule) -> Any:
 
 
 @functools.cache
-@whole
+@uninterruptedly
 def coalescing(values: Format, working: Format) -> Any:
     """The compiled kernel that sums rows."""
     kernels = _kernels("cpu_rows")

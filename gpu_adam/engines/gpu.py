@@ -18,7 +18,7 @@ from ..layout import Device
 from ..plan import ROLES, Launch
 from ..policy import GPU_POLICY, Policy
 from ..prologue import Prologue
-from ..uninterrupted import whole
+from ..uninterrupted import uninterruptedly
 from . import Memory, RowSums
 from .gpu_binding import Binding, Call
 from .gpu_kernels import Kernel, PrologueKernel, coalesce_kernel, update_kernel
@@ -129,7 +129,7 @@ class GpuEngine(Generic[SomeBinding]):
     def _function(self, kernel: Kernel, device: int) -> Any:
         return self._functions.get((device, kernel)) or self._loaded(kernel, device)
 
-    @whole
+    @uninterruptedly
     def _loaded(self, kernel: Kernel, device: int) -> Any:
         # This thread has a current device of its own. Two threads that make their first step at once must not load a module twice.
         with self._lock, self._cuda.on(device):

@@ -17,7 +17,7 @@ from itertools import chain, starmap
 from typing import Any
 
 from ..messages import EnvironmentVariableError, shown
-from ..uninterrupted import Gate, at_once, start_thread
+from ..uninterrupted import Gate, at_once, start_thread, uninterrupted
 from . import Stage
 from .processors import usable_processors
 
@@ -67,10 +67,13 @@ class ThreadPool:
         if threads == 0 or sys.is_finalizing():
             return False
         if self._started < threads:
-            with self._lock:
-                while self._started < threads and start_thread(partial(_serve, self._shares)):
-                    self._started += 1
+            uninterrupted(self._start, threads)
         return self._started > 0
+
+    def _start(self, threads: int) -> None:
+        with self._lock:
+            while self._started < threads and start_thread(partial(_serve, self._shares)):
+                self._started += 1
 
     def run(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
         """Call ``function`` with each of ``arguments``, the first in this thread; return when all are done."""

@@ -10,7 +10,7 @@ from typing import Any
 from .per_thread import PER_THREAD, is_default
 
 
-def surroundings() -> Callable[[], None] | None:
+def adoption() -> Callable[[], None] | None:
     """What makes this thread's current devices and streams those of the thread that calls it.
 
     ``None`` if that cannot be: a current stream is the thread's own.
@@ -47,7 +47,12 @@ def _of_cupy() -> Iterator[tuple[list[int], Callable[[], None]]]:
     """As of torch."""
     cuda = getattr(sys.modules.get("cupy"), "cuda", None)
     if cuda is not None and cuda.is_available():
-        streams = list(map(cuda.get_current_stream, range(cuda.runtime.getDeviceCount())))
+        try:
+            count = cuda.runtime.getDeviceCount()
+        except cuda.runtime.CUDARuntimeError:
+            # As in a child that was forked after CUDA was used.
+            return
+        streams = list(map(cuda.get_current_stream, range(count)))
         yield [stream.ptr for stream in streams], partial(_adopt_cupy, cuda, cuda.runtime.getDevice(), streams)
 
 
