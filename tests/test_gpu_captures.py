@@ -348,3 +348,28 @@ def test_every_step_and_every_replay_counts_once(library: Host, seed: int) -> No
     assert pair.on_gpu._stepper.read_steps().tolist() == counts.tolist()
     library.engine.finish()
     assert all(np.isfinite(param.memory).all() for param in pair.params)
+
+
+def test_a_capture_that_was_refused_is_refused_again_and_the_next_step_goes_on(library: Host) -> None:
+    pair = KeptPair(library, capturable=True)
+    stream = library.stream()
+    gradients = pair.up(pair.gradients())
+    pair.on_gpu.step(gradients, stream=stream)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="gradients of a captured step differ"), library.captured(stream):
+            pair.on_gpu.step([*gradients[:-1], None], stream=stream)
+    pair.on_gpu.step([*gradients[:-1], None], stream=stream)
+    with library.captured(stream):
+        pair.on_gpu.step([*gradients[:-1], None], stream=stream)
+
+
+def test_a_step_is_captured_after_a_graph_was_made(library: Host) -> None:
+    pair = KeptPair(library, capturable=True)
+    stream = library.stream()
+    pair.on_gpu.grads = pair.up(pair.gradients())
+    pair.on_gpu.step(stream=stream)
+    pair.on_gpu.param_groups[0]["lr"] = 0.5
+    pair.on_gpu.graph()
+    with library.captured(stream):
+        pair.on_gpu.step(stream=stream)
+    library.engine.finish()

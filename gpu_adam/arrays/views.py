@@ -139,8 +139,8 @@ def _where_it_is(array: Any) -> AbstractContextManager[Any]:
 def assign(to: ArrayRef, value: Any) -> None:
     """Copy the elements of an array into one of the same shape and device, each rounded once to its format."""
     if to.family == "torch":
-        # Tensors of inference mode are written to in that mode only, which is each thread's own.
-        with sys.modules["torch"].inference_mode(to.array.is_inference()):
+        # In inference mode, which is each thread's own, tensors that were made in it can be written to, and all others as well.
+        with sys.modules["torch"].inference_mode():
             to.array.detach().copy_(value)
     elif to.family in ("numpy", "cupy"):
         with _where_it_is(to.array):
