@@ -132,7 +132,6 @@ def _parts(path: str) -> list[str]:
 
 
 def _user(number: int) -> str:
-
     try:
         return f"{pwd.getpwuid(number).pw_name} (user {number})"
     except KeyError:
@@ -140,7 +139,6 @@ def _user(number: int) -> str:
 
 
 def _group(number: int) -> str:
-
     try:
         return f"{grp.getgrgid(number).gr_name} ({number})"
     except KeyError:
