@@ -3,22 +3,32 @@
 A fork copies one thread only. What the others held at that moment stays locked in the child: Python's locks of modules that are being
 imported, Numba's and LLVM's locks, those of this package; and what they had half changed stays half changed. So imports, compilations and
 whatever else must not be copied half done happen in an `unforked` block, and a fork begins when no other thread is in one.
+
+What is done around a fork is done by a thread of its own, the guard, which the forking thread asks and tells in calls of C code: Python
+loses the exceptions that the handlers of signals raise in a fork's hooks, and what they would leave half done would stay so.
 """
 
 from __future__ import annotations
+
+import _thread
 
 # Before the hooks below are registered: those of `logging` hold its lock, which whoever imports Numba needs, and hooks that are
 # registered last are called first.
 import logging  # noqa: F401
 import os
 import sys
+from _queue import SimpleQueue
 from collections.abc import Iterator
 from contextlib import ContextDecorator, suppress
-from importlib import import_module
+from functools import partial
+from importlib import _bootstrap  # type: ignore[attr-defined]
+from itertools import repeat, starmap
 from operator import attrgetter
 from threading import RLock, get_ident
 from time import monotonic, sleep
 from typing import Any
+
+from .native import acquire, allocate, release, start_thread
 
 PATIENCE = 60.0
 """Seconds that a fork waits for; compilations take less. It is bounded, for what it waits for may itself wait for the thread that forks."""
@@ -50,6 +60,7 @@ class unforked(ContextDecorator):  # noqa: N801, it is called as a function is
                 f"this process was forked while another thread compiled or imported for more than {PATIENCE:g} seconds, and has its "
                 "locks but not the thread: start processes with multiprocessing's spawn or forkserver, or make a first step before the fork"
             )
+        _forks.watch()
         thread = get_ident()
         before = _forks.inside.count(thread)
         try:
@@ -70,74 +81,113 @@ class unforked(ContextDecorator):  # noqa: N801, it is called as a function is
 
 
 class _Forks:
-    """What the hooks know.
+    """What the guard and the hooks know.
 
     Attributes:
         inside: The threads that are in a block, once for each block.
-        gate: Who enters the first block of a thread holds it for a moment; who forks holds it from before its waiting to after the fork, so
+        gate: Who enters the first block of a thread holds it for a moment; the guard holds it from before its waiting to after the fork, so
             that forks begin however busy the others are.
-        held: The compiler's locks that were taken for a fork, by the thread that forks.
         torn: Whether others were at work when this process was forked.
     """
 
     def __init__(self) -> None:
         self.inside: list[int] = []
         self.gate = RLock()
-        self.held: dict[int, list[Any]] = {}
         self.torn = False
-        # The threads whose forks did not wait until all was done.
-        self._unwaited: set[int] = set()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
+        # Whether the last fork did not wait until all was done.
+        self._is_unwaited = False
+        self._held: list[Any] = []
+        self._is_watched = not hasattr(os, "register_at_fork")
+        self._threads: SimpleQueue[int] = SimpleQueue()
+        # Held by the thread whose turn it is to fork; closed until the guard is ready; closed until the fork is over.
+        self._turn, self._ready, self._over = allocate(), allocate(), allocate()
+        acquire(self._over, 1)
+        # Emptied where there is no guard: then nothing is asked of it.
+        self._guards: list[None] = []
 
-    def _before(self) -> None:
+    def watch(self) -> None:
+        """Have forks wait from now on; before, there is nothing to wait for."""
+        if self._is_watched:
+            return
+        self._is_watched = True
+        if not start_thread(self._guard):
+            return
+        self._guards.append(None)
+        there = iter(self._guards.__len__, 0)
+        ask = map(self._threads.put, starmap(_thread.get_ident, repeat(())))
+        close, wait = (starmap(acquire, repeat((self._ready, 1))) for _ in range(2))
+        turn, reopen = starmap(acquire, repeat((self._turn, 1))), starmap(release, repeat((self._ready,)))
+        tell, leave = starmap(release, repeat((self._over,))), starmap(release, repeat((self._turn,)))
+        # Each time the next of all of these, in this order, in one call of C code.
+        before = zip(there, turn, close, ask, wait, reopen, strict=False)
+        after = zip(iter(self._guards.__len__, 0), tell, leave, strict=False)
+        os.register_at_fork(
+            before=partial(next, before, None),
+            after_in_parent=partial(next, after, None),
+            after_in_child=self._in_child,
+        )
+
+    def retire(self) -> None:
+        """Ask nothing of the guard any more, which ends with the process."""
+        self._guards.clear()
+
+    def _guard(self) -> None:
+        while True:
+            thread = self._threads.get()
+            try:
+                self._prepare(thread)
+            finally:
+                release(self._ready)
+            acquire(self._over, 1)
+            self._release()
+
+    def _prepare(self, thread: int) -> None:
+        """Wait until the thread can fork."""
         until = monotonic() + PATIENCE
-        thread = get_ident()
-        # Unless this comes to its end: the exceptions of handlers end it, and Python forks all the same.
-        self._unwaited.add(thread)
-        alone = True
-        # Two threads that fork in blocks of their own would wait for each other.
-        if thread not in self.inside:
-            alone = self.gate.acquire(timeout=PATIENCE)
-        while any(other != thread for other in self.inside):
+        own = thread in self.inside
+        alone = self.gate.acquire(timeout=PATIENCE)
+        if alone:
+            self._held.append(self.gate)
+        while any(other != thread for other in self.inside) or _is_importing(thread):
             if monotonic() > until:
                 alone = False
                 break
             sleep(_POLL)
-        _wait_for_imports()
-        held = self.held[thread] = list[Any]()
-        for lock in _locks():
+        # A thread that forks in a block of its own may hold them.
+        for lock in () if own else _locks():
             if lock.acquire(timeout=max(0.0, until - monotonic())):
-                held.append(lock)
+                self._held.append(lock)
             else:
                 alone = False
-        if alone:
-            self._unwaited.discard(thread)
+        self._is_unwaited = not alone
 
-    def _in_parent(self) -> None:
-        self._unwaited.discard(get_ident())
-        for lock in reversed(self.held.pop(get_ident(), [])):
-            lock.release()
-        # It is not held where the thread forks in a block, or did not come to hold it.
-        with suppress(RuntimeError):
-            self.gate.release()
+    def _release(self) -> None:
+        while self._held:
+            self._held.pop().release()
 
     def _in_child(self) -> None:
-        self.torn = self.torn or get_ident() in self._unwaited
-        self._in_parent()
-        self._unwaited.clear()
-        self.held.clear()
-        self.gate = RLock()
+        if not self._guards:
+            return
+        self.torn = self.torn or self._is_unwaited
+        # The guard, who held them, is the parent's.
+        for lock in self._held:
+            lock._at_fork_reinit()
+        self._held.clear()
         self.inside[:] = filter(get_ident().__eq__, self.inside)
+        release(self._turn)
+        if not start_thread(self._guard):
+            self._guards.clear()
 
 
-def _wait_for_imports() -> None:
-    """Wait for imports of others that have begun: to import a module waits, and for nothing that waits for this thread."""
+def _is_importing(thread: int) -> bool:
+    """Whether another thread imports what a child would."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in _IMPORTED and getattr(getattr(module, "__spec__", None), "_initializing", False):
-            # The error is the importer's.
-            with suppress(Exception):
-                import_module(name)
+            reference = _bootstrap._module_locks.get(name)  # type: ignore[attr-defined]
+            lock = None if reference is None else reference()
+            if getattr(lock, "owner", None) not in (None, thread):
+                return True
+    return False
 
 
 def _locks() -> Iterator[Any]:
@@ -148,3 +198,4 @@ def _locks() -> Iterator[Any]:
 
 
 _forks = _Forks()
+retire = _forks.retire

@@ -35,6 +35,7 @@ from .lazy import cached_property
 from .loss_scaler import LossScaler
 from .members import Added, Members
 from .messages import a_kind, shown
+from .native import at_once
 from .parameters import Residence
 from .pickling import lasting, lay_out, order_of
 from .placement import place
@@ -48,7 +49,7 @@ from .state import AVERAGE, Placed, narrowest, working_formats
 from .stepper import Stepper
 from .structure import read_structure
 from .tracing import untraced
-from .uninterrupted import at_once, uninterrupted
+from .uninterrupted import uninterrupted
 
 
 class Options(TypedDict, total=False):

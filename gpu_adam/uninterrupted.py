@@ -10,91 +10,23 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import ctypes
 import gc
 import os
-import sys
 import threading
 from _queue import SimpleQueue
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from functools import partial, wraps
 from itertools import chain, starmap
-from types import BuiltinFunctionType
 from typing import Any, Generic, ParamSpec, TypeVar
-from weakref import WeakValueDictionary
 
 from .casting import in_ieee_mode
 from .current_streams import adoption
-from .forks import unforked
+from .forks import retire, unforked
+from .native import Gate, at_once, start_thread
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-_STACK = 8 << 20
-"""Bytes of a thread's stack: compilers need more of it than some systems give."""
-
-# Called in this way, unlike through ctypes.pythonapi, these functions run without the GIL; and unlike the locks of `threading`, their locks
-# run no handlers while somebody waits.
-_python = ctypes.CDLL(ctypes.pythonapi._name, handle=ctypes.pythonapi._handle)
-_allocate = _python.PyThread_allocate_lock
-_acquire, _release = _python.PyThread_acquire_lock, _python.PyThread_release_lock
-_allocate.restype = ctypes.c_void_p
-_acquire.argtypes = (ctypes.c_void_p, ctypes.c_int)
-_release.argtypes = (ctypes.c_void_p,)
-
-_spare: deque[int] = deque()
-"""Locks that nobody uses. None is given back: a destructor would run handlers, and lose what they raise."""
-
-
-class Gate:
-    """What one thread waits at until another one opens it; to be used once."""
-
-    def __init__(self) -> None:
-        try:
-            self._lock = _spare.pop() if _spare else _allocate()
-        except IndexError:  # another thread came in between
-            self._lock = _allocate()
-
-    def closing(self) -> Iterator[Any]:
-        """Closes it, as it is consumed; it is all C code."""
-        return starmap(_acquire, [(self._lock, 1)])
-
-    def open(self) -> None:
-        """Let the other thread through."""
-        _release(self._lock)
-
-    def passing(self) -> Iterator[Any]:
-        """Waits, as it is consumed, until it is open; it is all C code."""
-        return chain(
-            starmap(_acquire, [(self._lock, 1)]), starmap(_release, [(self._lock,)]), map(_spare.append, [self._lock])
-        )
-
-
-def at_once(*work: Iterable[Any]) -> None:
-    """Consume iterators, one after the other, in one call of C code: where they are made of C code, no handler runs in between."""
-    deque(chain.from_iterable(work), maxlen=0)
-
-
-def start_thread(serve: Callable[[], None]) -> bool:
-    """Start a thread that ends with the process; whether it could be.
-
-    It cannot where the system allows no more threads, when the process is about to end, and where gevent or eventlet have put something
-    else in the place of threads.
-    """
-    if sys.is_finalizing() or not isinstance(_thread.start_new_thread, BuiltinFunctionType):
-        return False
-    before: int | None = None
-    try:
-        before = _thread.stack_size(_STACK)
-        _thread.start_new_thread(serve, ())
-    except (RuntimeError, ValueError):
-        return False
-    finally:
-        if before is not None:
-            _thread.stack_size(before)
-    return True
 
 
 def uninterrupted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -125,23 +57,23 @@ def uninterruptedly(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def prepared(function: Callable[[], Any]) -> Iterator[Any]:
-    """Calls a function as `uninterrupted` does, when it is consumed and not before; until it is called it is all C code.
+    """Calls a function as `uninterrupted` does, when it is consumed and not before; it is all C code but for the function.
 
     Whichever thread consumes it; the streams are those that are current now.
     """
-    adopt = _helper.adoption()
-    if adopt is None:
+    adopt = adoption()
+    if adopt is None or not _helper.is_there():
         return starmap(function, [()])
     job = _Job(function, adopt)
-    by_thread = _ByThread({_thread.get_ident(): _helper.asked(job)})
-    _helper.waiting[id(by_thread)] = by_thread
-    # Another thread, to which a garbage collection may have come, does it itself: the helper would wait for itself.
+    by_thread = _helper.waiting[id(job)] = {threading.main_thread().ident: _helper.asked(job)}
+    # Another thread runs no handlers, and may be the helper, which would wait for itself where it collects garbage.
     chosen = map(by_thread.get, starmap(_thread.get_ident, [()]), [starmap(job.run, [()])])
-    return chain(chain.from_iterable(chosen), starmap(job.result, [()]))
+    forget = map(_helper.waiting.pop, [id(job)], [None])
+    return chain(chain.from_iterable(chosen), forget, map(_raise, job.errors))
 
 
-class _ByThread(dict[int, Iterator[Any]]):
-    """In which thread a job is the helper's, and how it is asked; it can be referred to weakly."""
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 class _Job(Generic[_R]):
@@ -151,7 +83,7 @@ class _Job(Generic[_R]):
         # Emptied when it is made: the helper may hold the job a moment longer than the caller waits, and must hold nothing else.
         self._calls = [(adopt, copy_context(), call)]
         self._outcomes: list[_R] = []
-        self._errors: list[BaseException] = []
+        self.errors: list[BaseException] = []
         self.gate = Gate()
 
     def run(self) -> None:
@@ -162,7 +94,7 @@ class _Job(Generic[_R]):
         try:
             self._outcomes.append(self._made(*self._calls.pop()))
         except BaseException as error:
-            self._errors.append(error)
+            self.errors.append(error)
         finally:
             if collects:
                 gc.enable()
@@ -175,9 +107,9 @@ class _Job(Generic[_R]):
             return context.run(call)
 
     def result(self) -> _R:
-        if not self._errors:
+        if not self.errors:
             return self._outcomes.pop()
-        error = self._errors.pop()
+        error = self.errors.pop()
         try:
             raise error
         finally:
@@ -189,17 +121,23 @@ class _Helper:
     """The thread that works while the main thread waits; started at first use.
 
     Attributes:
-        waiting: What may be asked for later; emptied, so that no thread asks the helper, once there is none any more.
+        waiting: What may be asked for later: for the main thread how it asks; nothing, once there is no helper any more.
     """
 
     def __init__(self) -> None:
-        self.waiting: WeakValueDictionary[int, _ByThread] = WeakValueDictionary()
+        self.waiting: dict[int, dict[int | None, Iterator[Any]]] = {}
         self._jobs: SimpleQueue[_Job[Any]] = SimpleQueue()
         self._is_there = self._has_retired = False
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
+            os.register_at_fork(after_in_child=self._begin_anew)
         # At the end of the process threads stop where they are, and whoever waits for them waits for ever.
         atexit.register(self._retire)
+
+    def is_there(self) -> bool:
+        """Whether there is a helper, or one could be started."""
+        if not self._is_there and not self._has_retired:
+            self._is_there = start_thread(partial(_serve, self._jobs))
+        return self._is_there
 
     def adoption(self) -> Callable[[], None] | None:
         """What gives the helper this thread's current devices and streams; ``None`` where this thread does its work itself.
@@ -207,28 +145,30 @@ class _Helper:
         It runs no handlers, its work cannot be another thread's, or no thread could be started.
         """
         # Handlers run in the main thread only.
-        if self._has_retired or _thread.get_ident() != threading.main_thread().ident:
+        if _thread.get_ident() != threading.main_thread().ident or not self.is_there():
             return None
-        if not self._is_there:
-            self._is_there = start_thread(partial(_serve, self._jobs))
-        return adoption() if self._is_there else None
+        return adoption()
 
     def asked(self, job: _Job[Any]) -> Iterator[Any]:
         """Has the job done, as it is consumed, and waits; it is all C code."""
         return chain(job.gate.closing(), map(self._jobs.put, [job]), job.gate.passing())
 
-    def _forget(self) -> None:
-        # A forked child has the queue but not the thread.
-        self._jobs, self._is_there = SimpleQueue(), False
-        self._leave_alone()
+    def _begin_anew(self) -> None:
+        # A forked child has the queue but not the thread. The one that forked is its main thread.
+        self._is_there = False
+        if not self.waiting:
+            return
+        there = self.is_there()
+        for by_thread in self.waiting.values():
+            asked = [by_thread.popitem()[1] for _ in range(len(by_thread))]
+            if there and asked:
+                by_thread[_thread.get_ident()] = asked[0]
 
     def _retire(self) -> None:
-        self._has_retired = True
-        self._leave_alone()
-
-    def _leave_alone(self) -> None:
+        self._is_there, self._has_retired = False, True
         for by_thread in list(self.waiting.values()):
             by_thread.clear()
+        retire()
 
 
 def _serve(jobs: SimpleQueue[_Job[Any]]) -> None:

@@ -20,7 +20,8 @@ from storm import Stopped
 from gpu_adam import GpuAdam, uninterrupted
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
-from gpu_adam.uninterrupted import at_once, prepared
+from gpu_adam.native import at_once
+from gpu_adam.uninterrupted import prepared
 from gpu_adam.uninterrupted import uninterrupted as call
 
 timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")

@@ -15,9 +15,9 @@ from ..formats import format_named
 from ..kernels.prologue import WORD
 from ..kernels.row import ROW_WORDS
 from ..layout import Device
+from ..native import at_once
 from ..plan import ROLES, Launch
 from ..prologue import Prologue
-from ..uninterrupted import at_once
 from . import Coefficients, Engine, Memory, Replay, Stage
 from .gpu_binding import Binding, Call, Graph
 from .gpu_kernels import update_arguments

@@ -17,7 +17,8 @@ from itertools import chain, starmap
 from typing import Any
 
 from ..messages import EnvironmentVariableError, shown
-from ..uninterrupted import Gate, at_once, start_thread, uninterrupted
+from ..native import Gate, at_once, start_thread
+from ..uninterrupted import uninterrupted
 from . import Stage
 from .processors import usable_processors
 
