@@ -206,10 +206,13 @@ def _count(step: Any, label: str) -> int:
             raise TypeError
         # Of any library and of one element; PyTorch takes a dimension more, and so do we.
         number = step.item() if hasattr(step, "item") and prod(step.shape) == 1 else step
+        # Before it is made a whole number, which of 1e9999999 has as many digits.
+        if not 0 <= number <= MOST_STEPS:
+            raise ValueError
         count = int(number)
         exact = number if isinstance(number, Number) else float(number)
         whole = not isinstance(number, str) and 0 <= count == exact and count <= MOST_STEPS
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
         whole = False
     if not whole:
         raise ValueError(

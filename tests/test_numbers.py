@@ -278,3 +278,13 @@ def test_row_numbers_beyond_all_integers() -> None:
         with pytest.raises(expected, match="rows"):
             opt.step([(np.array([number, number.dtype.type(1)]), np.ones((2, 2), np.float32))])
     assert (p == 1.0).all()
+
+
+@pytest.mark.parametrize("step", [Decimal("1e9999999"), Decimal("-1e9999999"), Decimal("inf"), Decimal("NaN"), 10**400])
+def test_a_step_beyond_all_bounds_is_refused_before_its_digits_are_counted(step: Any) -> None:
+    opt = made()
+    stepped(opt)
+    saved = opt.state_dict()
+    saved["state"][0]["step"] = step
+    with pytest.raises(ValueError, match="step of parameter 0"):
+        opt.load_state_dict(saved)
