@@ -21,7 +21,7 @@ from _queue import SimpleQueue
 from collections.abc import Iterator
 from contextlib import ContextDecorator, suppress
 from functools import partial
-from importlib import _bootstrap  # type: ignore[attr-defined]
+from importlib import _bootstrap
 from itertools import repeat, starmap
 from operator import attrgetter
 from threading import RLock, get_ident
