@@ -60,7 +60,6 @@ class unforked(ContextDecorator):  # noqa: N801, it is called as a function is
                 f"this process was forked while another thread compiled or imported for more than {PATIENCE:g} seconds, and has its "
                 "locks but not the thread: start processes with multiprocessing's spawn or forkserver, or make a first step before the fork"
             )
-        _forks.watch()
         thread = get_ident()
         before = _forks.inside.count(thread)
         try:
@@ -97,7 +96,6 @@ class _Forks:
         # Whether the last fork did not wait until all was done.
         self._is_unwaited = False
         self._held: list[Any] = []
-        self._is_watched = not hasattr(os, "register_at_fork")
         self._threads: SimpleQueue[int] = SimpleQueue()
         # Held by the thread whose turn it is to fork; closed until the guard is ready; closed until the fork is over.
         self._turn, self._ready, self._over = allocate(), allocate(), allocate()
@@ -106,11 +104,8 @@ class _Forks:
         self._guards: list[None] = []
 
     def watch(self) -> None:
-        """Have forks wait from now on; before, there is nothing to wait for."""
-        if self._is_watched:
-            return
-        self._is_watched = True
-        if not start_thread(self._guard):
+        """Have forks wait from now on, where there are any and a guard can be started."""
+        if not hasattr(os, "register_at_fork") or not start_thread(self._guard):
             return
         self._guards.append(None)
         there = iter(self._guards.__len__, 0)
@@ -198,4 +193,5 @@ def _locks() -> Iterator[Any]:
 
 
 _forks = _Forks()
+_forks.watch()
 retire = _forks.retire
