@@ -705,6 +705,8 @@ class GpuOptimizer:
         self._follow_groups()
         if self._stepper.schedule is not None:
             return self._stepper.schedule.plan
+        if self._swapped is None:
+            self._stepper.look()
         self._read_hyperparameters()
         # Twins have places without taking any memory.
         twins = [replace(placed) for placed in self._params]

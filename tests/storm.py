@@ -213,6 +213,10 @@ def main(what: str, signals: str, seed: str) -> None:
         step(what, int(signals))
     else:
         OTHERS[what](int(signals))
+    # Where Python ends, its handlers are gone before the timer.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGALRM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     print("whole", signals)
 
 

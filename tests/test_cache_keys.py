@@ -263,7 +263,7 @@ def test_an_entry_that_is_no_kernel_is_compiled_again_and_replaced(folder: Path,
     cache.write(entry.name, BAD[how](good))
     with pytest.warns(RuntimeWarning, match=r"cannot be used \(.*compiled again"):
         assert kept(add)(2, 3) == 5
-    assert len(cache.read(entry.name)) == len(good)
+    assert cache.read(entry.name) != BAD[how](good)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert kept(add)(2, 3) == 5
