@@ -50,9 +50,8 @@ class Groups:
             # Lists compare their elements by identity first, which takes nanoseconds each. Two arrays that are not identical have no
             # truth value, which is an error, unless they have one element: those are looked at again.
             same = now == self._members
-        except (
-            Exception
-        ):  # of whatever class the arrays' libraries raise; identical ones run no code in which a handler could
+        except Exception:
+            # Of whatever class the arrays' libraries raise; identical arrays run no code in which a handler could.
             return False
         return same and all(now[number][k] is self._members[number][k] for number, k in self._single)
 

@@ -17,14 +17,11 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from alarms import Stopped
 
 from gpu_adam import GpuAdam
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
-
-
-class Stopped(Exception):
-    """What a time limit raises."""
 
 
 class Storm:

@@ -48,6 +48,16 @@ class Holder:
         self.step()
 """
 
+BUSY = """
+other = GpuAdam([np.zeros(size, np.float32)])
+def work():
+    while True:
+        other.step(grads)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+"""
+"""A thread that steps an optimizer of its own until the process ends."""
+
 WAYS = {
     "del": "holder = Holder()",
     "del in a cycle": "holder = Holder(); holder.itself = holder",
@@ -62,22 +72,12 @@ def work():
 threading.Thread(target=work, daemon=True).start()
 time.sleep(0.3)
 """,
-    "daemon thread and atexit": """
-other = GpuAdam([np.zeros(size, np.float32)])
-def work():
-    while True:
-        other.step(grads)
-threading.Thread(target=work, daemon=True).start()
-time.sleep(0.3)
+    "daemon thread and atexit": BUSY
+    + """
 atexit.register(step)
 """,
-    "daemon thread and del": """
-other = GpuAdam([np.zeros(size, np.float32)])
-def work():
-    while True:
-        other.step(grads)
-threading.Thread(target=work, daemon=True).start()
-time.sleep(0.3)
+    "daemon thread and del": BUSY
+    + """
 holder = Holder()
 """,
     "thread that outlives the main one": """

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from injection import Injected, injected
 
-import gpu_adam
 from gpu_adam import GpuAdam
 
-PACKAGE = str(Path(gpu_adam.__file__).parent)
 SHAPES = ((7,), (3, 4), ())
 MIXED = ("float32", "bfloat16")
 ALL = ("float32", "float64", "float16", "bfloat16")
-
-
-class Injected(BaseException):
-    """What comes out of nowhere."""
 
 
 @dataclass
@@ -54,31 +46,6 @@ class Run:
         found["skipped"] = saved["steps_skipped"]
         found["groups"] = [group["params"] for group in saved["param_groups"]]
         return found
-
-
-def injected(call: Callable[[], None], place: int, opcodes: bool = False) -> int:
-    """Make a call and raise `Injected` at one of the places that it comes by in the package; how many it came by."""
-    places = itertools.count(1)
-    passed = 0
-
-    def trace(frame: Any, event: str, _: Any) -> Any:
-        nonlocal passed
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        frame.f_trace_opcodes = opcodes
-        if event == ("opcode" if opcodes else "line"):
-            passed = next(places)
-            if passed == place:
-                raise Injected
-        return trace
-
-    tracing = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(tracing)
-    return passed
 
 
 def bytes_of(value: Any) -> bytes:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-import sys
 from collections import UserDict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from injection import injected
 from programs import address_of
 from reference import DTYPES, assert_same_bits
 from snapshots import everything, unchanged
 from strategies import values
 
-import gpu_adam
 from gpu_adam import GpuAdam
 from gpu_adam.engines import cpu
 
@@ -90,7 +88,6 @@ def test_memory_that_runs_out_changes_nothing(pack: bool, method: str, monkeypat
 
 
 def test_an_interrupt_at_any_line_finds_the_old_state_or_the_new_one() -> None:
-    package = str(Path(gpu_adam.__file__).parent)
     optimizer, saved = full(pack=False)
     old = optimizer.state_dict()
     reference, _ = full(pack=False)
@@ -99,26 +96,7 @@ def test_an_interrupt_at_any_line_finds_the_old_state_or_the_new_one() -> None:
 
     def interrupted_at(line: int) -> int:
         """Load, with an interrupt at one of the lines that run; how many were run."""
-        lines = itertools.count(1)
-        ran = 0
-
-        def trace(frame: Any, event: str, _: Any) -> Any:
-            nonlocal ran
-            if not frame.f_code.co_filename.startswith(package):
-                return None
-            if event == "line":
-                ran = next(lines)
-                if ran == line:
-                    raise KeyboardInterrupt
-            return trace
-
-        tracing = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            optimizer.load_state_dict(saved)
-        finally:
-            sys.settrace(tracing)
-        return ran
+        return injected(lambda: optimizer.load_state_dict(saved), line, kind=KeyboardInterrupt)
 
     optimizer.load_state_dict(old)
     total = interrupted_at(0)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alarms import Stopped, alarmed
 from reference import assert_same_bits
 
 from gpu_adam import GpuAdam, GpuSgd
@@ -120,10 +121,6 @@ def test_an_error_in_any_share_is_raised_after_all_are_done() -> None:
         assert sorted(done) == [k for k in range(3) if k != bad]
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
 def test_whatever_a_signal_handler_raises_all_shares_are_done_or_none() -> None:
     pool = ThreadPool(3)
@@ -138,9 +135,8 @@ def test_whatever_a_signal_handler_raises_all_shares_are_done_or_none() -> None:
         raise Stopped
 
     pool.run(work, [(0,), (1,), (2,)])
-    before = signal.signal(signal.SIGALRM, stop)
     stopped = 0
-    try:
+    with alarmed(stop):
         for k in range(400):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 1e-5 * (k % 50 + 1))
@@ -150,9 +146,6 @@ def test_whatever_a_signal_handler_raises_all_shares_are_done_or_none() -> None:
                 stopped += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert counts[1] == counts[2]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert stopped
     done = counts[1]
     time.sleep(0.01)
@@ -169,9 +162,8 @@ def test_whatever_a_signal_handler_raises_all_formats_are_updated_or_none(option
     grads = [np.ones(p.shape, p.dtype) for p in params]
     opt = GpuSgd(params, lr=1.0, **options)
     opt.step(grads)
-    before = signal.signal(signal.SIGALRM, stop)
     stopped = 0
-    try:
+    with alarmed(stop):
         for k in range(600):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 1e-6 * (k % 200 + 1))
@@ -181,9 +173,6 @@ def test_whatever_a_signal_handler_raises_all_formats_are_updated_or_none(option
                 stopped += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert len({float(end) for p in opt.params for end in (p.flat[0], p.flat[-1])}) == 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert stopped
 
 

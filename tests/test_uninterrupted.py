@@ -15,7 +15,7 @@ from weakref import ref
 
 import numpy as np
 import pytest
-from storm import Stopped
+from alarms import Stopped, alarmed
 
 from gpu_adam import GpuAdam, uninterrupted
 from gpu_adam.engines import cpu
@@ -78,14 +78,10 @@ def test_a_handler_waits_for_the_end() -> None:
         order.append("work")
 
     order: list[str] = []
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
+    with alarmed(stop):
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         with pytest.raises(Stopped):
             call(work)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert order == ["work", "handler"]
 
 
@@ -98,6 +94,15 @@ def test_prepared_work_is_done_once_when_it_is_consumed() -> None:
     assert len(done) == 1
     with pytest.raises(KeyError):
         at_once(prepared(lambda: {}[1]))
+
+
+def stepped_twice() -> tuple[GpuAdam, np.ndarray]:
+    """An optimizer that keeps an average, and its parameter, which is another one by now."""
+    p = np.ones(4, np.float32)
+    opt = GpuAdam([p], polyak_average=True)
+    for _ in range(2):
+        opt.step([p.copy()])
+    return opt, p
 
 
 def test_prepared_work_is_done_by_whoever_comes_to_it() -> None:
@@ -117,10 +122,7 @@ def test_prepared_work_is_done_by_whoever_comes_to_it() -> None:
 
 
 def test_a_block_that_nobody_ends_is_ended_when_it_is_dropped() -> None:
-    p = np.ones(4, np.float32)
-    opt = GpuAdam([p], polyak_average=True)
-    for _ in range(2):
-        opt.step([p.copy()])
+    opt, p = stepped_twice()
     before = p.copy()
     block = opt.averaged()
     block.__enter__()
@@ -178,10 +180,7 @@ def test_no_garbage_is_collected_while_the_caller_waits() -> None:
 
 
 def test_a_block_is_entered_once() -> None:
-    p = np.ones(4, np.float32)
-    opt = GpuAdam([p], polyak_average=True)
-    for _ in range(2):
-        opt.step([p.copy()])
+    opt, p = stepped_twice()
     before = p.copy()
     block = opt.averaged()
     with block:
@@ -391,14 +390,10 @@ def test_the_handler_of_a_signal_may_save_in_the_middle_of_a_step() -> None:
     seconds = time.perf_counter() - begin
     opt = GpuAdam([p], ema_decay=0.9)
     p[:] = 1
-    before = signal.signal(signal.SIGALRM, lambda *_: saved.append((opt.state_dict(), p.copy())))
-    try:
+    with alarmed(lambda *_: saved.append((opt.state_dict(), p.copy()))):
         for k in range(200):
             signal.setitimer(signal.ITIMER_REAL, max(1e-6, seconds * (k % 100 + 1) / 100))
             opt.step([np.full(20_000, 0.5, np.float32)])
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     twin = np.ones(20_000, np.float32)
     other = GpuAdam([twin], ema_decay=0.9)
     states = [b""]
@@ -436,19 +431,17 @@ def test_no_exception_of_a_handler_is_taken_for_one_of_the_arrays(kind: type[Exc
     seen = 0
     # A collection calls back what others have registered, where Python loses exceptions.
     gc.disable()
-    before = signal.signal(signal.SIGALRM, stop)
     try:
-        for k in range(300):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 3e-6 * (k + 1))
-                opt.step(params)
+        with alarmed(stop):
+            for k in range(300):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 3e-6 * (k + 1))
+                    opt.step(params)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except kind as error:
+                    seen += str(error) == "time is up"
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            except kind as error:
-                seen += str(error) == "time is up"
-            signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
         gc.enable()
     assert raised > 20
     assert seen == raised
