@@ -23,7 +23,7 @@ from .rules import RULES
 def _kernels() -> dict[str, Callable[..., None]]:
     import numba
 
-    from gpu_adam.kernels.cpu_intrinsics import NoAliasCompiler
+    from gpu_adam.kernels.cpu.intrinsics import NoAliasCompiler
 
     njit = numba.njit(nogil=True, pipeline_class=NoAliasCompiler)
 

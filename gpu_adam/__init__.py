@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .algorithm import Algorithm as Algorithm
-    from .engines import EngineUnavailable as EngineUnavailable
-    from .hyperparameters import Flag as Flag
-    from .hyperparameters import Number as Number
-    from .kernels.rules import Rule as Rule
-    from .loss_scaler import LossScaler as LossScaler
-    from .optimizer import GpuOptimizer as GpuOptimizer
-    from .optimizers import *  # noqa: F403
+    from .errors import EngineUnavailable as EngineUnavailable
+    from .kernels.rules.rule import Rule as Rule
+    from .optim import *  # noqa: F403
+    from .optim.base import GpuOptimizer as GpuOptimizer
+    from .rules.algorithm import Algorithm as Algorithm
+    from .rules.hyperparameters import Flag as Flag
+    from .rules.hyperparameters import Number as Number
+    from .step.loss_scaler import LossScaler as LossScaler
 
 __version__ = "0.2.0.dev0"
 
 _HERE = Path(__file__).resolve().parent
 _BESIDE = _HERE.parent / "kernels" / "__init__.py"
-if not (_HERE / "kernels").exists() and (_BESIDE.parent / "rules.py").exists():
+if not (_HERE / "kernels").exists() and (_BESIDE.parent / "abi.py").exists():
     # A bare checkout: `kernels` lies beside this folder, and becomes `gpu_adam.kernels` on installation only.
     _spec = spec_from_file_location(f"{__name__}.kernels", _BESIDE)
     if _spec is not None and _spec.loader is not None:
@@ -39,19 +39,19 @@ if not (_HERE / "kernels").exists() and (_BESIDE.parent / "rules.py").exists():
         _spec.loader.exec_module(kernels)
 
 _HOMES = {
-    "Algorithm": ".algorithm",
-    "EngineUnavailable": ".engines",
-    "Flag": ".hyperparameters",
-    "GpuOptimizer": ".optimizer",
-    "LossScaler": ".loss_scaler",
-    "Number": ".hyperparameters",
+    "Algorithm": ".rules.algorithm",
+    "EngineUnavailable": ".errors",
+    "Flag": ".rules.hyperparameters",
+    "GpuOptimizer": ".optim.base",
+    "LossScaler": ".step.loss_scaler",
+    "Number": ".rules.hyperparameters",
     "Rule": ".kernels.rules",
 }
 """Where names other than those of the optimizers are defined."""
 
 
 def _public() -> list[str]:
-    optimizers = import_module(".optimizers", __name__)
+    optimizers = import_module(".optim", __name__)
     return ["__version__", *_HOMES, *(name for name in vars(optimizers) if name.startswith("Gpu"))]
 
 
@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
     if name == "__all__":
         return _public()
     if name in _HOMES or name.startswith("Gpu"):
-        home = import_module(_HOMES.get(name, ".optimizers"), __name__)
+        home = import_module(_HOMES.get(name, ".optim"), __name__)
         if hasattr(home, name):
             return getattr(home, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

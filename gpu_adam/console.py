@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .messages import EnvironmentVariableError
+from .errors import EnvironmentVariableError
 
 # What takes long to import waits until it is used: a program's help needs none of it.
 

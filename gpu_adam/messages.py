@@ -8,19 +8,17 @@ from itertools import islice
 from reprlib import Repr
 from typing import Any
 
-
-class EnvironmentVariableError(ValueError):
-    """A variable of the environment has a value that makes no sense; the message names it."""
-
-
 CLOSURE = "a closure is not called: compute the gradients before the step"
 """What is said to somebody who gives a step a closure, as ``torch.optim`` takes it."""
+
 
 _MOST = 8
 """Values of a collection that are told."""
 
+
 _MOST_LETTERS = 240
 """Letters of them, and of one value."""
+
 
 _MOST_BITS = 256
 """Bits of an integer that is written out; Python refuses to write one of very many."""
@@ -32,10 +30,16 @@ class _Short(Repr):
 
 
 _repr = _Short()
+
+
 _repr.maxlevel = 3
+
+
 _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxfrozenset = _repr.maxdict = _repr.maxarray = _repr.maxdeque = (
     _MOST
 )
+
+
 _repr.maxstring = _repr.maxother = 200
 
 

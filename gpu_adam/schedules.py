@@ -22,9 +22,8 @@ from math import cos, pi, sqrt
 from typing import Any
 
 from .casting import in_ieee_mode
-from .hyperparameters import number
+from .checks import MOST_WORDS, number, whole
 from .messages import shown
-from .reals import MOST_WORDS, whole
 
 # Classes in lower case, as `functools.partial` is one: to whoever calls them they are functions that return a function.
 

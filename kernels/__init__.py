@@ -1,5 +1,19 @@
-"""The kernels: CUDA C++ (``*.cu``, ``*.cuh``) and Numba, for GPUs and for CPUs, two texts of one arithmetic.
+"""The kernels: CUDA C++ and Numba, for GPUs and for CPUs, texts of one arithmetic.
 
-The rule of an update is one scalar function in each language (`adam.py`, `adam.cuh`). Everything else here finds the elements, loads
-them, calls the rule and stores what it returns.
+The rule of an update is one scalar function in each language (``rules/adam.py``, ``rules/adam.cuh``). Everything else here finds the
+elements, loads them, calls the rule and stores what it returns.
+
+Nothing here uses anything of the package but its dtypes.
 """
+
+import sys
+
+from .rules import adadelta, adagrad, adam, adamax, nadam, rmsprop, sgd
+
+# Documentation names the rules by these paths.
+sys.modules.update(
+    {
+        f"{__name__}.{one.__name__.rpartition('.')[2]}": one
+        for one in (adadelta, adagrad, adam, adamax, nadam, rmsprop, sgd)
+    }
+)

@@ -21,85 +21,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .row import (
+from .abi import (
+    CLIP,
+    FACTOR,
+    FOUND_ADDRESS,
+    FOUND_FORMAT,
+    HEADER_WORDS,
+    LARGEST_DOUBLE,
+    LARGEST_SINGLE,
+    LOSS_SCALE,
     LR,
     LR_ADDRESS,
     LR_FORMAT,
+    MAX_NORM,
+    NARROW,
+    NORMS,
+    RANGES,
     RECORD_WORDS,
     ROW,
     ROW_WORDS,
+    SCALE_ADDRESS,
+    SCALE_FORMAT,
+    SCALER_ADDRESS,
+    SCALER_BACKOFF,
+    SCALER_GROWTH,
+    SCALER_INTERVAL,
+    SCALER_SCALE,
+    SCALER_TRACKER,
     SCHEDULED_WORDS,
     SKIP,
+    SKIP_NONFINITE,
+    SKIPPED,
+    SKIPS,
     WIDE,
     WINDOW,
     WINDOW_FIRST,
     WINDOW_LENGTH,
+    WORD,
 )
-
-LEAF = 1024
-"""Elements of a leaf."""
-LANES = 128
-"""Accumulators of a leaf."""
-SUM_LANES = 256
-"""Accumulators of the sum over all slots."""
-LARGEST_SINGLE = (2.0 - 2.0**-23) * 2.0**127
-"""The largest float32."""
-LARGEST_DOUBLE = (2.0 - 2.0**-52) * 2.0**1023
-"""The largest float64."""
-WORD = 8
-"""Bytes of a word, of which all that follows is made: int64 or float64."""
-
-# The control words: what a device remembers from step to step.
-TICKET = 0
-"""Blocks of the running kernel that are done; 0 between kernels."""
-SKIPPED = 1
-"""Steps that were skipped so far."""
-SKIPS = 2
-"""Flag: whether the current step is skipped."""
-FACTOR = 3
-"""Number: the clip factor over the loss scale."""
-CLIP = 4
-"""Number: the clip factor of the last step that was measured."""
-NORMS = 8
-"""Numbers, one for each range of slots: first its sum of squares, then the norm of the unscaled gradients. The first is the norm of all."""
-
-# The settings: a header, then records, ranges and windows.
-MAX_NORM = 0
-"""Number: what the norm is clipped to; infinity to measure only."""
-LOSS_SCALE = 1
-"""Number: what the gradients are divided by, unless it is on the device."""
-SKIP_NONFINITE = 2
-"""Flag: a step is skipped whose norm is not finite, or has a square, once it is clipped, beyond the narrowest working format: a rule sums
-squares in that."""
-RANGES = 3
-"""How many ranges of slots are summed; 0 where nothing is measured."""
-RANGES_AT = 4
-"""Where in the settings they lie: for each its first slot, and the slot after its last."""
-COHORTS = 5
-"""How many records there are."""
-SCALE_ADDRESS = 6
-SCALE_FORMAT = 7
-"""The loss scale as a number on the device, and the format's place in `gpu_adam.formats.FORMATS`; 0 where there is none."""
-FOUND_ADDRESS = 8
-FOUND_FORMAT = 9
-"""A number on the device which, unless 0, says that an infinity was found; 0 where there is none."""
-SCALER_ADDRESS = 10
-"""The state of a `gpu_adam.LossScaler`; 0 where there is none."""
-NARROW = 11
-"""Flag: the narrowest working format is float32; else all are float64."""
-HEADER_WORDS = 16
-
-# The state of a loss scaler.
-SCALER_SCALE = 0
-"""The scale, a float32 in the word's first four bytes."""
-SCALER_TRACKER = 1
-"""Steps since the scale last changed."""
-SCALER_GROWTH = 2
-SCALER_BACKOFF = 3
-"""Numbers: what the scale is multiplied by."""
-SCALER_INTERVAL = 4
-"""Steps without an infinity after which it grows."""
-SCALER_WORDS = 8
 
 
 def decide(on: Any) -> Callable[..., Any]:
@@ -182,7 +141,7 @@ def advance(on: Any, fill: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
         on: As for `decide`.
-        fill: The coefficients, made by `gpu_adam.kernels.rules.coefficients`.
+        fill: The coefficients, made by `gpu_adam.kernels.rules.rule.coefficients`.
 
     The arguments of the function: the addresses of the control words, the settings, the cohorts' step counts, and the rows in float32 and
     in float64; room for a record and a row in float64.

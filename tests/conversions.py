@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from reference import fma
 
-from gpu_adam.formats import FLOAT16, FLOAT32, FLOAT64
+from gpu_adam.dtypes import FLOAT16, FLOAT32, FLOAT64
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +50,7 @@ def wrong_conversions() -> list[str]:
     """What the kernels' own functions convert otherwise than NumPy, one by one and in vectors."""
     from numba import njit
 
-    from gpu_adam.kernels.cpu_target import loader, storer
+    from gpu_adam.kernels.cpu.target import loader, storer
 
     wrong = []
 
@@ -107,7 +107,7 @@ def wrong_fused() -> list[str]:
     """Operands for which the kernels' fused multiply-add is not the reference's."""
     from numba import njit
 
-    from gpu_adam.kernels.cpu_fma import fma as compiled
+    from gpu_adam.kernels.cpu.fma import fma as compiled
 
     @njit(no_cfunc_wrapper=True)  # type: ignore[untyped-decorator,unused-ignore]
     def run(a, b, c, out):  # type: ignore[no-untyped-def]

@@ -27,7 +27,7 @@ N = 300_000
 def fresh_rule() -> Any:
     """An optimizer's class whose rule nobody has compiled yet."""
     from gpu_adam import Algorithm, GpuOptimizer, Rule
-    from gpu_adam.kernels.row import LR, own
+    from gpu_adam.kernels.abi import LR, own
 
     (a,) = own(1)
 
@@ -181,7 +181,7 @@ def many_forks(name: str, method: str, count: int) -> list[int]:
 def first_forks(name: str, method: str, count: int) -> list[int]:
     """Each time a process of its own, in which Numba has not been imported yet, and which forks at another moment of that."""
     # Forks know nothing of a package that is not there yet.
-    import gpu_adam.optimizers  # noqa: F401
+    import gpu_adam.optim  # noqa: F401
 
     ends = []
     for k in range(count):

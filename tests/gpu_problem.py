@@ -20,24 +20,26 @@ from cuda_cpp.host_gpu import HostEngine
 from shipped import ADAM as RULE
 
 from gpu_adam import GpuAdam
-from gpu_adam.algorithm import coefficients
-from gpu_adam.cache import cache_dir
+from gpu_adam.device import Device
+from gpu_adam.dtypes import BFLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.engines import engine_named
-from gpu_adam.engines import numba as numba_engine
-from gpu_adam.engines.gpu import GpuEngine
-from gpu_adam.engines.gpu_kernels import PrologueKernel, coalesce_kernel, update_kernel
-from gpu_adam.engines.gpu_program import GpuProgram
-from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, Format
-from gpu_adam.hyperparameters import Averaging
-from gpu_adam.kernels.prologue import NORMS, WORD
-from gpu_adam.kernels.row import ROW_WORDS
-from gpu_adam.launches import schedule
-from gpu_adam.layout import Device, Walk
-from gpu_adam.plan import Task
-from gpu_adam.policy import GPU_POLICY
-from gpu_adam.prologue import Gradient, MeasureTable, Prologue, leaves_of
-from gpu_adam.scaling import Scaling
-from gpu_adam.settings import Cohort, Limits, Settings
+from gpu_adam.engines.compile.disk import cache_dir
+from gpu_adam.engines.cuda import numba as numba_engine
+from gpu_adam.engines.cuda.arguments import update_kernel
+from gpu_adam.engines.cuda.engine import GpuEngine
+from gpu_adam.engines.cuda.program import GpuProgram
+from gpu_adam.kernels.abi import NORMS, ROW_WORDS, WORD
+from gpu_adam.kernels.specialization import PrologueKernel, coalesce_kernel
+from gpu_adam.plan.launches import Task
+from gpu_adam.plan.policy import GPU_POLICY
+from gpu_adam.plan.prologue import Prologue
+from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.tables import Gradient, MeasureTable, leaves_of
+from gpu_adam.rules.algorithm import coefficients
+from gpu_adam.rules.hyperparameters import Averaging
+from gpu_adam.step.scaling import Scaling
+from gpu_adam.step.settings import Cohort, Limits, Settings
+from gpu_adam.strides import Walk
 
 Array = np.ndarray[Any, Any]
 

@@ -9,7 +9,7 @@ import numpy as np
 from reference import DTYPES, Array, assert_same_bits, clip_factor, fma, norm
 
 from gpu_adam import Algorithm, GpuOptimizer, Number, Rule
-from gpu_adam.kernels.row import LR, OWN_0, OWN_1, own
+from gpu_adam.kernels.abi import LR, OWN_0, OWN_1, own
 
 W1, W2, A = own(3)
 

@@ -25,7 +25,7 @@ from rule_cases import SETTINGS
 from shipped import ADAM, AMSGRAD, OPTIMIZERS, RULES, formats_of
 from strategies import tame, values
 
-from gpu_adam.formats import FLOAT32, FLOAT64, FORMATS
+from gpu_adam.dtypes import FLOAT32, FLOAT64, FORMATS
 
 Array = np.ndarray[Any, Any]
 
@@ -241,8 +241,10 @@ def undefined(elf: bytes) -> set[str]:
 
 def kernels() -> dict[str, tuple[Any, tuple[Any, ...], Any]]:
     """All kernels by name: what makes each, with which arguments, and its signature."""
-    from gpu_adam.kernels import cpu, cpu_prologue, cpu_rows
-    from gpu_adam.plan import Specialization
+    from gpu_adam.kernels.cpu import prologue as cpu_prologue
+    from gpu_adam.kernels.cpu import sparse as cpu_rows
+    from gpu_adam.kernels.cpu import update as cpu
+    from gpu_adam.kernels.specialization import Specialization
 
     found: dict[str, tuple[Any, tuple[Any, ...], Any]] = {
         "measure": (cpu_prologue.make_measure, (), cpu_prologue.MEASURE),
@@ -313,7 +315,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do what is asked: ``"compile"`` kernels by name, ``"run"`` cases, ``"as_if"`` the processor could what it cannot."""
     answer: dict[str, Any] = {}
     if "as_if" in job:
-        from gpu_adam.kernels import cpu_half
+        from gpu_adam.kernels.cpu import half as cpu_half
 
         for name, value in job["as_if"].items():
             setattr(cpu_half, name, lambda codegen, value=value: value)
@@ -324,7 +326,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         answer["wrong"] = wrong_conversions() + wrong_fused()
     from numba.core.registry import cpu_target
 
-    from gpu_adam.kernels import cpu_processor
+    from gpu_adam.kernels.cpu import processor as cpu_processor
 
     codegen = cpu_target.target_context.codegen()
     answer |= {"converts": cpu_processor.converts_float16(codegen), "fuses": cpu_processor.fuses(codegen)}

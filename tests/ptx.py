@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_adam.engines import nvvm
-from gpu_adam.engines.gpu_kernels import Kernel
+from gpu_adam.engines.compile import nvvm
+from gpu_adam.kernels.specialization import Kernel
 
 HOPPER = (9, 0)
 ARCHITECTURES = [(7, 5), (8, 0), (8, 6), (8, 9), HOPPER, (10, 0), (12, 0)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
-from gpu_adam import GpuOptimizer, optimizers
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.kernels.rules import Rule, shipped
+from gpu_adam import GpuOptimizer
+from gpu_adam import optim as optimizers
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.kernels.rules.rule import Rule, shipped
 
 OPTIMIZERS: dict[str, type[GpuOptimizer]] = {
     name: optimizer for name, optimizer in vars(optimizers).items() if name.startswith("Gpu")

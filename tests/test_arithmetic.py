@@ -27,7 +27,7 @@ from strategies import FEW, PROVE, formats, laid_out, layouts, options, shapes, 
 from gpu_adam import GpuAdam
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
-from gpu_adam.policy import CPU_POLICY
+from gpu_adam.plan.policy import CPU_POLICY
 
 STATES = {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "v_max", "master": "master"}
 

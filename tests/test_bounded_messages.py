@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_adam import GpuAdam, LossScaler, cohorts
+from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.messages import listed, shown
+from gpu_adam.step import cohorts
 
 MANY = 5_000
 LONG = "w" * MANY

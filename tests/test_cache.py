@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shipped import ADAM, AMSGRAD
 
-from gpu_adam import cache
+from gpu_adam.engines.compile import disk as cache
 
 
 @pytest.fixture
@@ -308,15 +308,14 @@ print([os.waitpid(child, 0)[1] for child in children], os.listdir(cache.location
 
 # ---- With kernels in it
 
-nvrtc = pytest.importorskip("gpu_adam.engines.nvrtc")
+nvrtc = pytest.importorskip("gpu_adam.engines.compile.nvrtc")
 
 
 @pytest.fixture
 def kernel():  # type: ignore[no-untyped-def]
-    from gpu_adam.engines import EngineUnavailable
-    from gpu_adam.engines.gpu_kernels import UpdateKernel
-    from gpu_adam.formats import FLOAT32
-    from gpu_adam.plan import Specialization
+    from gpu_adam.dtypes import FLOAT32
+    from gpu_adam.errors import EngineUnavailable
+    from gpu_adam.kernels.specialization import Specialization, UpdateKernel
 
     try:
         nvrtc.version()
@@ -394,10 +393,9 @@ def test_the_key_covers_all_that_the_code_depends_on(kernel, monkeypatch: pytest
 
 
 def _compile_in(start, results) -> None:  # type: ignore[no-untyped-def]
-    from gpu_adam.engines import nvrtc
-    from gpu_adam.engines.gpu_kernels import UpdateKernel
-    from gpu_adam.formats import FLOAT32
-    from gpu_adam.plan import Specialization
+    from gpu_adam.dtypes import FLOAT32
+    from gpu_adam.engines.compile import nvrtc
+    from gpu_adam.kernels.specialization import Specialization, UpdateKernel
 
     start.wait()
     kernel = UpdateKernel(Specialization("flat", ADAM, FLOAT32, FLOAT32, False), 256, 1)

@@ -17,10 +17,11 @@ from numba.core.serialize import dumps
 from numba.core.typing import signature
 from shipped import ADAM
 
-from gpu_adam import cache
-from gpu_adam.engines import binaries, fingerprint, numba_cache, nvrtc
-from gpu_adam.formats import FLOAT32
-from gpu_adam.plan import Specialization
+from gpu_adam.dtypes import FLOAT32
+from gpu_adam.engines.compile import binaries, fingerprint, nvrtc
+from gpu_adam.engines.compile import disk as cache
+from gpu_adam.engines.compile import numba as numba_cache
+from gpu_adam.kernels.specialization import Specialization
 
 INT = numba.int64
 TAKES = (INT, INT)
@@ -153,7 +154,7 @@ def test_other_versions_are_another_entry(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("prefix", ["NVCC_", "NVRTC_", "NVVM_", "LIBNVVM_"])
 def test_what_nvrtc_is_told_is_part_of_its_key(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
-    from gpu_adam.engines.gpu_kernels import UpdateKernel
+    from gpu_adam.kernels.specialization import UpdateKernel
 
     monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
     kernel = UpdateKernel(Specialization("flat", ADAM, FLOAT32, FLOAT32, False), 256, 1)
@@ -167,7 +168,7 @@ def test_what_nvrtc_is_told_is_part_of_its_key(monkeypatch: pytest.MonkeyPatch, 
 
 def test_what_numba_cuda_is_told_is_part_of_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba_cuda")
-    from gpu_adam.engines import nvvm
+    from gpu_adam.engines.compile import nvvm
 
     module = pytest.importorskip("numba.cuda.core.config")
     usual = nvvm._settings()

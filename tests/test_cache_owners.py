@@ -17,7 +17,9 @@ from types import SimpleNamespace
 import pytest
 from cache_programs import NOBODY, STRANGER, can_be_others, run
 
-from gpu_adam import cache, doctor, ownership
+from gpu_adam import doctor
+from gpu_adam.engines.compile import disk as cache
+from gpu_adam.engines.compile import ownership
 
 grp, pwd = pytest.importorskip("grp"), pytest.importorskip("pwd")
 

@@ -16,7 +16,7 @@ from strategies import FEW, formats, laid_out, layouts, shapes, tame, values
 from gpu_adam import GpuAdam
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
-from gpu_adam.policy import CPU_POLICY
+from gpu_adam.plan.policy import CPU_POLICY
 
 
 def some(names: Sequence[str], sizes: Sequence[int], seed: int) -> list[np.ndarray]:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from gpu_adam import GpuAdam, GpuOptimizer, LossScaler
-from gpu_adam.graph import StepGraph
-from gpu_adam.tracing import untraced
+from gpu_adam.process.tracing import untraced
+from gpu_adam.step.graph import StepGraph
 
 pytest.importorskip("torch")
 

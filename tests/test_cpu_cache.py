@@ -14,9 +14,11 @@ from cache_programs import NURSERY, run
 from numba.extending import is_jitted
 from shipped import RULES, formats_of
 
-from gpu_adam.formats import FLOAT32, FLOAT64, FORMATS
-from gpu_adam.kernels import cpu, cpu_prologue, cpu_rows
-from gpu_adam.plan import Specialization
+from gpu_adam.dtypes import FLOAT32, FLOAT64, FORMATS
+from gpu_adam.kernels.cpu import prologue as cpu_prologue
+from gpu_adam.kernels.cpu import sparse as cpu_rows
+from gpu_adam.kernels.cpu import update as cpu
+from gpu_adam.kernels.specialization import Specialization
 
 STEP = """
 import sys
@@ -148,7 +150,7 @@ def test_two_processes_compile_at_once(tmp_path, together):
 
 SMALL = """
 import numba
-from gpu_adam.engines.numba_cache import keep_on_disk
+from gpu_adam.engines.compile.numba import keep_on_disk
 def work(k):
     for number in range(30 * k, 30 * k + 30):  # nobody else's, so that each is compiled
         kernel = numba.njit(eval(f"lambda x: x + {number}"))

@@ -13,14 +13,16 @@ from reference import DTYPES, Options, Reference, assert_same_bits, average_weig
 from shipped import ADAM
 from strategies import PROVE, formats, values
 
+from gpu_adam.device import Device
+from gpu_adam.dtypes import FLOAT32, FLOAT64, format_of
 from gpu_adam.engines import RowSums, cpu
 from gpu_adam.engines.threads import ThreadPool
-from gpu_adam.formats import FLOAT32, FLOAT64, format_of
-from gpu_adam.kernels import adam, row
-from gpu_adam.launches import schedule
-from gpu_adam.layout import Device, Walk, walk
-from gpu_adam.plan import Task
-from gpu_adam.policy import CPU_POLICY
+from gpu_adam.kernels import abi as row
+from gpu_adam.kernels.rules import adam
+from gpu_adam.plan.launches import Task
+from gpu_adam.plan.policy import CPU_POLICY
+from gpu_adam.plan.scheduling import schedule
+from gpu_adam.strides import Walk, walk
 
 Array = np.ndarray[Any, Any]
 

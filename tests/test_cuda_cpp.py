@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shipped import ADAM, AMSGRAD
 
+from gpu_adam.device import Device
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from gpu_adam.engines import Engine
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32
-from gpu_adam.kernels import adam
-from gpu_adam.layout import Device
-from gpu_adam.plan import ROLES, Launch, Specialization
-from gpu_adam.policy import Geometry, Policy
+from gpu_adam.kernels.rules import adam
+from gpu_adam.kernels.specialization import ROLES, Specialization
+from gpu_adam.plan.launches import Launch
+from gpu_adam.plan.policy import Geometry, Policy
 
 pytest_plugins = ("cuda_cpp.fixtures",)
 pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.missing))

@@ -13,7 +13,7 @@ from reference import DTYPES, assert_same_bits
 from strategies import FEW, tame, values
 from test_combinations import Campaign, campaigns, run
 
-import gpu_adam.placement
+import gpu_adam.state.placement
 from gpu_adam import GpuAdam, LossScaler
 
 pytest_plugins = ("cuda_cpp.fixtures",)
@@ -31,7 +31,7 @@ class InHostMemory(HostEngine):
 def engine(library: build.Library) -> Iterator[InHostMemory]:
     made = InHostMemory(library)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_adam.placement, "engine_named", lambda name: made)
+        patch.setattr(gpu_adam.state.placement, "engine_named", lambda name: made)
         yield made
 
 

@@ -16,11 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shipped import OPTIMIZERS
 
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.kernels.prologue import CLIP, FACTOR, LEAF, NORMS, SKIPPED, SKIPS, TICKET
-from gpu_adam.kernels.row import SKIP
-from gpu_adam.kernels.rules import Rule
-from gpu_adam.prologue import MeasureTable
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.kernels.abi import CLIP, FACTOR, LEAF, NORMS, SKIP, SKIPPED, SKIPS, TICKET
+from gpu_adam.kernels.rules.rule import Rule
+from gpu_adam.plan.tables import MeasureTable
 
 pytest_plugins = ("cuda_cpp.fixtures",)
 pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.missing))

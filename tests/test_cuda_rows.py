@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reference import assert_same_bits
 
 from gpu_adam.engines import RowSums, engine_named
-from gpu_adam.engines.gpu_kernels import CoalesceKernel
+from gpu_adam.kernels.specialization import CoalesceKernel
 
 pytest_plugins = ("cuda_cpp.fixtures",)
 pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.missing))

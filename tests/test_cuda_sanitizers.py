@@ -12,7 +12,7 @@ from cuda_cpp.instances import SHIPPED
 from cuda_cpp.sanitizers import sanitized
 from shipped import ADAM
 
-from gpu_adam.engines.gpu_kernels import PrologueKernel
+from gpu_adam.kernels.specialization import PrologueKernel
 
 pytest_plugins = ("cuda_cpp.fixtures",)
 pytestmark = [pytest.mark.skipif(build.missing is not None, reason=str(build.missing)), pytest.mark.slow]
@@ -26,7 +26,7 @@ from cuda_cpp import build, cases
 from cuda_cpp.cases import Case, Tensor, run
 from cuda_cpp.host_gpu import HostEngine
 from cuda_cpp.instances import SPECIALIZATIONS
-from gpu_adam.plan import ROLES
+from gpu_adam.plan.launches import ROLES
 library = build.Library(Path({library!r}))
 cuda = HostEngine(library)
 rng = np.random.default_rng(17)
@@ -62,7 +62,7 @@ _PROLOGUE = """
 from cuda_cpp import prologues
 from cuda_cpp.prologues import Cohort, Measured, Scaler
 from shipped import OPTIMIZERS
-from gpu_adam.formats import FLOAT32, FORMATS
+from gpu_adam.dtypes import FLOAT32, FORMATS
 walks = [cases.strided(rng, shape) for shape in ((), (7,), (33, 40), (5, 3, 70))]
 gradients = [Measured(n, format, offset) for n in (1, 2, 5, 1023, 1025, 2049) for format in FORMATS for offset in (0, 1)]
 gradients += [Measured(int(np.prod(walk.shape)), format, 0, walk) for walk in walks for format in FORMATS]
@@ -133,7 +133,7 @@ _RACES = """
 from pathlib import Path
 from cuda_cpp import build, prologues
 from cuda_cpp.prologues import Case, Cohort, Measured
-from gpu_adam.formats import FORMATS
+from gpu_adam.dtypes import FORMATS
 gradients = tuple(Measured(size, format) for size in (1, 1025, 5000) for format in FORMATS)
 made = prologues.world(Case(gradients, (Cohort(), Cohort(wide=True)), ranges=3, max_norm=1.0))
 assert made.grid > 1, "blocks that run at the same time"
@@ -143,7 +143,7 @@ print("the prologue ran")
 
 ORDERS = {
     f"prologue.cu:{number}": line.strip()
-    for number, line in enumerate((build.KERNELS / "prologue.cu").read_text().splitlines(), start=1)
+    for number, line in enumerate((build.KERNELS / "cuda" / "prologue.cu").read_text().splitlines(), start=1)
     if re.search(r"__syncthreads\(\)|__threadfence\(\)", line)
 }
 """The barriers and fences, by where they are."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gpu_adam.current_streams import adoption
-from gpu_adam.uninterrupted import uninterrupted
+from gpu_adam.process.current_streams import adoption
+from gpu_adam.process.uninterrupted import uninterrupted
 
 PER_THREAD = 2
 

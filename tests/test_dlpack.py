@@ -12,7 +12,7 @@ from strategies import values
 
 from gpu_adam import GpuAdam
 from gpu_adam.arrays import dlpack, probe, to_host
-from gpu_adam.layout import Device
+from gpu_adam.device import Device
 
 _new = ctypes.pythonapi.PyCapsule_New
 _new.restype, _new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)

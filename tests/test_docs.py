@@ -53,10 +53,10 @@ def public(module: Any) -> Iterator[tuple[str, Any]]:
 def test_the_modules_are_found() -> None:
     assert {
         "gpu_adam",
-        "gpu_adam.optimizer",
+        "gpu_adam.optim.base",
         "gpu_adam.engines.cpu",
         "gpu_adam.arrays.probe",
-        "gpu_adam.kernels.adam",
+        "gpu_adam.kernels.rules.adam",
     } <= set(MODULES)
 
 

@@ -14,8 +14,9 @@ import reference
 from gpu_adam import doctor, engines
 from gpu_adam.doctor import examination, libraries, rehearsal
 from gpu_adam.doctor import reference as exact
-from gpu_adam.engines import EngineUnavailable, cpu
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.engines import cpu
+from gpu_adam.errors import EngineUnavailable
 
 FORMATS = ("float64", "float32", "float16 with master weights", "bfloat16 with master weights")
 CHECKS = [f"{format}, {way}" for format in FORMATS for way in ("flat", "multi-tensor", "clipped")]

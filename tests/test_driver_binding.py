@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 from first_use import build_driver
 
-from gpu_adam import rows
 from gpu_adam.arrays import ArrayRef, views
-from gpu_adam.engines import caches, contexts, driver_binding
-from gpu_adam.engines.cuda_driver import CudaDriver, DriverError
-from gpu_adam.engines.cupy import CupyBinding
-from gpu_adam.engines.driver_binding import DriverBinding
-from gpu_adam.engines.numba import NumbaBinding
-from gpu_adam.formats import FLOAT32
-from gpu_adam.layout import Device
+from gpu_adam.cuda import contexts
+from gpu_adam.cuda.calls import CudaDriver, DriverError
+from gpu_adam.device import Device
+from gpu_adam.dtypes import FLOAT32
+from gpu_adam.engines.cuda import caches, driver_binding
+from gpu_adam.engines.cuda.cupy import CupyBinding
+from gpu_adam.engines.cuda.driver_binding import DriverBinding
+from gpu_adam.engines.cuda.numba import NumbaBinding
+from gpu_adam.step import sparse as rows
 
 probe = import_module("gpu_adam.arrays.probe")  # the package has a function of that name
 GLOBAL = 0

@@ -510,7 +510,7 @@ def test_19_deepcopy_pickle_and_repr() -> None:
 
 def test_20_the_cache_folder_is_the_users_own() -> None:
     # Two processes at once and folders that cannot be written are in test_cache.py, threads in test_threads.py.
-    from gpu_adam.cache import cache_dir
+    from gpu_adam.engines.compile.disk import cache_dir
 
     folder = cache_dir()
     assert folder is None or os.access(folder, os.W_OK)

@@ -12,7 +12,8 @@ import pytest
 from first_use import WITHOUT_GPU, Machine, build_driver, fake_package, packages
 
 from gpu_adam import doctor
-from gpu_adam.engines import EngineUnavailable, driver
+from gpu_adam.cuda import driver
+from gpu_adam.errors import EngineUnavailable
 
 CUPY = """
 from types import SimpleNamespace
@@ -357,7 +358,7 @@ print(p[0] < 1)
 
 
 def test_numbas_compilers_do_not_know_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    numba = pytest.importorskip("gpu_adam.engines.numba")
+    numba = pytest.importorskip("gpu_adam.engines.cuda.numba")
     monkeypatch.setattr(numba, "package_version", lambda name: "13.0.0")
     with pytest.raises(EngineUnavailable, match=r"CUDA 13 do not know compute capability 7\.0: pip .*\[cuda12\]"):
         numba.NumbaEngine(None).compiled(None, 70)

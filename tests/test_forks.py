@@ -16,10 +16,10 @@ from pathlib import Path
 import forking
 import pytest
 
-from gpu_adam import forks
-from gpu_adam.forks import unforked
-from gpu_adam.kernels import rules
+from gpu_adam import kernels
 from gpu_adam.lazy import cached_property
+from gpu_adam.process import forks
+from gpu_adam.process.forks import unforked
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
@@ -219,6 +219,6 @@ def test_a_property_that_another_thread_computes_is_there_in_the_child() -> None
 
 def test_no_property_of_the_package_has_a_lock() -> None:
     package = Path(forks.__file__).parent
-    files = {*package.rglob("*.py"), *Path(rules.__file__).parent.glob("*.py")} - {package / "lazy.py"}
+    files = {*package.rglob("*.py"), *Path(kernels.__file__).parent.rglob("*.py")} - {package / "lazy.py"}
     assert len(files) > 100
     assert [file for file in files if re.search("functools import .*cached_property", file.read_text("utf-8"))] == []

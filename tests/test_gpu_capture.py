@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from gpu_problem import GRADIENTS, Host, Problem, assert_same, expected
 
-from gpu_adam.engines import numba as numba_engine
-from gpu_adam.engines.cupy import CupyBinding
-from gpu_adam.engines.gpu_program import IMPRINTS
-from gpu_adam.engines.staging import SLOTS, Imprints
-from gpu_adam.layout import Device
+from gpu_adam.device import Device
+from gpu_adam.engines.cuda import numba as numba_engine
+from gpu_adam.engines.cuda.cupy import CupyBinding
+from gpu_adam.engines.cuda.program import IMPRINTS
+from gpu_adam.engines.cuda.staging import SLOTS, Imprints
 
 rig, host, host_kernels = gpu_problem.rig, gpu_problem.host, gpu_problem.host_kernels
 

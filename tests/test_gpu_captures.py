@@ -16,8 +16,8 @@ from gpu_problem import Array, Host
 from host_library import KeptPair
 
 from gpu_adam import GpuAdam, LossScaler
-from gpu_adam.scaling import Scaling
-from gpu_adam.state import BucketState
+from gpu_adam.state.buckets import BucketState
+from gpu_adam.step.scaling import Scaling
 
 host, host_kernels, engines = gpu_problem.host, gpu_problem.host_kernels, test_gpu_whole.engines
 

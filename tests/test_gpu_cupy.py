@@ -13,11 +13,11 @@ from cuda_cpp.cases import Case, Memory, Tensor, assert_same, run
 from cuda_cpp.instances import SPECIALIZATIONS
 from shipped import ADAM
 
+from gpu_adam.device import Device
+from gpu_adam.dtypes import BFLOAT16, FLOAT32
 from gpu_adam.engines import Engine, engine_named
-from gpu_adam.formats import BFLOAT16, FLOAT32
-from gpu_adam.kernels.adam import A
-from gpu_adam.layout import Device
-from gpu_adam.plan import ROLES, Specialization
+from gpu_adam.kernels.rules.adam import A
+from gpu_adam.kernels.specialization import ROLES, Specialization
 
 pytestmark = pytest.mark.gpu
 GPU = Device("cuda")

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from shipped import RULES, formats_of
 
+from gpu_adam.device import Device
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 from gpu_adam.engines import Engine, engine_named
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.kernels.adam import EPS, R2, W1, W2, A
-from gpu_adam.kernels.row import AVERAGE, DECOUPLED, L2, ROW_WORDS, SCALE, SHRINK, WEIGHT_DECAY
-from gpu_adam.launches import schedule
-from gpu_adam.layout import VECTOR_BYTES, Device, Walk, walk
-from gpu_adam.plan import Launch, Task
-from gpu_adam.policy import Policy
+from gpu_adam.kernels.abi import AVERAGE, DECOUPLED, L2, ROW_WORDS, SCALE, SHRINK, VECTOR_BYTES, WEIGHT_DECAY
+from gpu_adam.kernels.rules.adam import EPS, R2, W1, W2, A
+from gpu_adam.plan.launches import Launch, Task
+from gpu_adam.plan.policy import Policy
+from gpu_adam.plan.scheduling import schedule
+from gpu_adam.strides import Walk, walk
 
 pytestmark = pytest.mark.gpu
 

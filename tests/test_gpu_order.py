@@ -19,11 +19,11 @@ from host_library import KeptPair
 from test_gpu_whole import HostArray
 
 from gpu_adam import GpuAdam, LossScaler
-from gpu_adam.engines import cupy
-from gpu_adam.engines.gpu_program import GpuProgram
-from gpu_adam.engines.staging import SLOTS
-from gpu_adam.formats import FLOAT32
-from gpu_adam.layout import Device
+from gpu_adam.device import Device
+from gpu_adam.dtypes import FLOAT32
+from gpu_adam.engines.cuda import cupy
+from gpu_adam.engines.cuda.program import GpuProgram
+from gpu_adam.engines.cuda.staging import SLOTS
 
 pytest_plugins = ("cuda_cpp.fixtures",)
 pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.missing))

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from gpu_problem import FORMATS, GRADIENTS, ROOM, Array, Host, Problem, assert_same, expected, tasks_of
 
-from gpu_adam.engines.staging import SLOTS
-from gpu_adam.kernels.prologue import NORMS, SKIPPED, WORD
-from gpu_adam.launches import schedule
-from gpu_adam.layout import Device
-from gpu_adam.policy import GPU_POLICY
+from gpu_adam.device import Device
+from gpu_adam.engines.cuda.staging import SLOTS
+from gpu_adam.kernels.abi import NORMS, SKIPPED, WORD
+from gpu_adam.plan.policy import GPU_POLICY
+from gpu_adam.plan.scheduling import schedule
 
 rig, host, host_kernels = gpu_problem.rig, gpu_problem.host, gpu_problem.host_kernels
 

@@ -38,10 +38,11 @@ from benchmarks.gpu_proof.place import Place
 from benchmarks.libraries import Host
 from benchmarks.start import LIMIT, Contender
 from gpu_adam import GpuAdam
-from gpu_adam.engines import cupy as cupy_engine
+from gpu_adam.dtypes import FORMATS, Format
 from gpu_adam.engines import engine_named
-from gpu_adam.formats import FORMATS, Format
-from gpu_adam.policy import GPU_POLICY, HINTS
+from gpu_adam.engines.cuda import cupy as cupy_engine
+from gpu_adam.kernels.specialization import HINTS
+from gpu_adam.plan.policy import GPU_POLICY
 
 host, host_kernels = gpu_problem.host, gpu_problem.host_kernels
 

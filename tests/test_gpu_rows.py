@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from gpu_problem import CAPACITY, COUNT, LIMIT, ROOM, WIDTH, Array, Host, Problem, row_task
 
+from gpu_adam.device import Device
+from gpu_adam.dtypes import BFLOAT16, FLOAT32
 from gpu_adam.engines import Memory, RowSums
-from gpu_adam.engines.gpu import GpuEngine
-from gpu_adam.formats import BFLOAT16, FLOAT32
-from gpu_adam.kernels.prologue import WORD
-from gpu_adam.launches import schedule
-from gpu_adam.layout import Device, Walk
-from gpu_adam.policy import GPU_POLICY
+from gpu_adam.engines.cuda.engine import GpuEngine
+from gpu_adam.kernels.abi import WORD
+from gpu_adam.plan.policy import GPU_POLICY
+from gpu_adam.plan.scheduling import schedule
+from gpu_adam.strides import Walk
 
 rig, host, host_kernels = gpu_problem.rig, gpu_problem.host, gpu_problem.host_kernels
 

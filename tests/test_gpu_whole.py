@@ -12,8 +12,8 @@ import pytest
 from gpu_problem import LIMIT, WIDTH, Array, Host
 
 from gpu_adam import GpuAdam
-from gpu_adam.engines import cupy
-from gpu_adam.engines.staging import SLOTS
+from gpu_adam.engines.cuda import cupy
+from gpu_adam.engines.cuda.staging import SLOTS
 
 host, host_kernels = gpu_problem.host, gpu_problem.host_kernels
 

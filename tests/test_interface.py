@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from reference import assert_same_bits
 
-from gpu_adam import EngineUnavailable, GpuAdam, placement
-from gpu_adam.engines import driver, engine_named
+from gpu_adam import EngineUnavailable, GpuAdam
+from gpu_adam.cuda import driver
+from gpu_adam.engines import engine_named
+from gpu_adam.state import placement
 
 f32 = np.float32
 

@@ -17,22 +17,15 @@ from strategies import PROVE, formats, laid_out, layouts, shapes
 
 from gpu_adam import GpuAdam
 from gpu_adam.arrays import Occupied, probe
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format, format_named
-from gpu_adam.launches import schedule
-from gpu_adam.layout import (
-    ALIGNMENT,
-    MAX_DIMS,
-    VECTOR_BYTES,
-    Device,
-    Extent,
-    overlaps_itself,
-    pack,
-    phase_of,
-    visiting_order,
-    walk,
-)
-from gpu_adam.plan import Launch, Plan, Specialization, Task
-from gpu_adam.policy import CPU_POLICY, GPU_POLICY, Policy
+from gpu_adam.device import Device
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format, format_named
+from gpu_adam.kernels.abi import MAX_DIMS, VECTOR_BYTES
+from gpu_adam.kernels.specialization import Specialization
+from gpu_adam.plan.launches import Launch, Plan, Task
+from gpu_adam.plan.layout import ALIGNMENT, Extent, pack, phase_of
+from gpu_adam.plan.policy import CPU_POLICY, GPU_POLICY, Policy
+from gpu_adam.plan.scheduling import schedule
+from gpu_adam.strides import overlaps_itself, visiting_order, walk
 
 GPU = Device("cuda", 0)
 H100 = 132  # multiprocessors

@@ -26,9 +26,10 @@ from benchmarks.ledger.page import DATA, PAGE, page
 from benchmarks.ledger.subjects import ADAM, Subject, subjects
 from benchmarks.ledger.subjects import RULES as COUNTED
 from gpu_adam import GpuAdam
-from gpu_adam.engines import EngineUnavailable, nvrtc
-from gpu_adam.engines.gpu_kernels import UpdateKernel
-from gpu_adam.formats import FLOAT32, FLOAT64
+from gpu_adam.dtypes import FLOAT32, FLOAT64
+from gpu_adam.engines.compile import nvrtc
+from gpu_adam.errors import EngineUnavailable
+from gpu_adam.kernels.specialization import UpdateKernel
 
 LEDGER = json.loads(DATA.read_text(encoding="utf-8"))
 ROWS = {(row["kernel"], row["architecture"]): row for row in LEDGER["rows"]}

@@ -10,7 +10,7 @@ import pytest
 
 from gpu_adam import GpuAdam
 from gpu_adam.arrays import probe
-from gpu_adam.schedule import Schedule
+from gpu_adam.step.schedule import Schedule
 
 torch = pytest.importorskip("torch")
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpu_adam import GpuAdam, GpuSgd, groups, parameters
+from gpu_adam import GpuAdam, GpuSgd
 from gpu_adam.arrays import overlap, probe, structs
 from gpu_adam.arrays.overlap import Occupied, shares_memory
+from gpu_adam.optim import groups
+from gpu_adam.state import apart
+from gpu_adam.state import residence as parameters
 
 Array = NDArray[Any]
 
@@ -133,8 +136,8 @@ def test_what_is_looked_at_grows_with_the_groups(options: dict[str, Any], monkey
     counting(parameters, "param_ref")
     counting(structs, "owner_of")
     counting(groups.Groups, "hold", lambda self, found: len(found))
-    counting(parameters.Apart, "_extend", lambda self, refs: len(refs))
-    counting(parameters.Apart, "_follow", lambda self, refs: len(refs))
+    counting(apart.Apart, "_extend", lambda self, refs: len(refs))
+    counting(apart.Apart, "_follow", lambda self, refs: len(refs))
     counting(parameters._Library, "is_unchanged", lambda self: len(self.params))
 
     def cost(count: int) -> int:

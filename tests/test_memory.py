@@ -93,7 +93,7 @@ PEAK = """
 import resource, sys
 import numpy as np
 from gpu_adam import GpuAdam
-from gpu_adam.placement import place
+from gpu_adam.state.placement import place
 
 size = 1 << 24
 warm = GpuAdam([np.ones(8, np.float32)])

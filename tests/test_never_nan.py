@@ -30,9 +30,9 @@ from gpu_adam import (
     Number,
     Rule,
 )
-from gpu_adam.formats import FLOAT32, FLOAT64, FORMATS
-from gpu_adam.kernels.row import LR, OWN_0, own
-from gpu_adam.kernels.rules import decayed
+from gpu_adam.dtypes import FLOAT32, FLOAT64, FORMATS
+from gpu_adam.kernels.abi import LR, OWN_0, own
+from gpu_adam.kernels.rules.rule import decayed
 
 SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "sum", "exp_inf")
 """The states that are never negative, and may be infinite."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.dtypes import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
@@ -30,7 +30,7 @@ def mover(format: Format, working: Format, lanes: int, *, load: bool) -> Any:
     """``(address, values)``: all of ``values`` loaded from the address, or stored to it, a vector at a time."""
     import numba
 
-    from gpu_adam.kernels import cuda_intrinsics
+    from gpu_adam.kernels.numba_cuda import intrinsics as cuda_intrinsics
 
     make = cuda_intrinsics.load_vector if load else cuda_intrinsics.store_vector
     move, itemsize = on_cpu(make(format, working, lanes)), format.itemsize
@@ -99,7 +99,7 @@ def test_vectors_are_stored_in_order_and_rounded_once(format: Format, working: F
 def test_single_elements_are_what_a_vector_of_them_is(format: Format, working: Format) -> None:
     import numba
 
-    from gpu_adam.kernels import cuda_intrinsics
+    from gpu_adam.kernels.numba_cuda import intrinsics as cuda_intrinsics
 
     load = on_cpu(cuda_intrinsics.load(format, working))
     store = on_cpu(cuda_intrinsics.store(format, working))
@@ -120,7 +120,7 @@ def test_single_elements_are_what_a_vector_of_them_is(format: Format, working: F
 def test_packed_elements_are_what_they_are_one_by_one(format: Format, working: Format) -> None:
     import numba
 
-    from gpu_adam.kernels import cuda_intrinsics
+    from gpu_adam.kernels.numba_cuda import intrinsics as cuda_intrinsics
 
     load_packed, element = on_cpu(cuda_intrinsics.load_packed), on_cpu(cuda_intrinsics.element(format, working))
     per_vector = 16 // format.itemsize
@@ -146,7 +146,7 @@ def test_packed_elements_are_what_they_are_one_by_one(format: Format, working: F
 def test_a_float64_is_rounded_once_to_a_float32() -> None:
     import numba
 
-    from gpu_adam.kernels import cuda_intrinsics
+    from gpu_adam.kernels.numba_cuda import intrinsics as cuda_intrinsics
 
     store = on_cpu(cuda_intrinsics.store(FLOAT32, FLOAT64))
 
@@ -165,7 +165,7 @@ def test_a_float64_is_rounded_once_to_a_float32() -> None:
 def test_words_are_stored_and_counted_in() -> None:
     import numba
 
-    from gpu_adam.kernels import cuda_intrinsics
+    from gpu_adam.kernels.numba_cuda import intrinsics as cuda_intrinsics
 
     store_word, count_in = on_cpu(cuda_intrinsics.store_word), on_cpu(cuda_intrinsics.count_in)
     words = np.array([5, 7, 9], np.int64)
@@ -197,7 +197,7 @@ def test_nothing_beside_a_vector_is_touched(lanes: int) -> None:
 def test_words_are_loaded_and_products_fused() -> None:
     import numba
 
-    from gpu_adam.kernels import cuda_intrinsics
+    from gpu_adam.kernels.numba_cuda import intrinsics as cuda_intrinsics
 
     load_word, fma = on_cpu(cuda_intrinsics.load_word), on_cpu(cuda_intrinsics.fma)
     words = np.array([5, -(1 << 60)], np.int64)

@@ -15,17 +15,16 @@ from typing import Any
 import pytest
 from shipped import ADAM, AMSGRAD, RULES, formats_of
 
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
-from gpu_adam.plan import Family, Specialization
-from gpu_adam.policy import HINTS
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.kernels.specialization import HINTS, Family, Specialization
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
 from ptx import ARCHITECTURES, ARITHMETIC, CONVERSIONS, HOPPER, THREADS, Ptx, compiled, disassembled, spills
 
-from gpu_adam.engines import nvvm
-from gpu_adam.engines.gpu_kernels import UpdateKernel
+from gpu_adam.engines.compile import nvvm
+from gpu_adam.kernels.specialization import UpdateKernel
 
 FAMILIES: tuple[Family, ...] = ("flat", "multi_tensor", "strided")
 
@@ -229,7 +228,7 @@ def test_words_keep_their_order_in_inline_ptx(format: Format, streamed: str) -> 
     """
     from numba import cuda
 
-    from gpu_adam.kernels import cuda_intrinsics as on
+    from gpu_adam.kernels.numba_cuda import intrinsics as on
 
     lanes, dtype = 16 // format.itemsize, format.dtype.type
     load = on.load_vector(format, format, lanes, streamed == "load")
@@ -253,7 +252,7 @@ def test_streamed_accesses_keep_their_place_among_ordinary_ones() -> None:
     """A parameter may be its own gradient, and one of its accesses streamed while another is not."""
     from numba import cuda
 
-    from gpu_adam.kernels import cuda_intrinsics as on
+    from gpu_adam.kernels.numba_cuda import intrinsics as on
 
     load, streamed_load = (on.load(FLOAT32, FLOAT32, streamed) for streamed in (False, True))
     store, streamed_store = (on.store(FLOAT32, FLOAT32, streamed) for streamed in (False, True))

@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 from shipped import ADAM
 
-from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.layout import VECTOR_BYTES
-from gpu_adam.prologue import PROLOGUE_THREADS
+from gpu_adam.dtypes import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.kernels.abi import PROLOGUE_THREADS, VECTOR_BYTES
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
 from ptx import ARCHITECTURES, ARITHMETIC, CONVERSIONS, HOPPER, THREADS, Ptx, compiled, disassembled, spills
 
-from gpu_adam.engines import nvvm
-from gpu_adam.engines.gpu_kernels import CoalesceKernel, PrologueKernel
-from gpu_adam.kernels.cuda_prologue import IN_FLIGHT, OWN, SLOTS_IN_FLIGHT
+from gpu_adam.engines.compile import nvvm
+from gpu_adam.kernels.numba_cuda.prologue import IN_FLIGHT, OWN, SLOTS_IN_FLIGHT
+from gpu_adam.kernels.specialization import CoalesceKernel, PrologueKernel
 
 SUMMED = [(format, working) for format, working in product(FORMATS, (FLOAT32, FLOAT64))]
 

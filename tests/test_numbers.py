@@ -17,7 +17,7 @@ from rule_cases import SETTINGS
 from shipped import OPTIMIZERS
 
 from gpu_adam import GpuAdam, GpuOptimizer, GpuSgd, LossScaler, schedules
-from gpu_adam.reals import MOST_STEPS
+from gpu_adam.checks import MOST_STEPS
 
 torch = pytest.importorskip("torch")
 

@@ -8,11 +8,11 @@ import pytest
 from cuda_cpp.instances import COALESCES, FAMILIES, PROLOGUES, ROWS, SPECIALIZATIONS, WITH_AVERAGE, instances
 from shipped import ADAM, AMSGRAD
 
-from gpu_adam.engines import EngineUnavailable, nvrtc
-from gpu_adam.engines.gpu_kernels import Kernel, PrologueKernel, UpdateKernel
-from gpu_adam.engines.nvrtc import CompileError
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
-from gpu_adam.plan import Specialization
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+from gpu_adam.engines.compile import nvrtc
+from gpu_adam.engines.compile.nvrtc import CompileError
+from gpu_adam.errors import EngineUnavailable
+from gpu_adam.kernels.specialization import Kernel, PrologueKernel, Specialization, UpdateKernel
 
 try:
     SUPPORTED = nvrtc.supported_architectures()

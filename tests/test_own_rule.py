@@ -13,11 +13,12 @@ import pytest
 from own_rule import W1, Lion, lion, lion_coefficients, train
 from shipped import ADAM
 
-from gpu_adam import Algorithm, GpuOptimizer, LossScaler, Number, Rule, placement
-from gpu_adam.engines import CompileError, EngineUnavailable
-from gpu_adam.formats import FLOAT32
-from gpu_adam.kernels.row import LR, OWN_0, OWN_SETTINGS
-from gpu_adam.plan import Family, Specialization
+from gpu_adam import Algorithm, GpuOptimizer, LossScaler, Number, Rule
+from gpu_adam.dtypes import FLOAT32
+from gpu_adam.errors import CompileError, EngineUnavailable
+from gpu_adam.kernels.abi import LR, OWN_0, OWN_SETTINGS
+from gpu_adam.kernels.specialization import Family, Specialization
+from gpu_adam.state import placement
 
 LION = Lion.algorithm.rules[0]
 
@@ -180,7 +181,7 @@ def test_hyperparameters_that_its_algorithm_does_not_take_are_refused() -> None:
 
 
 def test_the_cupy_engine_is_refused_and_auto_takes_numbas(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpu_adam.layout import Device
+    from gpu_adam.device import Device
 
     with pytest.raises(EngineUnavailable, match="this one is given in Python: use engine='numba'"):
         Lion([np.zeros(3, np.float32)], engine="cupy")
@@ -195,7 +196,7 @@ def test_numba_compiles_it_for_a_gpu() -> None:
     pytest.importorskip("cuda.core", reason="cuda-core is not installed")
     from ptx import compiled
 
-    from gpu_adam.engines.gpu_kernels import PrologueKernel, UpdateKernel
+    from gpu_adam.kernels.specialization import PrologueKernel, UpdateKernel
 
     families: tuple[Family, ...] = ("flat", "multi_tensor", "strided", "rows")
     for family in families:

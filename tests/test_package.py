@@ -237,7 +237,12 @@ print(json.dumps({
     "package": gpu_adam.__file__,
     "kernels": gpu_adam.kernels.__file__,
     "version": gpu_adam.__version__,
-    "sources": sorted(entry.name for entry in files("gpu_adam.kernels").iterdir() if entry.name.endswith((".cu", ".cuh"))),
+    "sources": sorted(
+        entry.name
+        for folder in ("cuda", "rules")
+        for entry in (files("gpu_adam.kernels") / folder).iterdir()
+        if entry.name.endswith((".cu", ".cuh"))
+    ),
 }))
 """
 

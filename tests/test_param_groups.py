@@ -179,7 +179,7 @@ def test_a_copy_of_an_edited_optimizer_trains_the_arrays_that_it_shows() -> None
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_key_that_looks_like_a_setting_is_an_error_wherever_it_comes_from(name: str) -> None:
-    from gpu_adam.keys import HYPERPARAMETERS
+    from gpu_adam.rules.keys import HYPERPARAMETERS
 
     own = OPTIMIZERS[name].algorithm.keys
     assert set(own) <= HYPERPARAMETERS

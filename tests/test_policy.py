@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from shipped import ADAM
 
-from gpu_adam.engines.gpu_kernels import update_kernel
-from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.launches import schedule
-from gpu_adam.layout import Device, walk
-from gpu_adam.plan import Task
-from gpu_adam.policy import GPU_POLICY, Geometry, Policy
+from gpu_adam.device import Device
+from gpu_adam.dtypes import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.engines.cuda.arguments import update_kernel
+from gpu_adam.plan.launches import Task
+from gpu_adam.plan.policy import GPU_POLICY, Geometry, Policy
+from gpu_adam.plan.scheduling import schedule
+from gpu_adam.strides import walk
 
 GPU = Device("cuda", 0)
 PROCESSORS = 4

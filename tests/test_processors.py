@@ -142,7 +142,7 @@ def test_every_float32_is_rounded_to_float16_as_the_processor_does_it(monkeypatc
     import llvmlite.binding
     from numba import njit
 
-    from gpu_adam.kernels import cpu_half
+    from gpu_adam.kernels.cpu import half as cpu_half
 
     if not llvmlite.binding.get_host_cpu_features().get("f16c"):
         pytest.skip("this machine has no F16C to compare with")

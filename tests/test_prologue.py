@@ -28,12 +28,15 @@ from reference import (
 from shipped import ADAM
 from strategies import FEW, PROVE, formats, laid_out, layouts, options, shapes, values
 
+from gpu_adam.device import Device
+from gpu_adam.dtypes import FORMATS, format_of
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
-from gpu_adam.formats import FORMATS, format_of
-from gpu_adam.kernels import adam, prologue, row
-from gpu_adam.layout import Device, walk
-from gpu_adam.prologue import Gradient, MeasureTable, Prologue, leaves_of
+from gpu_adam.kernels import abi
+from gpu_adam.kernels.rules import adam
+from gpu_adam.plan.prologue import Prologue
+from gpu_adam.plan.tables import Gradient, MeasureTable, leaves_of
+from gpu_adam.strides import walk
 
 Array = np.ndarray[Any, Any]
 
@@ -111,30 +114,30 @@ class Words:
     """What the kernel works on: the settings, what is remembered from step to step, and the rows."""
 
     def __init__(self, cohorts: int = 1, ranges: Sequence[tuple[int, int]] = (), windows: int = 0) -> None:
-        at = prologue.HEADER_WORDS + cohorts * row.RECORD_WORDS
+        at = abi.HEADER_WORDS + cohorts * abi.RECORD_WORDS
         self.settings = np.zeros(at + 2 * len(ranges) + windows, np.int64)
         self.numbers = self.settings.view(np.float64)
         self.window_at = at + 2 * len(ranges)
-        self.settings[prologue.COHORTS] = cohorts
-        self.settings[prologue.RANGES], self.settings[prologue.RANGES_AT] = len(ranges), at
+        self.settings[abi.COHORTS] = cohorts
+        self.settings[abi.RANGES], self.settings[abi.RANGES_AT] = len(ranges), at
         self.settings[at : self.window_at] = np.array(ranges, np.int64).reshape(-1)
-        self.numbers[prologue.LOSS_SCALE] = 1.0
-        self.numbers[prologue.MAX_NORM] = math.inf
-        self.control = np.zeros(prologue.NORMS + len(ranges), np.int64)
+        self.numbers[abi.LOSS_SCALE] = 1.0
+        self.numbers[abi.MAX_NORM] = math.inf
+        self.control = np.zeros(abi.NORMS + len(ranges), np.int64)
         self.counts = np.zeros(cohorts, np.int64)
-        self.rows = {name: np.full((cohorts, row.ROW_WORDS), FILLER, name) for name in ("float32", "float64")}
+        self.rows = {name: np.full((cohorts, abi.ROW_WORDS), FILLER, name) for name in ("float32", "float64")}
 
     def record(self, number: int, hyper: Options, name: str, average: tuple[float, float] = (0.0, 0.0)) -> None:
         """The settings of a cohort; ``average`` is the kind and the decay."""
-        at = prologue.HEADER_WORDS + number * row.RECORD_WORDS
-        record = self.numbers[at : at + row.RECORD_WORDS]
-        record[row.LR], record[row.DECAY] = hyper.lr, hyper.weight_decay
+        at = abi.HEADER_WORDS + number * abi.RECORD_WORDS
+        record = self.numbers[at : at + abi.RECORD_WORDS]
+        record[abi.LR], record[abi.DECAY] = hyper.lr, hyper.weight_decay
         record[adam.BETA1], record[adam.BETA2] = hyper.betas
-        record[row.IS_DECOUPLED], record[row.MAXIMIZE] = hyper.decoupled_weight_decay, hyper.maximize
-        record[row.AVERAGING], record[row.AVERAGE_DECAY] = average
-        record[row.WIDE], record[adam.EPSILON] = name == "float64", hyper.eps
+        record[abi.IS_DECOUPLED], record[abi.MAXIMIZE] = hyper.decoupled_weight_decay, hyper.maximize
+        record[abi.AVERAGING], record[abi.AVERAGE_DECAY] = average
+        record[abi.WIDE], record[adam.EPSILON] = name == "float64", hyper.eps
         record[adam.BIAS_CORRECTION], record[adam.EPS_HAT] = hyper.bias_correction, hyper.eps_hat
-        self.settings[at + row.ROW] = number
+        self.settings[at + abi.ROW] = number
 
     def run(self, partials: Sequence[float] = (), sources: int = 1) -> None:
         sums = np.array([*partials, FILLER], np.float64)
@@ -149,12 +152,12 @@ class Words:
 def words_of(hyper: Options, t: int, name: str, factor: float = 1.0, average: float = 0.0) -> Array:
     """The row of a step, written out."""
     c = coefficients(hyper, t, DTYPES[name].type, factor)
-    out = np.zeros(row.ROW_WORDS, name)
-    out[row.SCALE], out[row.WEIGHT_DECAY], out[row.SHRINK] = c.scale, c.decay, c.k
+    out = np.zeros(abi.ROW_WORDS, name)
+    out[abi.SCALE], out[abi.WEIGHT_DECAY], out[abi.SHRINK] = c.scale, c.decay, c.k
     decays = hyper.weight_decay != 0
-    out[row.L2] = decays and not hyper.decoupled_weight_decay
-    out[row.DECOUPLED] = decays and hyper.decoupled_weight_decay
-    out[row.AVERAGE] = average
+    out[abi.L2] = decays and not hyper.decoupled_weight_decay
+    out[abi.DECOUPLED] = decays and hyper.decoupled_weight_decay
+    out[abi.AVERAGE] = average
     out[adam.W1], out[adam.W2], out[adam.R2], out[adam.EPS], out[adam.A] = c.w1, c.w2, c.r2, c.eps, c.a
     return out
 
@@ -173,7 +176,7 @@ def test_the_coefficients_are_those_written_out(hyper, name, before, scale, ema_
     words.record(0, Options(), other)
     words.record(1, hyper, name, (2.0, 0.0) if ema_decay is None else (1.0, ema_decay))
     words.record(2, replace(hyper, maximize=not hyper.maximize), name)
-    words.numbers[prologue.LOSS_SCALE] = scale
+    words.numbers[abi.LOSS_SCALE] = scale
     words.counts[:] = 0, before, 2 * before
     words.run()
     assert words.counts.tolist() == [1, before + 1, 2 * before + 1]
@@ -196,13 +199,13 @@ def test_ranges_of_slots_are_summed_in_the_written_order(slots, sources, data):
     cuts = st.integers(0, slots)
     ranges = [(0, slots), *(tuple(sorted((data.draw(cuts), data.draw(cuts)))) for _ in range(3))]
     words = Words(cohorts=0, ranges=ranges)
-    words.numbers[prologue.LOSS_SCALE] = 3.0
+    words.numbers[abi.LOSS_SCALE] = 3.0
     words.run(partials.reshape(-1).tolist(), sources)
     totals = partials[0].copy()
     for more in partials[1:]:
         totals = totals + more
     expected = [math.sqrt(sum_over_slots(totals[begin:end])) / 3.0 for begin, end in ranges]
-    assert_same_bits(words.control[prologue.NORMS :].view(np.float64), np.array(expected), "norms")
+    assert_same_bits(words.control[abi.NORMS :].view(np.float64), np.array(expected), "norms")
 
 
 @pytest.mark.parametrize("most", [0.0, 0.5, 5.0, 1e300, math.inf])
@@ -211,23 +214,21 @@ def test_ranges_of_slots_are_summed_in_the_written_order(slots, sources, data):
 def test_clipping_and_skipping(most: float, total: float, skips: bool) -> None:
     words = Words(ranges=[(0, 1)])
     words.record(0, Options(), "float32")
-    words.numbers[prologue.MAX_NORM], words.numbers[prologue.SKIP_NONFINITE] = most, skips
-    words.numbers[prologue.LOSS_SCALE] = 8.0
+    words.numbers[abi.MAX_NORM], words.numbers[abi.SKIP_NONFINITE] = most, skips
+    words.numbers[abi.LOSS_SCALE] = 8.0
     words.run([total])
     norm = math.sqrt(total) / 8.0
     clip = clip_factor(norm, most)
-    assert_same_bits(
-        words.control.view(np.float64)[[prologue.NORMS, prologue.CLIP]], np.array([norm, clip]), "norm, clip"
-    )
+    assert_same_bits(words.control.view(np.float64)[[abi.NORMS, abi.CLIP]], np.array([norm, clip]), "norm, clip")
     if skips and not math.isfinite(norm):
         assert words.counts[0] == 0
-        assert words.control[prologue.SKIPPED] == 1
-        assert words.rows["float32"][0].tolist() == [1.0 if k == row.SKIP else FILLER for k in range(row.ROW_WORDS)]
+        assert words.control[abi.SKIPPED] == 1
+        assert words.rows["float32"][0].tolist() == [1.0 if k == abi.SKIP else FILLER for k in range(abi.ROW_WORDS)]
         words.run([16.0])
         norm, clip = 0.5, clip_factor(0.5, most)
     assert words.counts[0] == 1
-    assert words.control[prologue.SKIPPED] == (skips and not math.isfinite(total))
-    assert words.number(prologue.SKIPS) == 0.0
+    assert words.control[abi.SKIPPED] == (skips and not math.isfinite(total))
+    assert words.number(abi.SKIPS) == 0.0
     assert_same_bits(words.rows["float32"][0], words_of(Options(), 1, "float32", clip / 8.0))
 
 
@@ -237,16 +238,16 @@ def test_numbers_on_the_device_in_any_format(name: str) -> None:
     place = next(k for k, format in enumerate(FORMATS) if format.name == name)
     words = Words()
     words.record(0, Options(lr=5.0), "float32")
-    words.settings[[prologue.SCALE_ADDRESS, prologue.SCALE_FORMAT]] = scale.ctypes.data, place
-    words.settings[[prologue.FOUND_ADDRESS, prologue.FOUND_FORMAT]] = found.ctypes.data, place
-    record = prologue.HEADER_WORDS
-    words.settings[[record + row.LR_ADDRESS, record + row.LR_FORMAT]] = rate.ctypes.data, place
+    words.settings[[abi.SCALE_ADDRESS, abi.SCALE_FORMAT]] = scale.ctypes.data, place
+    words.settings[[abi.FOUND_ADDRESS, abi.FOUND_FORMAT]] = found.ctypes.data, place
+    record = abi.HEADER_WORDS
+    words.settings[[record + abi.LR_ADDRESS, record + abi.LR_FORMAT]] = rate.ctypes.data, place
     words.run()
     assert_same_bits(words.rows["float32"][0], words_of(Options(lr=float(rate)), 1, "float32", 1 / 12))
     for infinite in (1.0, math.inf, math.nan):
         found[...] = infinite
         words.run()
-    assert (words.counts[0], words.control[prologue.SKIPPED]) == (1, 3)
+    assert (words.counts[0], words.control[abi.SKIPPED]) == (1, 3)
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
@@ -260,8 +261,8 @@ def test_what_only_the_device_knows_is_held_within_the_format(
     words = Words()
     hyper = Options(lr=rate, weight_decay=1e30, decoupled_weight_decay=decoupled)
     words.record(0, hyper, name)
-    words.settings[prologue.SCALE_ADDRESS] = scales.ctypes.data
-    words.settings[prologue.HEADER_WORDS + row.LR_ADDRESS] = rates.ctypes.data
+    words.settings[abi.SCALE_ADDRESS] = scales.ctypes.data
+    words.settings[abi.HEADER_WORDS + abi.LR_ADDRESS] = rates.ctypes.data
     words.run()
     largest = np.finfo(name).max
     with np.errstate(all="ignore"):
@@ -271,15 +272,15 @@ def test_what_only_the_device_knows_is_held_within_the_format(
 
 
 def test_a_loss_scaler_goes_up_and_down_as_written() -> None:
-    state = np.zeros(prologue.SCALER_WORDS, np.int64)
+    state = np.zeros(abi.SCALER_WORDS, np.int64)
     scaler = Scaler(np.float32(2.0**125), growth=3.0, backoff=0.3, interval=2)
     state.view(np.float32)[0] = scaler.scale
-    state.view(np.float64)[[prologue.SCALER_GROWTH, prologue.SCALER_BACKOFF]] = scaler.growth, scaler.backoff
-    state[prologue.SCALER_INTERVAL] = scaler.interval
+    state.view(np.float64)[[abi.SCALER_GROWTH, abi.SCALER_BACKOFF]] = scaler.growth, scaler.backoff
+    state[abi.SCALER_INTERVAL] = scaler.interval
     words = Words(ranges=[(0, 1)])
     words.record(0, Options(), "float64")
-    words.settings[prologue.SCALER_ADDRESS] = state.ctypes.data
-    words.numbers[prologue.SKIP_NONFINITE] = 1.0
+    words.settings[abi.SCALER_ADDRESS] = state.ctypes.data
+    words.numbers[abi.SKIP_NONFINITE] = 1.0
     steps = 0
     for step in range(30):
         bad = step in (5, 9, 10, 11, 20)
@@ -290,17 +291,17 @@ def test_a_loss_scaler_goes_up_and_down_as_written() -> None:
             assert_same_bits(words.rows["float64"][0], expected, f"step {step}")
         scaler.update(bad)
         assert_same_bits(state.view(np.float32)[:1], np.array([scaler.scale]), f"scale after step {step}")
-        assert state[prologue.SCALER_TRACKER] == scaler.tracker
-    assert words.control[prologue.SKIPPED] == 5
+        assert state[abi.SCALER_TRACKER] == scaler.tracker
+    assert words.control[abi.SKIPPED] == 5
 
 
 def test_a_window_gives_the_schedules_values_and_its_nearest_one_outside() -> None:
-    words = Words(windows=3 * row.SCHEDULED_WORDS)
+    words = Words(windows=3 * abi.SCHEDULED_WORDS)
     words.record(0, Options(eps_hat=True), "float64")
     entries = [(0.1 * k, 0.5 + k / 100, 0.9 + k / 100, 0.01 * k) for k in (1, 2, 3)]
     words.numbers[words.window_at :] = np.array(entries).reshape(-1)
-    record = prologue.HEADER_WORDS
-    words.settings[[record + row.WINDOW, record + row.WINDOW_FIRST, record + row.WINDOW_LENGTH]] = words.window_at, 3, 3
+    record = abi.HEADER_WORDS
+    words.settings[[record + abi.WINDOW, record + abi.WINDOW_FIRST, record + abi.WINDOW_LENGTH]] = words.window_at, 3, 3
     for t in range(1, 8):
         words.run()
         lr, beta1, beta2, decay = entries[min(max(t - 3, 0), 2)]
@@ -322,12 +323,12 @@ def test_a_program_measures_decides_and_counts_with_any_number_of_threads(thread
     words.record(0, Options(), "float32")
     home = Device("cpu")
     about = Prologue(ADAM, home, table, table.leaves, 1, 1, words.settings.size, 9000, 24_000)
-    control = engine.allocate(home, (prologue.NORMS + 1) * prologue.WORD)
+    control = engine.allocate(home, (abi.NORMS + 1) * abi.WORD)
     program = engine.load((), home, about, control, np.array([41], np.int64))
     program.instruct(words.settings)
     for _ in range(2):
         program.run(None)
-    found = engine.download(control, prologue.NORMS * prologue.WORD, prologue.WORD).view(np.float64)
+    found = engine.download(control, abi.NORMS * abi.WORD, abi.WORD).view(np.float64)
     assert_same_bits(found, np.array([norm(gradients)]), "norm")
     assert program.counts().tolist() == [43]
     assert program.recent_counts()[1] == 0

@@ -18,9 +18,9 @@ from rule_references import Reference
 from shipped import OPTIMIZERS
 from strategies import FEW, PROVE, laid_out, layouts, special_values, values
 
-from gpu_adam.kernels import nadam
-from gpu_adam.kernels.row import RECORD_WORDS, ROW_WORDS
-from gpu_adam.kernels.rules import power
+from gpu_adam.kernels.abi import RECORD_WORDS, ROW_WORDS
+from gpu_adam.kernels.rules import nadam
+from gpu_adam.kernels.rules.rule import power
 
 STEPS = 100
 

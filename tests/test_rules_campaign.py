@@ -18,7 +18,7 @@ from shipped import OPTIMIZERS
 from strategies import FEW, PROVE
 from test_cuda_optimizer import InHostMemory
 
-import gpu_adam.placement
+import gpu_adam.state.placement
 from gpu_adam.engines import engine_named
 
 pytest_plugins = ("cuda_cpp.fixtures",)
@@ -93,7 +93,7 @@ def test_any_combination_gives_the_written_bits(program: Program) -> None:
 def engine(cuda: Any) -> Iterator[InHostMemory]:
     made = InHostMemory(cuda.binding.library)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_adam.placement, "engine_named", lambda name: made)
+        patch.setattr(gpu_adam.state.placement, "engine_named", lambda name: made)
         yield made
 
 
@@ -140,7 +140,7 @@ def test_rows_are_updated_by_the_gpus_kernels_as_by_the_cpus(name: str, engine: 
             optimizer.step([one])
             engine.finish()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gpu_adam.placement, "engine_named", engine_named)
+            patch.setattr(gpu_adam.state.placement, "engine_named", engine_named)
             twin = start.copy()
             other = OPTIMIZERS[name]([twin], max_grad_norm=1.0, **chosen)
         for one in gradients:

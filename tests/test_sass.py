@@ -16,12 +16,20 @@ from pathlib import Path
 import pytest
 from shipped import ADAM, AMSGRAD
 
-from gpu_adam.engines import EngineUnavailable, nvrtc
-from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.plan import Specialization
-from gpu_adam.policy import GPU_POLICY, HINTS, Geometry, Hint
-from gpu_adam.prologue import PROLOGUE_THREADS
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.engines.compile import nvrtc
+from gpu_adam.errors import EngineUnavailable
+from gpu_adam.kernels.abi import PROLOGUE_THREADS
+from gpu_adam.kernels.specialization import (
+    HINTS,
+    CoalesceKernel,
+    Hint,
+    Kernel,
+    PrologueKernel,
+    Specialization,
+    UpdateKernel,
+)
+from gpu_adam.plan.policy import GPU_POLICY, Geometry
 
 
 @cache

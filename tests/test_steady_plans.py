@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from reference import DTYPES
 
-from gpu_adam import GpuAdam, GpuSgd, LossScaler, stepper
+from gpu_adam import GpuAdam, GpuSgd, LossScaler
+from gpu_adam.step import stepper
 
 torch = pytest.importorskip("torch")
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gpu_adam.arrays import copying_stream, current_stream
-from gpu_adam.engines.streams import handle_of, numba_stream
-from gpu_adam.layout import Device
+from gpu_adam.cuda.streams import handle_of, numba_stream
+from gpu_adam.device import Device
 
 
 class Speaks:

@@ -19,7 +19,7 @@ from shipped import OPTIMIZERS
 from strategies import values
 
 from gpu_adam import Algorithm, GpuOptimizer, LossScaler, Number, Rule, schedules
-from gpu_adam.kernels.row import LR, OWN_0, own
+from gpu_adam.kernels.abi import LR, OWN_0, own
 
 torch = pytest.importorskip("torch")
 

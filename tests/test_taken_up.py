@@ -10,7 +10,7 @@ import pytest
 
 from gpu_adam import GpuAdam
 from gpu_adam.engines.cpu import CpuEngine
-from gpu_adam.state import Placed
+from gpu_adam.state.parameter import Placed
 
 Edit = Callable[[Any], Any]
 

@@ -17,7 +17,7 @@ from test_data import HYPHENS, some_data, write
 
 from gpu_adam import EngineUnavailable
 from gpu_adam.cli import main
-from gpu_adam.formats import BFLOAT16
+from gpu_adam.dtypes import BFLOAT16
 from gpu_adam.train import backend as backends
 from gpu_adam.train.backend import Backend, Stopwatch, choose
 from gpu_adam.train.curve import smoothed

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from alarms import Stopped, alarmed
 
-from gpu_adam import GpuAdam, uninterrupted
+from gpu_adam import GpuAdam
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
-from gpu_adam.native import at_once
-from gpu_adam.uninterrupted import prepared
-from gpu_adam.uninterrupted import uninterrupted as call
+from gpu_adam.process import uninterrupted
+from gpu_adam.process.native import at_once
+from gpu_adam.process.uninterrupted import prepared
+from gpu_adam.process.uninterrupted import uninterrupted as call
 
 timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
 setting: ContextVar[int] = ContextVar("setting", default=0)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_adam import LossScaler, optimizers
+from gpu_adam import LossScaler
+from gpu_adam import optim as optimizers
 from gpu_adam.arrays import to_host
 
 from ..libraries import BFLOAT16, Array

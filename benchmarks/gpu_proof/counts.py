@@ -32,7 +32,7 @@ KINDS = {
     "synchronisations": ("wait", "exchange"),
     "allocations": ("allocate", "pinned", "event"),
 }
-"""Functions of `gpu_adam.engines.gpu_binding.Binding`, by what they are counted as. A graph's launch is one."""
+"""Functions of `gpu_adam.engines.cuda.binding.Binding`, by what they are counted as. A graph's launch is one."""
 
 CALLS = {
     "launches": ("LaunchKernel", "LaunchKernelExC", "LaunchKernelEx", "GraphLaunch", "LaunchCooperativeKernel"),

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from gpu_adam import GpuAdam
-from gpu_adam.formats import FORMATS
-from gpu_adam.prologue import STRIDED, Prologue
+from gpu_adam.dtypes import FORMATS
+from gpu_adam.kernels.abi import STRIDED
+from gpu_adam.plan.prologue import Prologue
 
 from ..cases import Case, gpt2_124m
 from ..libraries import Numba

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from gpu_adam.arrays import to_host
+from gpu_adam.dtypes import Format, format_named
 from gpu_adam.engines import engine_named
-from gpu_adam.engines.gpu_kernels import update_kernel
-from gpu_adam.formats import Format, format_named
-from gpu_adam.policy import HINTS, Policy
+from gpu_adam.engines.cuda.arguments import update_kernel
+from gpu_adam.kernels.specialization import HINTS
+from gpu_adam.plan.policy import Policy
 
 from ..cases import Case, gpt2_124m
 from ..plain import bound
@@ -152,7 +153,7 @@ def _compile(engine: Any, optimizer: Any, chosen: list[Policy]) -> None:
     """Compile the kernels several at a time; NVRTC lets other threads run meanwhile. One that cannot be is found out when it is used."""
     if engine.name != "cupy":
         return
-    from gpu_adam.engines import nvrtc
+    from gpu_adam.engines.compile import nvrtc
 
     (launch,) = optimizer.plan.launches
     capability = engine._cuda.capability(launch.device.index)

@@ -40,7 +40,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
     Raises:
         LeftOut: Without the data, or CuPy, which the network needs.
     """
-    from gpu_adam.formats import format_named
+    from gpu_adam.dtypes import format_named
     from gpu_adam.train.backend import choose
     from gpu_adam.train.data import load_digits, load_idx
     from gpu_adam.train.loop import Options, train

@@ -17,8 +17,8 @@ from typing import Any
 from tqdm import tqdm
 
 from gpu_adam.console import check_file, run
-from gpu_adam.plan import Family
-from gpu_adam.policy import Geometry
+from gpu_adam.kernels.specialization import Family
+from gpu_adam.plan.policy import Geometry
 
 from .beside import measurements
 from .entries import entry

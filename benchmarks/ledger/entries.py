@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from gpu_adam.engines import nvrtc
-from gpu_adam.engines.gpu_kernels import Kernel, UpdateKernel
-from gpu_adam.formats import FLOAT16, Format
-from gpu_adam.kernels.prologue import LEAF
-from gpu_adam.policy import GPU_POLICY
-from gpu_adam.prologue import LEAF_THREADS, PROLOGUE_THREADS
+from gpu_adam.dtypes import FLOAT16, Format
+from gpu_adam.engines.compile import nvrtc
+from gpu_adam.kernels.abi import LEAF, LEAF_THREADS, PROLOGUE_THREADS
+from gpu_adam.kernels.specialization import Kernel, UpdateKernel
+from gpu_adam.plan.policy import GPU_POLICY
 
 from .machines import ARCHITECTURES, MACHINES, Machine
 from .model import WARP, Work, in_flight, predict, resident_blocks, wanted

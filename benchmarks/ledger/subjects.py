@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpu_adam import GpuOptimizer, optimizers
-from gpu_adam.engines.gpu_kernels import Kernel, PrologueKernel, UpdateKernel
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
-from gpu_adam.kernels.rules import Rule
-from gpu_adam.plan import Family, Specialization
-from gpu_adam.policy import GPU_POLICY, HINTS, Geometry
+from gpu_adam import GpuOptimizer
+from gpu_adam import optim as optimizers
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.kernels.rules.rule import Rule
+from gpu_adam.kernels.specialization import HINTS, Family, Kernel, PrologueKernel, Specialization, UpdateKernel
+from gpu_adam.plan.policy import GPU_POLICY, Geometry
 
 RULES: dict[str, Rule] = {
     rule.name: rule

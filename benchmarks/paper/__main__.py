@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks import report
 from gpu_adam.console import check_file, check_folder
 from gpu_adam.console import run as run_program
-from gpu_adam.engines import EngineUnavailable
 from gpu_adam.engines.threads import thread_count
+from gpu_adam.errors import EngineUnavailable
 from gpu_adam.train.backend import choose
 from gpu_adam.train.data import DataError
 

@@ -12,8 +12,9 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-from ..formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
-from ..layout import Device, row_major
+from ..device import Device
+from ..dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from ..strides import row_major
 
 _FORMATS = {(2, 64): FLOAT64, (2, 32): FLOAT32, (2, 16): FLOAT16, (4, 16): BFLOAT16}
 _KINDS = {1: "cpu", 2: "cuda", 3: "cpu", 13: "cuda"}

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..uninterrupted import uninterruptedly
+from ..process.uninterrupted import uninterruptedly
 
 _TRIED = ("2.13.",)
 """What the versions begin with."""

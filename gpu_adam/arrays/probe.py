@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engines import EngineUnavailable, gpu_engine
-from ..engines.cuda_driver import cuda_driver
-from ..formats import Format, format_named, format_of, unsupported
-from ..layout import Device, row_major
+from ..cuda import driver
+from ..cuda.calls import cuda_driver
+from ..device import Device
+from ..dtypes import Format, format_named, format_of, unsupported
+from ..errors import EngineUnavailable
+from ..strides import row_major
 from . import dlpack
 from .kinds import check_mutable, check_numpy, check_torch, may_be_written, name_of
 from .raised import raise_if_foreign
@@ -202,12 +204,12 @@ def _device_of(array: Any, address: int) -> int:
     if context is not None:  # a Numba device array
         return int(context.device.id)
     try:
-        driver = cuda_driver()
-        return driver.device_of(address) if address else driver.current_device()
+        asked = cuda_driver()
+        return asked.device_of(address) if address else asked.current_device()
     except (OSError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         try:
-            gpu_engine()
+            driver.find()
         except EngineUnavailable as missing:  # and names the remedy
             reason = str(missing)
         raise ValueError(f"lives on a GPU, and no GPU can be asked about it: {reason}") from None

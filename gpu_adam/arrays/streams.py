@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..engines.streams import numba_stream
-from ..layout import Device
+from ..cuda.streams import numba_stream
+from ..device import Device
 from .probe import Family
 
 

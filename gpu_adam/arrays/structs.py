@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..uninterrupted import uninterruptedly
+from ..process.uninterrupted import uninterruptedly
 
 _WORD = 8
 _FIRST = object.__basicsize__

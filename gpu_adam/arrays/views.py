@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..casting import exact_casts
-from ..engines.contexts import on_device
-from ..formats import BFLOAT16, Format
-from ..layout import Device
+from ..cuda.contexts import on_device
+from ..device import Device
+from ..dtypes import BFLOAT16, Format
 from .kinds import check_numpy
 from .ordinary import ordinary_tensors
 from .probe import ArrayRef, Family, probe

@@ -6,9 +6,9 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from .. import cache
 from ..console import check_threads
 from ..engines import ENGINES
+from ..engines.compile import disk as cache
 from .examination import examine_engine
 from .machine import find_conflict, find_machine, find_packages
 from .report import Report, as_dict, describe

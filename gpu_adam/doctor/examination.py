@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..arrays import to_host
-from ..engines import EngineUnavailable, driver, engine_named
-from ..formats import Format
-from ..optimizers import GpuAdam
+from ..cuda import driver
+from ..dtypes import Format
+from ..engines import engine_named
+from ..errors import EngineUnavailable
+from ..optim import GpuAdam
 from .libraries import LIBRARIES, Array, Library
 from .reference import BETAS, CLIPPED, EPS, LR, SIZES, STEPS, VALUES, WEIGHT_DECAY, Element, clip_factor, stored
 from .rehearsal import rehearse

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import BFLOAT16, FORMATS, Format
 from ..engines import engine_named
-from ..formats import BFLOAT16, FORMATS, Format
 
 CPU_ELEMENTS = 1 << 23
 GPU_ELEMENTS = 1 << 26

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..engines import EngineUnavailable, driver
+from ..cuda import driver
 from ..engines.processors import usable_processors
 from ..engines.threads import VARIABLE
+from ..errors import EngineUnavailable
 
 PACKAGES = (
     "numpy", "numba", "ml_dtypes", "cupy-cuda12x", "cupy-cuda13x", "cupy", "numba-cuda", "cuda-core", "cuda-bindings",

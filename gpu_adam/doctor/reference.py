@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..algorithm import power
-from ..formats import FLOAT32, Format
+from ..dtypes import FLOAT32, Format
+from ..rules.algorithm import power
 
 LR, BETAS, EPS, WEIGHT_DECAY = 1e-2, (0.9, 0.999), 1e-8, 0.01
 STEPS = 3

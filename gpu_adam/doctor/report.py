@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import __version__, cache
+from .. import __version__
+from ..engines.compile import disk as cache
 from ..engines.threads import VARIABLE
 from .examination import EngineReport
 from .machine import Machine

@@ -15,32 +15,25 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import Format
-from ..layout import Device
-from ..plan import Launch
-from ..policy import Policy
-from ..prologue import Prologue
-from ..uninterrupted import uninterruptedly
+from ..device import Device
+from ..dtypes import Format
+from ..errors import EngineUnavailable
+from ..plan.launches import Launch
+from ..plan.policy import Policy
+from ..plan.prologue import Prologue
+from ..process.uninterrupted import uninterruptedly
 
-ENGINES = ("cpu", "cupy", "numba")
+_HOMES = {"cpu": ".cpu", "cupy": ".cuda.cupy", "numba": ".cuda.numba"}
+
+ENGINES = tuple(_HOMES)
+
 
 Stage = Sequence[tuple[Callable[..., Any], Sequence[tuple[Any, ...]]]]
 """Functions, each with the arguments of one call or more; no call depends on another."""
 
+
 Coefficients = Mapping[str, NDArray[Any]]
 """For each working format's name an array of rows of ``ROW_WORDS`` numbers, which the engine copies before it returns."""
-
-
-class EngineUnavailable(RuntimeError):
-    """An engine cannot run on this machine; the message says why and names the remedy, in one line."""
-
-    def __init__(self, message: str) -> None:
-        # The libraries' own errors, which are quoted, go over many lines.
-        super().__init__(" ".join(message.split()))
-
-
-class CompileError(RuntimeError):
-    """A compiler or linker refused a kernel; the message carries what it said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +223,7 @@ def engine_named(name: str) -> Engine:
 def _imported(name: str) -> Engine:
     # By name and late: an engine imports its libraries, which take seconds or are not there, and some of which cannot be imported again
     # where an exception has come in between.
-    engine: Engine = import_module(f".{name}", __name__).engine()
+    engine: Engine = import_module(_HOMES[name], __name__).engine()
     return engine
 
 

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import FLOAT32, FLOAT64, Format
-from ..kernels.row import ROW_WORDS
-from ..kernels.rules import Rule
-from ..layout import Device
-from ..plan import Launch, Specialization
-from ..policy import CPU_POLICY, Policy
-from ..prologue import Prologue
-from ..uninterrupted import uninterruptedly
-from . import Coefficients, CompileError, EngineUnavailable, Memory, Replay, RowSums, Stage
+from ..device import Device
+from ..dtypes import FLOAT32, FLOAT64, Format
+from ..errors import CompileError, EngineUnavailable
+from ..kernels.abi import ROW_WORDS
+from ..kernels.rules.rule import Rule
+from ..kernels.specialization import Specialization
+from ..plan.launches import Launch
+from ..plan.policy import CPU_POLICY, Policy
+from ..plan.prologue import Prologue
+from ..process.uninterrupted import uninterruptedly
+from . import Coefficients, Memory, Replay, RowSums, Stage
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
@@ -235,7 +237,7 @@ def _cuts(count: int, elements: int, serial: int, threads: int, multiple: int = 
 @uninterruptedly
 def compiled(kind: Specialization) -> Any:
     """The compiled kernel of a specialization, from the disk where it was compiled before."""
-    kernels = _kernels("cpu")
+    kernels = _kernels("update")
     return _kept(kernels.make_kernel(kind), kind.name, kernels.signature(kind), kind.rule)
 
 
@@ -243,7 +245,7 @@ def compiled(kind: Specialization) -> Any:
 @uninterruptedly
 def measuring() -> Any:
     """The compiled kernel that measures gradients."""
-    kernels = _kernels("cpu_prologue")
+    kernels = _kernels("prologue")
     return _kept(kernels.make_measure(), "measure", kernels.MEASURE)
 
 
@@ -251,7 +253,7 @@ def measuring() -> Any:
 @uninterruptedly
 def finishing(rule: Rule) -> Any:
     """The compiled kernel that computes the rows, for the rules that have this one's coefficients."""
-    kernels = _kernels("cpu_prologue")
+    kernels = _kernels("prologue")
     return _kept(kernels.make_finish(rule), f"{rule.symbol}_finish", kernels.FINISH, rule)
 
 
@@ -259,7 +261,7 @@ def finishing(rule: Rule) -> Any:
 @uninterruptedly
 def coalescing(values: Format, working: Format) -> Any:
     """The compiled kernel that sums rows."""
-    kernels = _kernels("cpu_rows")
+    kernels = _kernels("sparse")
     return _kept(kernels.make_coalesce(values, working), f"coalesce_{values}_{working}", kernels.COALESCE)
 
 
@@ -271,7 +273,7 @@ def _kernels(module: str) -> Any:
     """
     # Numba takes half a second to import, so it waits for the first step.
     try:
-        return import_module(f"gpu_adam.kernels.{module}")
+        return import_module(f"gpu_adam.kernels.cpu.{module}")
     except (ImportError, AttributeError) as error:
         raise EngineUnavailable(
             f"Numba cannot be imported beside NumPy {np.__version__} ({error}): pip install --upgrade gpu_adam numba"
@@ -284,7 +286,7 @@ def _kept(kernel: Any, name: str, signature: tuple[Any, ...], rule: Rule | None 
     Raises:
         CompileError: If Numba refuses a rule from elsewhere; the message carries what it said.
     """
-    from .numba_cache import keep_on_disk
+    from .compile.numba import keep_on_disk
 
     if not hasattr(kernel, "compile"):
         raise EngineUnavailable("NUMBA_DISABLE_JIT is set, without which the CPU engine cannot run: unset it")

@@ -16,9 +16,10 @@ from functools import partial
 from itertools import chain, starmap
 from typing import Any
 
-from ..messages import EnvironmentVariableError, shown
-from ..native import Gate, at_once, start_thread
-from ..uninterrupted import uninterrupted
+from ..errors import EnvironmentVariableError
+from ..messages import shown
+from ..process.native import Gate, at_once, start_thread
+from ..process.uninterrupted import uninterrupted
 from . import Stage
 from .processors import usable_processors
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines import ENGINES, EngineUnavailable, engine_named, gpu_engine
-from ..engines.driver import remedy
+from ..cuda.driver import remedy
+from ..engines import ENGINES, engine_named, gpu_engine
+from ..errors import EngineUnavailable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from math import inf, isfinite
 from pathlib import Path
 
 from ..console import check_file, check_threads
-from ..messages import EnvironmentVariableError
+from ..errors import EnvironmentVariableError
 
 # What takes long to import waits until there is something to train: `gpu-adam --help` needs none of it.
 
@@ -137,8 +137,7 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         The exit status: 0, or 1 if something is missing, the data cannot be read, or training came to nothing.
     """
-    from ..engines import EngineUnavailable
-    from ..formats import MisfitError
+    from ..errors import EngineUnavailable, MisfitError
     from .dependencies import MissingDependency
 
     try:
@@ -160,7 +159,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from ..formats import format_named
+    from ..dtypes import format_named
     from .backend import choose
     from .data import load_digits, load_idx
     from .dependencies import require

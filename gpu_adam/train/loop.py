@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..loss_scaler import LossScaler
-from ..optimizers import GpuAdam
+from ..optim import GpuAdam
 from ..schedules import constant, cosine, inverse_sqrt, linear
+from ..step.loss_scaler import LossScaler
 from .backend import Backend, Stopwatch
 from .data import Dataset
 from .network import backward, forward, initial

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import gpu_adam.kernels
-from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, UpdateKernel
-from gpu_adam.engines.nvrtc import expression_of, files_of
+from gpu_adam.engines.compile.nvrtc import expression_of, files_of
 from gpu_adam.engines.processors import usable_processors
+from gpu_adam.kernels.specialization import CoalesceKernel, Kernel, UpdateKernel
 
 HERE = Path(__file__).parent
 KERNELS = Path(gpu_adam.kernels.__file__).parent
@@ -32,7 +32,8 @@ FLAGS = (
     "-Wextra",
     "-Werror",
     "-Wno-unknown-pragmas",
-    f"-I{KERNELS}",
+    f"-I{KERNELS / 'cuda'}",
+    f"-I{KERNELS / 'rules'}",
     "-include",
     str(HERE / "cuda_stand_in.h"),
 )
@@ -55,7 +56,7 @@ def symbol(kernel: Kernel) -> str:
 
 def has_barriers(kernel: Kernel) -> bool:
     """Whether the threads of a block wait for each other."""
-    return "__syncthreads" in (KERNELS / files_of(kernel)[-1]).read_text()
+    return "__syncthreads" in (KERNELS / "cuda" / files_of(kernel)[-1]).read_text()
 
 
 def _launcher(kernel: Kernel) -> str:
@@ -74,7 +75,7 @@ def build(instances: Sequence[Kernel], flags: Sequence[str], folder: Path) -> Pa
     ]
     units.append((HERE / "conversions.cpp").read_text())
     digest = sha256(repr((units, FLAGS, flags)).encode())
-    for file in sorted([*KERNELS.glob("*.cu*"), *HERE.glob("*.h")]):
+    for file in sorted([*KERNELS.rglob("*.cu*"), *HERE.glob("*.h")]):
         digest.update(file.read_bytes())
     library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
     folder.mkdir(parents=True, exist_ok=True)

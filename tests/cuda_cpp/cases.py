@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from shipped import ADAM, AMSGRAD
 
+from gpu_adam.device import Device
+from gpu_adam.dtypes import FLOAT32, FLOAT64, Format
 from gpu_adam.engines import Engine
-from gpu_adam.formats import FLOAT32, FLOAT64, Format
-from gpu_adam.kernels import adam, row
-from gpu_adam.launches import schedule
-from gpu_adam.layout import Device, Walk, walk
-from gpu_adam.plan import ROLES, Launch, Specialization, Task
-from gpu_adam.policy import GPU_POLICY, Policy
+from gpu_adam.kernels import abi as row
+from gpu_adam.kernels.rules import adam
+from gpu_adam.kernels.specialization import ROLES, Specialization
+from gpu_adam.plan.launches import Launch, Task
+from gpu_adam.plan.policy import GPU_POLICY, Policy
+from gpu_adam.plan.scheduling import schedule
+from gpu_adam.strides import Walk, walk
 
 GUARD = 64
 """Bytes before and after a stream that no kernel may change."""

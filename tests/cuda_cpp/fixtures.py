@@ -15,7 +15,7 @@ from .instances import OTHERS, SHIPPED
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from gpu_adam.cache import cache_dir
+    from gpu_adam.engines.compile.disk import cache_dir
 
     # Kept between runs, under a name that follows the sources; where it cannot be kept, for this run.
     return (cache_dir() or tmp_path_factory.getbasetemp()) / "tests"

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_adam.engines.cuda_driver import (
+from gpu_adam.cuda.calls import (
     CAPABILITY_MAJOR,
     CAPABILITY_MINOR,
     MULTIPROCESSORS,
@@ -26,10 +26,10 @@ from gpu_adam.engines.cuda_driver import (
     RELAXED,
     DriverError,
 )
-from gpu_adam.engines.driver_binding import DriverBinding
-from gpu_adam.engines.gpu import GpuEngine
-from gpu_adam.engines.gpu_binding import Call
-from gpu_adam.engines.gpu_kernels import Kernel
+from gpu_adam.engines.cuda.binding import Call
+from gpu_adam.engines.cuda.driver_binding import DriverBinding
+from gpu_adam.engines.cuda.engine import GpuEngine
+from gpu_adam.kernels.specialization import Kernel
 
 from .build import symbol
 
@@ -92,7 +92,7 @@ GLOBAL, THREAD_LOCAL = 0, 1
 
 
 class HostDriver:
-    """See `gpu_adam.engines.cuda_driver.CudaDriver`: contexts, memory and events of GPUs made of host memory.
+    """See `gpu_adam.cuda.calls.CudaDriver`: contexts, memory and events of GPUs made of host memory.
 
     Attributes:
         streams: The streams of all devices.
@@ -259,7 +259,7 @@ def _wait(streams: HostStreams, stream: int, reached: list[bool]) -> None:
 
 
 class HostGraph:
-    """See `gpu_adam.engines.gpu_binding.Graph`; the work that a stream was given while it was captured."""
+    """See `gpu_adam.engines.cuda.binding.Graph`; the work that a stream was given while it was captured."""
 
     def __init__(self, binding: HostBinding, work: list[Work]) -> None:
         self.binding = binding
@@ -272,7 +272,7 @@ class HostGraph:
 
 
 class HostBinding(DriverBinding):
-    """See `gpu_adam.engines.gpu_binding.Binding`; what goes to the driver is the shipped part, over a `HostDriver`.
+    """See `gpu_adam.engines.cuda.binding.Binding`; what goes to the driver is the shipped part, over a `HostDriver`.
 
     Attributes:
         current: The stream that a library's user works on.

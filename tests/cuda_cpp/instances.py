@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from shipped import ADAM, AMSGRAD, OPTIMIZERS, RULES, formats_of
 
-from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
-from gpu_adam.plan import Specialization
-from gpu_adam.policy import GPU_POLICY, Geometry
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
+from gpu_adam.kernels.specialization import CoalesceKernel, Kernel, PrologueKernel, Specialization, UpdateKernel
+from gpu_adam.plan.policy import GPU_POLICY, Geometry
 
 FAMILIES = ("flat", "multi_tensor", "strided")
 ROW_THREADS = (32, 64, 128, 256)

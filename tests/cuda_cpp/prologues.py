@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from reference import fma
 from shipped import ADAM
 
-from gpu_adam.formats import FLOAT32, FORMATS, Format
+from gpu_adam.dtypes import FLOAT32, FORMATS, Format
+from gpu_adam.kernels import abi
 from gpu_adam.kernels import prologue as text
-from gpu_adam.kernels import row as words
-from gpu_adam.kernels.adam import BIAS_CORRECTION, EPS_HAT, EPSILON
-from gpu_adam.kernels.rules import Rule, coefficients, power
-from gpu_adam.layout import Walk
-from gpu_adam.prologue import LEAF_THREADS, PROLOGUE_THREADS, Gradient, MeasureTable, leaves_of
+from gpu_adam.kernels.abi import LEAF_THREADS, PROLOGUE_THREADS
+from gpu_adam.kernels.rules.adam import BIAS_CORRECTION, EPS_HAT, EPSILON
+from gpu_adam.kernels.rules.rule import Rule, coefficients, power
+from gpu_adam.plan.tables import Gradient, MeasureTable, leaves_of
+from gpu_adam.strides import Walk
 
 from . import cases
 from .build import Library
@@ -201,73 +202,73 @@ def world(case: Case) -> World:
         partials[:slots] = rng.random(slots)
     for part in elsewhere:
         partials[slots:][part] = rng.random(part.stop - part.start) * 100.0
-    control = made.room("control", text.NORMS + max(case.ranges, 1))
-    control[text.SKIPPED] = rng.integers(0, 100)
+    control = made.room("control", abi.NORMS + max(case.ranges, 1))
+    control[abi.SKIPPED] = rng.integers(0, 100)
     _settings(made, rng)
     return made
 
 
 def _settings(made: World, rng: np.random.Generator) -> None:
     case = made.case
-    ranges_at = text.HEADER_WORDS + words.RECORD_WORDS * len(case.cohorts)
+    ranges_at = abi.HEADER_WORDS + abi.RECORD_WORDS * len(case.cohorts)
     windows_at = ranges_at + 2 * case.ranges
     scheduled = [len(one.window[1]) if one.window else 0 for one in case.cohorts]
-    settings = made.room("settings", windows_at + words.SCHEDULED_WORDS * sum(scheduled))
+    settings = made.room("settings", windows_at + abi.SCHEDULED_WORDS * sum(scheduled))
     numbers = settings.view(np.float64)
-    numbers[[text.MAX_NORM, text.LOSS_SCALE]] = case.max_norm, case.loss_scale
-    numbers[[text.SKIP_NONFINITE, text.NARROW]] = case.skip_nonfinite, case.narrow
-    settings[[text.RANGES, text.RANGES_AT, text.COHORTS]] = case.ranges, ranges_at, len(case.cohorts)
+    numbers[[abi.MAX_NORM, abi.LOSS_SCALE]] = case.max_norm, case.loss_scale
+    numbers[[abi.SKIP_NONFINITE, abi.NARROW]] = case.skip_nonfinite, case.narrow
+    settings[[abi.RANGES, abi.RANGES_AT, abi.COHORTS]] = case.ranges, ranges_at, len(case.cohorts)
     if case.scale_format is not None:
-        settings[text.SCALE_ADDRESS] = made.scalar(case.loss_scale, case.scale_format)
-        settings[text.SCALE_FORMAT] = FORMATS.index(case.scale_format)
+        settings[abi.SCALE_ADDRESS] = made.scalar(case.loss_scale, case.scale_format)
+        settings[abi.SCALE_FORMAT] = FORMATS.index(case.scale_format)
     if case.found is not None:
         format, value = case.found
-        settings[text.FOUND_ADDRESS] = made.scalar(value, format)
-        settings[text.FOUND_FORMAT] = FORMATS.index(format)
+        settings[abi.FOUND_ADDRESS] = made.scalar(value, format)
+        settings[abi.FOUND_FORMAT] = FORMATS.index(format)
     if case.scaler is not None:
-        scaler = made.room("scaler", text.SCALER_WORDS)
-        settings[text.SCALER_ADDRESS] = made.address("scaler")
-        scaler.view(np.float32)[2 * text.SCALER_SCALE] = case.scaler.scale
-        scaler[[text.SCALER_TRACKER, text.SCALER_INTERVAL]] = case.scaler.tracker, case.scaler.interval
-        scaler.view(np.float64)[[text.SCALER_GROWTH, text.SCALER_BACKOFF]] = case.scaler.growth, case.scaler.backoff
+        scaler = made.room("scaler", abi.SCALER_WORDS)
+        settings[abi.SCALER_ADDRESS] = made.address("scaler")
+        scaler.view(np.float32)[2 * abi.SCALER_SCALE] = case.scaler.scale
+        scaler[[abi.SCALER_TRACKER, abi.SCALER_INTERVAL]] = case.scaler.tracker, case.scaler.interval
+        scaler.view(np.float64)[[abi.SCALER_GROWTH, abi.SCALER_BACKOFF]] = case.scaler.growth, case.scaler.backoff
     for r in range(case.ranges):
         first, last = sorted(rng.integers(0, made.slots + 1, 2)) if r else (0, made.slots)
         settings[ranges_at + 2 * r : ranges_at + 2 * r + 2] = first, last
 
     wide = [one.wide for one in case.cohorts]
-    made.room("singles", words.ROW_WORDS * (len(wide) - sum(wide)), np.float32)
-    made.room("doubles", words.ROW_WORDS * sum(wide), np.float64)
+    made.room("singles", abi.ROW_WORDS * (len(wide) - sum(wide)), np.float32)
+    made.room("doubles", abi.ROW_WORDS * sum(wide), np.float64)
     places = {kind: iter(rng.permutation(wide.count(kind))) for kind in (False, True)}
     counts = made.room("counts", len(wide))
     window_at = windows_at
     for k, one in enumerate(case.cohorts):
         counts[k] = one.count
-        at = text.HEADER_WORDS + words.RECORD_WORDS * k
+        at = abi.HEADER_WORDS + abi.RECORD_WORDS * k
         record, record_numbers = settings[at:], numbers[at:]
         for word, number in {
-            words.LR: one.lr,
-            words.OWN_0: one.betas[0],
-            words.OWN_1: one.betas[1],
-            words.DECAY: one.decay,
-            words.IS_DECOUPLED: one.decoupled,
-            words.MAXIMIZE: one.maximize,
-            words.AVERAGING: one.averaging,
-            words.AVERAGE_DECAY: one.average_decay,
-            words.WIDE: one.wide,
+            abi.LR: one.lr,
+            abi.OWN_0: one.betas[0],
+            abi.OWN_1: one.betas[1],
+            abi.DECAY: one.decay,
+            abi.IS_DECOUPLED: one.decoupled,
+            abi.MAXIMIZE: one.maximize,
+            abi.AVERAGING: one.averaging,
+            abi.AVERAGE_DECAY: one.average_decay,
+            abi.WIDE: one.wide,
             EPSILON: one.eps,
             BIAS_CORRECTION: one.bias_correction,
             EPS_HAT: one.eps_hat,
         }.items():
             record_numbers[word] = number
-        record[words.ROW] = next(places[one.wide])
+        record[abi.ROW] = next(places[one.wide])
         if one.lr_format is not None:
-            record[words.LR_ADDRESS] = made.scalar(one.lr, one.lr_format)
-            record[words.LR_FORMAT] = FORMATS.index(one.lr_format)
+            record[abi.LR_ADDRESS] = made.scalar(one.lr, one.lr_format)
+            record[abi.LR_FORMAT] = FORMATS.index(one.lr_format)
         if one.window is not None:
             first, entries = one.window
-            record[[words.WINDOW, words.WINDOW_FIRST, words.WINDOW_LENGTH]] = window_at, first, len(entries)
-            numbers[window_at : window_at + words.SCHEDULED_WORDS * len(entries)] = np.ravel(entries)
-            window_at += words.SCHEDULED_WORDS * len(entries)
+            record[[abi.WINDOW, abi.WINDOW_FIRST, abi.WINDOW_LENGTH]] = window_at, first, len(entries)
+            numbers[window_at : window_at + abi.SCHEDULED_WORDS * len(entries)] = np.ravel(entries)
+            window_at += abi.SCHEDULED_WORDS * len(entries)
 
 
 def run(made: World, library: Library) -> None:
@@ -301,10 +302,10 @@ def expect(made: World) -> None:
     with np.errstate(all="ignore"):
         values = partials.reshape(case.sources, made.slots)
         total = values[0] + values[1] if case.sources == 2 else values[0]
-        at = settings[text.RANGES_AT]
+        at = settings[abi.RANGES_AT]
         for r in range(case.ranges):
             first, last = settings[at + 2 * r : at + 2 * r + 2]
-            control.view(np.float64)[text.NORMS + r] = ordered_sum(total[first:last], text.SUM_LANES)
+            control.view(np.float64)[abi.NORMS + r] = ordered_sum(total[first:last], abi.SUM_LANES)
         on = PlainPython()
         own = case.rule.coefficients(np.multiply, np.sqrt, on.narrow, power(np.multiply))
         fill = coefficients(np.multiply, on.narrow, power(np.multiply), own)
@@ -313,16 +314,16 @@ def expect(made: World) -> None:
         )
         text.decide(on)(control_at, settings_at)
         for cohort in range(len(case.cohorts)):
-            h, row = [np.float64(0.0)] * words.RECORD_WORDS, [0.0] * words.ROW_WORDS
+            h, row = [np.float64(0.0)] * abi.RECORD_WORDS, [0.0] * abi.ROW_WORDS
             text.advance(on, fill)(control_at, settings_at, counts, cohort, singles, doubles, h, row)
 
 
 def leaf_sums(elements: NDArray[np.float64]) -> NDArray[np.float64]:
     """The sum of squares of each leaf, in the order that `gpu_adam.kernels.prologue` sets."""
     leaves = leaves_of(len(elements))
-    rows = np.zeros((leaves, text.LEAF // text.LANES, text.LANES))
+    rows = np.zeros((leaves, abi.LEAF // abi.LANES, abi.LANES))
     rows.reshape(-1)[: len(elements)] = elements
-    sums = np.zeros((leaves, text.LANES))
+    sums = np.zeros((leaves, abi.LANES))
     with np.errstate(all="ignore"):
         narrow = np.array_equal(elements.astype(np.float32).astype(np.float64), elements, equal_nan=True)
         for k in range(rows.shape[1]):
@@ -395,9 +396,9 @@ def assert_same(got: World, expected: World, what: str = "CUDA C++") -> None:
         differ = a.view(bits) != b.view(bits)
         differ &= ~(np.isnan(a.view(floats)) & np.isnan(b.view(floats)))
         if name == "settings":
-            header = [text.SCALE_ADDRESS, text.FOUND_ADDRESS, text.SCALER_ADDRESS]
+            header = [abi.SCALE_ADDRESS, abi.FOUND_ADDRESS, abi.SCALER_ADDRESS]
             cohorts = range(len(got.case.cohorts))
-            rates = [text.HEADER_WORDS + words.RECORD_WORDS * k + words.LR_ADDRESS for k in cohorts]
+            rates = [abi.HEADER_WORDS + abi.RECORD_WORDS * k + abi.LR_ADDRESS for k in cohorts]
             differ[[GUARD_WORDS + at for at in (*header, *rates)]] = False
         where = np.flatnonzero(differ)
         assert not where.size, (

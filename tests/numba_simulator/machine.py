@@ -17,13 +17,13 @@ import numpy as np
 from cuda_cpp.host_gpu import HostBinding
 from numpy.typing import NDArray
 
-from gpu_adam.engines.gpu_kernels import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
-from gpu_adam.engines.numba import NumbaEngine
-from gpu_adam.formats import FLOAT64, Format
-from gpu_adam.kernels.cuda import make_kernel
-from gpu_adam.kernels.cuda_prologue import make_prologue
-from gpu_adam.kernels.cuda_rows import make_coalesce
-from gpu_adam.kernels.cuda_target import Target
+from gpu_adam.dtypes import FLOAT64, Format
+from gpu_adam.engines.cuda.numba import NumbaEngine
+from gpu_adam.kernels.numba_cuda.multi_tensor import make_kernel
+from gpu_adam.kernels.numba_cuda.prologue import make_prologue
+from gpu_adam.kernels.numba_cuda.sparse import make_coalesce
+from gpu_adam.kernels.numba_cuda.target import Target
+from gpu_adam.kernels.specialization import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
 
 
 def _exact_fma() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from own_rule import train
 
-from gpu_adam import placement
+from gpu_adam.state import placement
 from numba_simulator.machine import SimulatedEngine
 
 

@@ -8,10 +8,10 @@ from cuda_cpp import prologues
 from cuda_cpp.prologues import Case, Cohort, Measured, Scaler, World, assert_same, expect, world
 from shipped import OPTIMIZERS
 
-from gpu_adam.engines.gpu_kernels import PrologueKernel
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.kernels.prologue import LANES, LEAF, SKIPS, SUM_LANES, TICKET
-from gpu_adam.layout import Walk
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.kernels.abi import LANES, LEAF, SKIPS, SUM_LANES, TICKET
+from gpu_adam.kernels.specialization import PrologueKernel
+from gpu_adam.strides import Walk
 from numba_simulator.machine import Machine, Simulator
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.engines import RowSums
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
-from gpu_adam.kernels.row import SKIP
-from gpu_adam.policy import Geometry, Policy
+from gpu_adam.kernels.abi import SKIP
+from gpu_adam.plan.policy import Geometry, Policy
 from numba_simulator.tensors import GPU, Kind, Stretch, Tensor, coefficients, contiguous, run
 
 KINDS = [

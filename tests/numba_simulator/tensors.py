@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from shipped import RULES
 
-from gpu_adam.formats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
-from gpu_adam.kernels.row import DECOUPLED, L2, ROW_WORDS, SCALE, SKIP
-from gpu_adam.kernels.rules import MAX_STATES, average, decay
-from gpu_adam.launches import schedule
-from gpu_adam.layout import VECTOR_BYTES, Device, Walk, walk
-from gpu_adam.plan import Task
-from gpu_adam.policy import Geometry, Policy
+from gpu_adam.device import Device
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.kernels.abi import DECOUPLED, L2, MAX_STATES, ROW_WORDS, SCALE, SKIP, VECTOR_BYTES
+from gpu_adam.kernels.rules.rule import average, decay
+from gpu_adam.plan.launches import Task
+from gpu_adam.plan.policy import Geometry, Policy
+from gpu_adam.plan.scheduling import schedule
+from gpu_adam.strides import Walk, walk
 from numba_simulator.machine import Bounds, SimulatedEngine, fma
 
 GPU = Device("cuda", 0)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from shipped import RULES
 
-from gpu_adam.engines import EngineUnavailable
-from gpu_adam.formats import BFLOAT16, FLOAT32, FLOAT64
-from gpu_adam.kernels.row import SKIP
-from gpu_adam.layout import Walk
-from gpu_adam.policy import Geometry, Policy
+from gpu_adam.dtypes import BFLOAT16, FLOAT32, FLOAT64
+from gpu_adam.errors import EngineUnavailable
+from gpu_adam.kernels.abi import SKIP
+from gpu_adam.plan.policy import Geometry, Policy
+from gpu_adam.strides import Walk
 from numba_simulator.tensors import GPU, KINDS, SMALL, Kind, Stretch, Tensor, coefficients, contiguous, run
 
 SIZES = [0, 0, 1, 2, 3, 4, 5, 0, 31, 127, 128, 129, 255, 256, 257, 0]
@@ -180,7 +180,7 @@ def simulated_program_memory(engine: Any) -> None:
 
 
 def simulated_program_is_refused_by_the_engine_itself() -> None:
-    from gpu_adam.engines.numba import engine
+    from gpu_adam.engines.cuda.numba import engine
 
     with pytest.raises(EngineUnavailable, match="NUMBA_ENABLE_CUDASIM"):
         engine()

@@ -1,0 +1,1 @@
+"""NVIDIA's driver: what is there, whose context is current, which stream is meant."""

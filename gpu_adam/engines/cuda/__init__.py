@@ -1,0 +1,1 @@
+"""The GPU engines: all but the compilers."""

@@ -1,0 +1,153 @@
+"""What a step runs, as values that can be printed, compared and tested without a GPU; `gpu_adam.launches` makes them.
+
+A launch is one kernel call. The *flat* family updates one stretch of a bucket that holds the parameters themselves; the
+*multi-tensor* family updates any number of tensors through a table of pointers and chunks; the *strided* family does the same for
+tensors whose elements, or whose gradient's, do not lie one after the other; *rows* updates some rows of one matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..device import Device
+from ..dtypes import Format
+from ..kernels.rules.rule import Rule
+from ..kernels.specialization import Family, Specialization
+from ..strides import Walk
+from .layout import Bucket
+from .policy import Geometry
+from .prologue import Prologue
+from .tables import Table
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stretch of elements to update: a tensor, or with ``flat`` a stretch of a bucket.
+
+    Attributes:
+        index: The parameter's number; for a flat stretch, that of its first parameter.
+        label: What to call it in print.
+        size: The number of elements.
+        phase: Elements by which the first lies beyond a multiple of the vector (see ``layout.Segment``).
+        walk: The strides of the journey.
+        row: The row of coefficients that belongs to it.
+        flat: Whether it is a stretch of a bucket.
+        param, grad, master, average: Formats, and whether there are a master copy and an average.
+        rule: The rule.
+        pointers: For each of ``ROLES`` the address of the first element, 0 where there is none.
+        width: Where the gradient is of some rows only, the elements of a row; else 0.
+        indices: The address of these rows' numbers.
+    """
+
+    index: int
+    label: str
+    size: int
+    phase: int
+    walk: Walk
+    row: int
+    flat: bool
+    param: Format
+    grad: Format
+    master: bool
+    rule: Rule
+    pointers: tuple[int, ...]
+    average: bool = False
+    width: int = 0
+    indices: int = 0
+
+    @property
+    def specialization(self) -> Specialization:
+        """The kernel that it needs."""
+        family: Family = "multi_tensor" if self.walk.contiguous else "strided"
+        if self.width:
+            family = "rows"
+        elif self.flat:
+            family = "flat"
+        return Specialization(family, self.rule, self.param, self.grad, self.master, self.average)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call.
+
+    Attributes:
+        specialization: Which kernel.
+        device: Where.
+        grid: Blocks.
+        geometry: Their threads, and what each of these does.
+        chunk: Elements that a block handles, or where the grid is persistent, those of one of its turns.
+        elements: Elements that are updated.
+        tasks: What is updated, in the table's order; one task for the flat family and for rows.
+        table: The multi-tensor families' table; ``None`` for the others.
+    """
+
+    specialization: Specialization
+    device: Device
+    grid: int
+    geometry: Geometry
+    chunk: int
+    elements: int
+    tasks: tuple[Task, ...] = field(repr=False)
+    table: Table | None = field(repr=False, compare=False)
+
+    @property
+    def block(self) -> int:
+        """Threads a block."""
+        return self.geometry.threads
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that the launch reads, tables not counted."""
+        return self.elements * self.specialization.bytes_read
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes that the launch writes."""
+        return self.elements * self.specialization.bytes_written
+
+    def __str__(self) -> str:
+        s = self.specialization
+        what = f"{len(self.tasks):,} tensors" if self.table is not None else self.tasks[0].label
+        # A CPU has no grid: its threads share out the elements, or the chunks.
+        grid = "" if self.device.kind == "cpu" else f"grid {self.grid:,} x {self.block}, "
+        return (
+            f"{s.name} on {self.device}: {what}, {self.elements:,} elements, {grid}"
+            f"chunk {self.chunk:,}, reads {self.bytes_read:,} B, writes {self.bytes_written:,} B"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All launches of a step, and the buckets that hold the state.
+
+    Attributes:
+        buckets: Where the state lies.
+        prologues: What each device begins with; none where the host knows the coefficients.
+        launches: The updates.
+    """
+
+    buckets: tuple[Bucket, ...]
+    prologues: tuple[Prologue, ...]
+    launches: tuple[Launch, ...]
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that a step reads and writes."""
+        measured = sum(prologue.bytes_read for prologue in self.prologues)
+        return measured + sum(launch.bytes_read + launch.bytes_written for launch in self.launches)
+
+    @property
+    def elements(self) -> int:
+        """Elements that a step updates."""
+        return sum(launch.elements for launch in self.launches)
+
+    def __str__(self) -> str:
+        each = f" ({self.bytes_moved / self.elements:.1f} a parameter)" if self.elements else ""
+        count = len(self.prologues) + len(self.launches)
+        launches = f"{count} launch{'' if count == 1 else 'es'}"
+        lines = [
+            f"step: {launches}, {self.elements:,} elements, {self.bytes_moved:,} bytes{each}",
+            *(f"  {bucket}" for bucket in self.buckets),
+            *(f"  {launch}" for launch in (*self.prologues, *self.launches)),
+        ]
+        return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""The tables that kernels go by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtypes import FORMATS, Format
+from ..kernels.abi import LEAF, MAX_DIMS, MEASURE_WALK_WORDS, STRIDED, WALK_WORDS
+from ..kernels.specialization import ROLES
+from ..strides import Walk, row_major
+
+
+class Table:
+    """The multi-tensor families' table: one int64 array, the same for all engines, with views that name its parts.
+
+    For ``S`` segments and ``C`` chunks, in words: ``7·S`` pointers, one row for each of ``ROLES``; ``S`` begins; ``S`` ends; ``S``
+    coefficient rows; ``C`` chunk segments; ``C`` chunk starts; and for the strided family ``S`` walks of ``WALK_WORDS``.
+
+    Indices count from the last vector boundary at or before the segment's first element: an element ``i`` in ``[begin, end)`` of
+    a stream lies at ``pointer + i·itemsize``, and a chunk covers ``[start, start + chunk) ∩ [begin, end)``.
+    """
+
+    def __init__(self, segments: int, chunks: int, *, strided: bool) -> None:
+        self.segments = segments
+        self.chunks = chunks
+        words = (len(ROLES) + 3) * segments + 2 * chunks
+        self.words: NDArray[np.int64] = np.zeros(words + (WALK_WORDS * segments if strided else 0), np.int64)
+        self.pointers = self.words[: len(ROLES) * segments].reshape(len(ROLES), segments)
+        self.begins, self.ends, self.rows = self.words[len(ROLES) * segments : words - 2 * chunks].reshape(3, segments)
+        self.chunk_segments, self.chunk_starts = self.words[words - 2 * chunks : words].reshape(2, chunks)
+        self.walks = self.words[words:].reshape(-1, WALK_WORDS)
+
+    def pointer_words(self, role: int) -> slice:
+        """Where in ``words`` the pointers of one role lie."""
+        return slice(role * self.segments, (role + 1) * self.segments)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """One gradient to measure.
+
+    Attributes:
+        pointer: The address of its first element.
+        size: Its elements.
+        format: Their format.
+        walk: The journey of its update.
+        slot: Its first leaf's place among all leaves of the optimizer.
+    """
+
+    pointer: int
+    size: int
+    format: Format
+    walk: Walk
+    slot: int
+
+    @property
+    def strided(self) -> bool:
+        """Whether it is to be reached through its strides."""
+        return self.walk.shape != () and self.walk.grad != row_major(self.walk.shape)
+
+
+def leaves_of(size: int) -> int:
+    """The leaves of a tensor of so many elements.
+
+    >>> leaves_of(1025)
+    2
+    """
+    return -(-size // LEAF)
+
+
+class MeasureTable:
+    """Which gradients are measured: one int64 array, the same for all engines, with views that name its parts.
+
+    For ``S`` gradients and ``K`` leaves, in words: ``S`` pointers; ``S`` sizes; ``S`` numbers of the gradient's first leaf among the ``K``
+    of this table; ``S`` slots of it; ``S`` formats, by their place in `FORMATS`, ``STRIDED`` more for a strided gradient; the ``K``
+    leaves' gradients; and, if any is strided, ``S`` walks of ``MEASURE_WALK_WORDS``. Empty gradients are left out.
+    """
+
+    def __init__(self, gradients: Sequence[Gradient]) -> None:
+        counts = np.array([leaves_of(one.size) for one in gradients], np.int64)
+        segments, leaves = len(gradients), int(counts.sum())
+        self.segments = segments
+        self.leaves = leaves
+        any_strided = any(one.strided for one in gradients)
+        words = 5 * segments + leaves
+        self.words: NDArray[np.int64] = np.zeros(
+            words + (MEASURE_WALK_WORDS * segments if any_strided else 0), np.int64
+        )
+        parts = self.words[: 5 * segments].reshape(5, segments)
+        self.pointers, self.sizes, self.firsts, self.slots, self.formats = parts
+        self.leaf_segments = self.words[5 * segments : words]
+        self.pointers[:] = [one.pointer for one in gradients]
+        self.sizes[:] = [one.size for one in gradients]
+        self.firsts[:] = np.cumsum(counts) - counts
+        self.slots[:] = [one.slot for one in gradients]
+        self.formats[:] = [FORMATS.index(one.format) + STRIDED * one.strided for one in gradients]
+        self.leaf_segments[:] = np.repeat(np.arange(segments), counts)
+        for words_of, one in zip(self.words[words:].reshape(-1, MEASURE_WALK_WORDS), gradients, strict=False):
+            dims = len(one.walk.shape)
+            words_of[0] = dims
+            words_of[1 : 1 + dims] = one.walk.shape
+            words_of[1 + MAX_DIMS : 1 + MAX_DIMS + dims] = one.walk.grad

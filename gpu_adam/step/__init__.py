@@ -1,0 +1,1 @@
+"""What happens between the arguments of a step and its launches."""

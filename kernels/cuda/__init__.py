@@ -1,0 +1,1 @@
+"""The kernels for GPUs in CUDA C++, which NVRTC compiles; their twins in ``numba_cuda/`` have the same names."""

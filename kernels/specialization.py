@@ -1,0 +1,159 @@
+"""What a kernel is compiled for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from gpu_adam.dtypes import Format
+
+from .abi import VECTOR_BYTES
+from .rules.rule import Rule
+
+Family = Literal["flat", "multi_tensor", "strided", "rows"]
+
+
+ROLES = ("param", "grad", "state0", "state1", "state2", "master", "average")
+"""The streams of a kernel, in the order of a table's pointer rows."""
+
+
+@dataclass(frozen=True)
+class Specialization:
+    """What a kernel is compiled for: all that changes the bytes it moves, and nothing that a uniform branch can decide.
+
+    Attributes:
+        family: How the elements are found.
+        rule: The update rule.
+        param: The parameter's format.
+        grad: The gradient's format.
+        master: Whether the arithmetic reads and writes a float32 master copy, the parameter being only written.
+        average: Whether an average of the parameters is kept, in the working format.
+    """
+
+    family: Family
+    rule: Rule
+    param: Format
+    grad: Format
+    master: bool
+    average: bool = False
+
+    @property
+    def states(self) -> int:
+        """How many state arrays the rule keeps."""
+        return len(self.rule.states)
+
+    @property
+    def working(self) -> Format:
+        """The format of the arithmetic, of the states and of the coefficients."""
+        return self.param.working
+
+    @property
+    def lanes(self) -> int:
+        """Elements that a thread handles together: as many as 16 bytes of the narrowest stream hold."""
+        return VECTOR_BYTES // min(self.param.itemsize, self.grad.itemsize, self.working.itemsize)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read for one element."""
+        param = self.working.itemsize if self.master else self.param.itemsize
+        return param + self.grad.itemsize + (self.states + self.average) * self.working.itemsize
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written for one element."""
+        master = self.working.itemsize if self.master else 0
+        return self.param.itemsize + master + (self.states + self.average) * self.working.itemsize
+
+    @property
+    def name(self) -> str:
+        """A name that is a legal identifier and says all of the above."""
+        master, average = "_master" if self.master else "", "_average" if self.average else ""
+        return f"{self.rule.symbol}_{self.family}_{self.param}_{self.grad}{master}{average}"
+
+
+Hint = Literal["streaming", "keep_param", "plain"]
+"""What the caches are told. ``"streaming"``: all that is read and written is to leave them first. ``"keep_param"``: all but the parameter
+that is written, which the next forward pass reads. ``"plain"``: nothing."""
+
+
+HINTS: tuple[Hint, ...] = get_args(Hint)
+
+
+@dataclass(frozen=True)
+class UpdateKernel:
+    """An update.
+
+    Attributes:
+        specialization: What it is compiled for.
+        threads: Threads in a block, at most.
+        vectors: Vectors that a thread loads before it computes with the first.
+        hint: What the caches are told.
+        persistent: Whether its blocks go on with another chunk; not for rows.
+    """
+
+    specialization: Specialization
+    threads: int
+    vectors: int
+    hint: Hint = "streaming"
+    persistent: bool = False
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that is compiled into it."""
+        return self.specialization.rule
+
+    @property
+    def name(self) -> str:
+        """The specialization's."""
+        return self.specialization.name
+
+
+@dataclass(frozen=True)
+class PrologueKernel:
+    """The prologue (`gpu_adam.kernels.prologue`); its block is of ``gpu_adam.kernels.abi.PROLOGUE_THREADS``.
+
+    Attributes:
+        rule: A rule whose coefficients it computes.
+    """
+
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        """By its rule."""
+        return f"{self.rule.symbol}_prologue"
+
+
+@dataclass(frozen=True)
+class CoalesceKernel:
+    """The sum of a gradient's rows of the same number; it has a block for each row that there is room for.
+
+    Attributes:
+        values: The gradient's format.
+        working: The format of the sums.
+        threads: Threads in a block.
+    """
+
+    values: Format
+    working: Format
+    threads: int
+    rule: ClassVar[Rule | None] = None
+
+    @property
+    def name(self) -> str:
+        """By its formats."""
+        return f"coalesce_{self.values}_{self.working}"
+
+
+Kernel = UpdateKernel | PrologueKernel | CoalesceKernel
+
+
+def coalesce_kernel(values: Format, working: Format, width: int) -> CoalesceKernel:
+    """The kernel for rows of ``width`` elements: threads for their vectors, from a warp to 256, in few sizes.
+
+    >>> from gpu_adam.dtypes import FLOAT32
+    >>> coalesce_kernel(FLOAT32, FLOAT32, 300).threads
+    128
+    """
+    vectors = -(-width * max(values.itemsize, working.itemsize) // VECTOR_BYTES)
+    return CoalesceKernel(values, working, min(max(32, 1 << max(vectors - 1, 0).bit_length()), 256))
