@@ -37,8 +37,8 @@ TRAIN = ("train", "--epochs", "3", "--out", "/tmp/loss.png")
 STEP = "import numpy as np; from gpu_adam import GpuAdam; GpuAdam([np.ones(1000, 'f')]).step([np.ones(1000, 'f')])"
 # What a first step on a GPU waits for: machine code of both languages. Neither needs a driver.
 COMPILE = """
-from gpu_adam.engines import nvrtc, nvvm
-from gpu_adam.engines.cuda.arguments import PrologueKernel
+from gpu_adam.engines.compile import nvrtc, nvvm
+from gpu_adam.kernels.specialization import PrologueKernel
 from gpu_adam.kernels.rules.adam import ADAM
 kernel = PrologueKernel(ADAM)
 print(len(nvrtc.compile_kernel(kernel, 90).binary), "bytes from NVRTC,", len(nvvm.compile_kernel(kernel, (9, 0))[1]), "from NVVM")

@@ -17,6 +17,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .moved import lead_on
+
 if TYPE_CHECKING:
     from .errors import EngineUnavailable as EngineUnavailable
     from .kernels.rules.rule import Rule as Rule
@@ -37,6 +39,8 @@ if not (_HERE / "kernels").exists() and (_BESIDE.parent / "abi.py").exists():
     if _spec is not None and _spec.loader is not None:
         kernels = sys.modules[_spec.name] = module_from_spec(_spec)
         _spec.loader.exec_module(kernels)
+
+lead_on()
 
 _HOMES = {
     "Algorithm": ".rules.algorithm",

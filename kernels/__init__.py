@@ -5,15 +5,3 @@ elements, loads them, calls the rule and stores what it returns.
 
 Nothing here uses anything of the package but its dtypes.
 """
-
-import sys
-
-from .rules import adadelta, adagrad, adam, adamax, nadam, rmsprop, sgd
-
-# Documentation names the rules by these paths.
-sys.modules.update(
-    {
-        f"{__name__}.{one.__name__.rpartition('.')[2]}": one
-        for one in (adadelta, adagrad, adam, adamax, nadam, rmsprop, sgd)
-    }
-)

@@ -1,34 +1,93 @@
 """The words of a row of coefficients, which an update reads, and of a record of settings, which a row is computed from.
 
-A rule of one's own takes its places among them from here; `gpu_adam.kernels.abi` says what each means.
+The CUDA C++ text is ``cuda/rule.cuh``.
 """
 
-from .abi import AVERAGE as AVERAGE
-from .abi import AVERAGE_DECAY as AVERAGE_DECAY
-from .abi import AVERAGING as AVERAGING
-from .abi import DECAY as DECAY
-from .abi import DECOUPLED as DECOUPLED
-from .abi import FIRST_OWN as FIRST_OWN
-from .abi import IS_DECOUPLED as IS_DECOUPLED
-from .abi import L2 as L2
-from .abi import LR as LR
-from .abi import LR_ADDRESS as LR_ADDRESS
-from .abi import LR_FORMAT as LR_FORMAT
-from .abi import MAXIMIZE as MAXIMIZE
-from .abi import OWN_0 as OWN_0
-from .abi import OWN_1 as OWN_1
-from .abi import OWN_SETTINGS as OWN_SETTINGS
-from .abi import RECORD_WORDS as RECORD_WORDS
-from .abi import ROW as ROW
-from .abi import ROW_WORDS as ROW_WORDS
-from .abi import SCALE as SCALE
-from .abi import SCHEDULED_WORDS as SCHEDULED_WORDS
-from .abi import SHRINK as SHRINK
-from .abi import SKIP as SKIP
-from .abi import WEIGHT_DECAY as WEIGHT_DECAY
-from .abi import WIDE as WIDE
-from .abi import WINDOW as WINDOW
-from .abi import WINDOW_FIRST as WINDOW_FIRST
-from .abi import WINDOW_LENGTH as WINDOW_LENGTH
-from .abi import own as own
-from .abi import own_settings as own_settings
+from __future__ import annotations
+
+ROW_WORDS = 16
+"""Numbers in a row, in the working format."""
+
+# What every row begins with.
+SCALE = 0
+"""What the gradient is multiplied by, ``fl(clip factor / loss scale)``; negative to maximize."""
+L2 = 1
+"""1 where weight decay is added to the gradient, else 0."""
+DECOUPLED = 2
+"""1 where weight decay shrinks the parameter (AdamW), else 0."""
+WEIGHT_DECAY = 3
+"""The factor of L2 decay."""
+SHRINK = 4
+"""The factor of decoupled decay, ``fl(-lr * weight_decay)``."""
+SKIP = 5
+"""1 where the step changes nothing, else 0."""
+AVERAGE = 6
+"""The weight of the new parameter in the average of the parameters."""
+FIRST_OWN = 7
+"""Where the rule's own coefficients begin."""
+
+RECORD_WORDS = 24
+"""Words of 8 bytes in a record. Those called numbers and flags are float64, the others int64."""
+
+# What a schedule may give as functions of the step comes first: a window's entry takes the place of these.
+LR = 0
+"""The learning rate, a number."""
+OWN_0 = 1
+"""A number of the rule's own that may follow a schedule."""
+OWN_1 = 2
+"""Another one."""
+DECAY = 3
+"""The weight decay, a number."""
+SCHEDULED_WORDS = 4
+"""Words of a window's entry."""
+
+IS_DECOUPLED = 4
+"""Whether decay is decoupled, a flag."""
+MAXIMIZE = 5
+"""Whether the gradient is followed upwards, a flag."""
+AVERAGING = 6
+"""Which average of the parameters is kept, a number; 0 for none, 1 for an exponential one, 2 for the plain mean."""
+AVERAGE_DECAY = 7
+"""The decay of the exponential average, a number."""
+WIDE = 8
+"""Whether the working format is float64, a flag."""
+ROW = 9
+"""Which of its working format's rows is computed."""
+LR_ADDRESS = 10
+"""The address of a number on the device that is the learning rate; 0 where `LR` is."""
+LR_FORMAT = 11
+"""The format of that number, as its place in ``gpu_adam.dtypes.FORMATS``."""
+WINDOW = 12
+"""Where in the settings the window's first entry begins, in words; 0 where there is no window."""
+WINDOW_FIRST = 13
+"""The step number that the window's first entry is for."""
+WINDOW_LENGTH = 14
+"""Entries of the window."""
+OWN_SETTINGS = 16
+"""Where the rule's other settings begin."""
+
+
+def own(count: int) -> range:
+    """The places in a row of a rule's own coefficients, in their order.
+
+    >>> W1, W2, EPS = own(3)
+
+    Raises:
+        ValueError: If a row has no room for so many.
+    """
+    return _places(FIRST_OWN, count, ROW_WORDS)
+
+
+def own_settings(count: int) -> range:
+    """The words in a record of a rule's settings that follow no schedule, in their order.
+
+    Raises:
+        ValueError: If a record has no room for so many.
+    """
+    return _places(OWN_SETTINGS, count, RECORD_WORDS)
+
+
+def _places(first: int, count: int, end: int) -> range:
+    if count > end - first:
+        raise ValueError(f"{count} places of a rule's own: there are {end - first}")
+    return range(first, first + count)

@@ -26,7 +26,7 @@ from cuda_cpp import build, cases
 from cuda_cpp.cases import Case, Tensor, run
 from cuda_cpp.host_gpu import HostEngine
 from cuda_cpp.instances import SPECIALIZATIONS
-from gpu_adam.plan.launches import ROLES
+from gpu_adam.kernels.specialization import ROLES
 library = build.Library(Path({library!r}))
 cuda = HostEngine(library)
 rng = np.random.default_rng(17)

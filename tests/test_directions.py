@@ -24,7 +24,7 @@ ROOMS = (
     ("state",),
     ("step",),
     ("optim",),
-    ("graph", "", "console"),
+    ("graph", "moved", "", "console"),
     ("train", "doctor"),
     ("cli",),
     ("__main__",),

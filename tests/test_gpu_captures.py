@@ -279,7 +279,7 @@ def test_an_optimizers_own_graph_is_refused_and_harmless_when_the_plan_has_chang
             graph.replay()
     del pair
     gc.collect()
-    assert graph._optimizer.steps_skipped == 0
+    assert graph._replay.__self__.steps_skipped == 0
     del graph
     gc.collect()
     assert not library.engine.binding.host.known
