@@ -128,10 +128,10 @@ ledger: $(STAMPS)/test-cuda$(test_family)  ## compile the kernels, count their m
 
 # Of `train` the cuBLAS for CuPy, of `bench` the torch.
 paper: $(STAMPS)/train-cuda$(family) $(STAMPS)/bench-cuda$(family)  ## reproduce the paper's figures: make paper ARGS="--data-dir DIR", 15 minutes on two cores
-	$(PY) -m benchmarks.paper $(ARGS)
+	$(PY) -m examples.paper $(ARGS)
 
 gpu-proof: $(STAMPS)/test-cuda$(test_family)  ## prove and measure all that needs a GPU, in eight minutes
-	$(PY) -m benchmarks.gpu_proof $(ARGS)
+	$(PY) -m benchmarks --device cuda $(ARGS)
 
 doctor: $(STAMPS)/train-cuda$(family)  ## say which engines can run here, and what the others lack
 	$(PY) -m gpu_adam doctor $(ARGS)
@@ -155,7 +155,7 @@ lock: | $(PY)  ## pin what the container images install: docker/*.lock
 image-check:  ## build the container images without a Docker engine and run them; Debian or Ubuntu, as root
 	$(PYTHON) docker/check.py $(ARGS)
 
-PYTHON_CODE := gpu_adam kernels tests benchmarks docker docs setup.py
+PYTHON_CODE := gpu_adam kernels tests benchmarks examples docker docs setup.py
 CPP_CODE = $(shell find kernels tests benchmarks -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp')
 # mypy sees the package as it is installed, the kernels inside it.
 TYPES := build/types
@@ -200,7 +200,7 @@ notes:  ## print what CHANGELOG.md says of this version
 
 clean:  ## remove builds and caches; the environment stays
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find gpu_adam kernels tests benchmarks docker -name __pycache__ -type d -prune -exec rm -rf {} +
+	find gpu_adam kernels tests benchmarks examples docker -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environment as well
 	rm -rf $(VENV)

@@ -95,6 +95,18 @@ def resnet50() -> Iterator[Shape]:
     yield from ((1000, inputs), (1000,))
 
 
+def llama_7b(layers: int) -> Iterator[Shape]:
+    """The shapes of Llama-7B: width 4,096, a vocabulary of 32,000, blocks of 4 + 3 matrices and 2 norms."""
+    width, inner, vocabulary = 4096, 11008, 32000
+    yield (vocabulary, width)
+    for _ in range(layers):
+        yield from ((width, width),) * 4
+        yield from ((inner, width), (inner, width), (width, inner))
+        yield from ((width,), (width,))
+    yield (width,)
+    yield (vocabulary, width)
+
+
 def size_name(elements: int) -> str:
     """A power of two in binary units, such as ``"16Mi"``."""
     for unit, exponent in (("Mi", 20), ("Ki", 10)):
@@ -103,13 +115,35 @@ def size_name(elements: int) -> str:
     return str(elements)
 
 
-def _single(elements: int, format: str = "float32") -> Case:
+def single(exponent: int, format: str = "float32") -> Case:
+    """One tensor of a power of two."""
     suffix = "" if format == "float32" else f"-{format}"
-    return Case(f"single-{size_name(elements)}{suffix}", "single", ((elements,),), format)
+    return Case(f"single-{size_name(1 << exponent)}{suffix}", "single", ((1 << exponent,),), format)
 
 
-def _also(variant: Variant, case: Case) -> Case:
+def equal(name: str, count: int, size: int) -> Case:
+    """Many tensors of one size."""
+    return Case(name, "list", ((size,),) * count)
+
+
+def in_format(format: str, case: Case) -> Case:
+    """The same in another format."""
+    return replace(case, name=f"{case.name}-{format}", format=format)
+
+
+def added(variant: Variant, case: Case) -> Case:
+    """The same with a step that does more."""
     return replace(case, name=f"{variant}-{case.name}", variant=variant)
+
+
+def of_rows(rows: int, height: int, width: int) -> Case:
+    """Some rows of an embedding."""
+    return Case(f"rows-{height}x{width}", "single", ((height, width),), variant="rows", rows=rows)
+
+
+GPT2, RESNET = Case("gpt2-124m", "list", tuple(gpt2_124m())), Case("resnet50", "list", tuple(resnet50()))
+
+# ---- On a CPU -----------------------------------------------------------------------------------------------------------------------
 
 
 def _others(*cases: Case) -> Iterator[Case]:
@@ -119,43 +153,88 @@ def _others(*cases: Case) -> Iterator[Case]:
             yield from (replace(case, name=f"{optimizer}-{case.name}", optimizer=optimizer) for case in cases)
 
 
-def _rows(rows: int, height: int, width: int) -> Case:
-    """Some rows of an embedding."""
-    return Case(f"rows-{height}x{width}", "single", ((height, width),), variant="rows", rows=rows)
-
-
-_THOUSAND = ((1000,),) * 1000
-_GPT2, _RESNET = tuple(gpt2_124m()), tuple(resnet50())
-_LISTS = (Case("thousand", "list", _THOUSAND), Case("gpt2-124m", "list", _GPT2), Case("resnet50", "list", _RESNET))
-_LARGE = _single(1 << 24)
+_THOUSAND, _LARGE = equal("thousand", 1000, 1000), single(24)
+_LISTS = (_THOUSAND, GPT2, RESNET)
 
 CASES = (
-    *(_single(1 << exponent) for exponent in range(10, 27, 2)),
+    *(single(exponent) for exponent in range(10, 27, 2)),
     *_LISTS,
-    _single(1 << 24, "bfloat16"),
-    Case("thousand-bfloat16", "list", _THOUSAND, "bfloat16"),
-    Case("gpt2-124m-bfloat16", "list", _GPT2, "bfloat16"),
-    *(_also("clip", case) for case in (_LARGE, *_LISTS)),
-    *(_also("average", case) for case in (_LARGE, _LISTS[0])),
-    *(_also("scale", case) for case in (_LARGE, _LISTS[0])),
-    _rows(1_000, 100_000, 256),
-    *_others(_LARGE, _LISTS[0]),
+    single(24, "bfloat16"),
+    in_format("bfloat16", _THOUSAND),
+    in_format("bfloat16", GPT2),
+    *(added("clip", case) for case in (_LARGE, *_LISTS)),
+    *(added("average", case) for case in (_LARGE, _THOUSAND)),
+    *(added("scale", case) for case in (_LARGE, _THOUSAND)),
+    of_rows(1_000, 100_000, 256),
+    *_others(_LARGE, _THOUSAND),
 )
 
-_HUNDRED = Case("hundred", "list", ((10,),) * 100)
+_HUNDRED = equal("hundred", 100, 10)
 
 QUICK = (
-    _single(1 << 10),
-    _single(1 << 12),
+    single(10),
+    single(12),
     _HUNDRED,
-    _single(1 << 12, "bfloat16"),
-    _also("clip", _single(1 << 10)),
-    _also("average", _single(1 << 10)),
-    _also("scale", _single(1 << 10)),
-    _rows(10, 100, 16),
-    *_others(_single(1 << 10), _HUNDRED),
+    single(12, "bfloat16"),
+    added("clip", single(10)),
+    added("average", single(10)),
+    added("scale", single(10)),
+    of_rows(10, 100, 16),
+    *_others(single(10), _HUNDRED),
 )
 """For ``--quick``: everything runs, and nothing takes long or means much."""
+
+# ---- On a GPU, in the order of their importance ----------------------------------------------------------------------------------------
+
+LLAMA_LAYERS = 32
+CONTENDER_BYTES = 20
+"""Bytes of an element that a contender needs at most: parameter, gradient, two states, a master copy."""
+
+LARGE = 1 << 27
+"""Elements from which on only the main contenders are measured: each takes gigabytes, and seconds to be set up."""
+
+MOST_AT_ONCE, MOST_LARGE = 16, 5
+"""Contenders of a case that are there at once, and of a large one; the limit's copy counts as one."""
+
+MOST_LLAMA = 1 << 29
+"""Elements of the Llama-like list at most, however much memory there is: bringing them to the device takes seconds."""
+
+
+def llama_scaled(memory: int) -> Case:
+    """As many of Llama's layers as the memory holds for all contenders at once."""
+    lists = {n: Case("", "list", tuple(llama_7b(n))) for n in range(1, LLAMA_LAYERS + 1)}
+    layers = max((n for n, case in lists.items() if case.elements <= MOST_LLAMA and fits(case, memory)), default=1)
+    return Case(f"llama-{layers}-layers-bfloat16", "list", tuple(llama_7b(layers)), "bfloat16")
+
+
+def fits(case: Case, memory: int) -> bool:
+    """Whether all contenders of a case fit into so many bytes at once."""
+    return case.elements * CONTENDER_BYTES * (MOST_LARGE if case.elements >= LARGE else MOST_AT_ONCE) <= memory
+
+
+SMALL = Case("small-model", "list", ((64, 256), (256,), (256, 128), (128,), (128, 10), (10,)))
+"""The network that the digits are recognised by."""
+
+
+def gpu_cases(memory: int) -> list[Case]:
+    """All that fit into so many bytes.
+
+    Args:
+        memory: Bytes that are free on the device.
+    """
+    many, most = equal("3000x3500", 3000, 3500), equal("10000x100", 10000, 100)
+    found = [
+        single(28), GPT2, many, SMALL, most, single(24), added("clip", single(26)), single(20), single(10),
+        single(26, "bfloat16"), added("scale", single(24)), added("clip", GPT2), single(26), single(22), single(18), single(14),
+        RESNET, added("clip", many), in_format("bfloat16", GPT2), single(12), single(16), llama_scaled(memory),
+    ]  # fmt: skip
+    return [case for case in found if fits(case, memory)]
+
+
+DRY = (single(10), SMALL, single(10, "bfloat16"), added("clip", single(10)), added("scale", single(10)))
+"""For a dry run."""
+
+# ---- Of either ------------------------------------------------------------------------------------------------------------------------
 
 
 class HasName(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -84,6 +83,32 @@ class Numba:
         self.cuda.synchronize()
 
 
+class Torch:
+    """PyTorch's CUDA tensors."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+
+    def put(self, array: Array) -> Any:
+        """A copy on the device."""
+        words = self.torch.from_numpy(array.view(f"i{array.dtype.itemsize}"))
+        return words.view(getattr(self.torch, array.dtype.name)).to("cuda")
+
+    def fill(self, view: Any, array: Array) -> None:
+        """Write into a tensor."""
+        view.detach().copy_(self.put(array))
+
+    def copy(self, to: Any, source: Any) -> None:
+        """A copy on the device."""
+        to.copy_(source)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        self.torch.cuda.synchronize()
+
+
 def engines_at_hand() -> list[str]:
     """The engines that can run here."""
     found = []
@@ -103,10 +128,3 @@ def has_torch(device: str = "cpu") -> bool:
     except ImportError:
         return False
     return device == "cpu" or bool(torch.cuda.is_available())
-
-
-def synchronizer(device: str) -> Callable[[], Any]:
-    """What waits for the device, whichever library queued the work."""
-    if device == "cpu":
-        return lambda: None
-    return (Cupy() if "cupy" in engines_at_hand() else Numba()).synchronize

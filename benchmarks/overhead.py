@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Any
 from unittest.mock import patch
 
@@ -18,9 +19,10 @@ import numpy as np
 from gpu_adam import GpuAdam
 from gpu_adam.engines import cpu
 
+from .clocks import CpuClock, Timed
 from .libraries import has_torch
 from .plain import TORCH_WAYS
-from .timing import interleave
+from .timing import by_turns, median, quartiles
 
 COUNTS = (1, 10, 100, 1_000, 10_000)
 QUICK_COUNTS = (1, 10)
@@ -57,10 +59,11 @@ def measure(counts: tuple[int, ...], repeats: int, budget: float) -> list[dict[s
                     [np.ones(256, np.float32) for _ in range(count)], engine="cpu", pack=True
                 ).step
                 steps[PACKED[1]]()
-        samples = interleave(steps, repeats=repeats, budget=budget)
-        for label, sample in samples.items():
-            low, high = sample.quartiles
-            rows.append({"label": label, "tensors": count, "median": sample.median, "quartiles": [low, high]})
+        timed = {label: Timed(step) for label, step in steps.items()}
+        by_turns(timed, CpuClock(), rounds=repeats, seconds=budget)
+        for label, one in timed.items():
+            wall = one.samples["wall"]
+            rows.append({"label": label, "tensors": count, "median": median(wall), "quartiles": quartiles(wall)})
     return rows
 
 
@@ -82,14 +85,8 @@ def _steps(count: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "GpuAdam in place, NumPy", in_place.step
     passed = GpuAdam(arrays(), engine="cpu")
     yield "GpuAdam in place, NumPy, grads passed", lambda: passed.step(grads)
-    anew, lists, turn = GpuAdam(arrays(), engine="cpu"), (arrays(), arrays()), 0
-
-    def step_anew() -> None:
-        nonlocal turn
-        turn = 1 - turn
-        anew.step(lists[turn])
-
-    yield "GpuAdam in place, NumPy, other grads each step", step_anew
+    anew, lists = GpuAdam(arrays(), engine="cpu"), cycle([arrays(), arrays()])
+    yield "GpuAdam in place, NumPy, other grads each step", lambda: anew.step(next(lists))
     yield PACKED[0], GpuAdam(arrays(), engine="cpu", pack=True).step
     yield PACKED[3], GpuAdam(arrays(), engine="cpu", pack=True, max_grad_norm=1.0).step
     if not has_torch():

@@ -67,6 +67,8 @@ TORCH_WAYS = {
     "torch foreach": {"fused": False, "foreach": True},
     "torch loop": {"fused": False, "foreach": False},
 }
+CAPTURABLE = {"fused": True, "foreach": False, "capturable": True}
+"""PyTorch's way on a GPU that a graph can be made of."""
 
 
 def torch_optimizer(start: Start, device: str, ways: Mapping[str, Mapping[str, bool]]) -> Contender:

@@ -102,6 +102,8 @@ class Contender:
         slack: What a step may be off beyond the tolerance, as a share of the learning rate.
         averages: The average that it keeps of the parameters, on the host.
         weight: What the average gives to the new parameter in step t = 1, 2, ….
+        wait: What waits for its last step, where the device's own waiting does not know of it.
+        optimizer: One of ours, which knows its plan.
     """
 
     steps: dict[str, Callable[[], Any]]
@@ -111,4 +113,6 @@ class Contender:
     slack: float = 0.0
     averages: Callable[[], list[Array]] | None = None
     weight: Callable[[int], float] = lambda t: 1.0
+    wait: Callable[[], Any] | None = None
+    optimizer: Any = None
     taken: int = field(default=0, init=False)

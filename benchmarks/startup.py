@@ -8,13 +8,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from .libraries import has_torch
-
-_ROOT = Path(__file__).resolve().parent.parent
+from .runner import environment
 
 _IMPORT = """
 import json
@@ -111,9 +109,8 @@ def measure(repeats: int, elements: int) -> dict[str, Any]:
     for pack in (False, True):
         for _ in range(repeats):
             with tempfile.TemporaryDirectory() as folder:
-                environment = {"GPU_ADAM_CACHE_DIR": folder}
                 for seconds in (cold, warm):
-                    seconds[pack].append(_run(_FIRST_STEP % pack, environment)["seconds"])
+                    seconds[pack].append(_run(_FIRST_STEP % pack, {"GPU_ADAM_CACHE_DIR": folder})["seconds"])
     figures["first step cold"] = max(map(median, cold.values()))
     figures["first step warm"] = max(map(median, warm.values()))
     figures["peak"] = {name: _peak(elements, step) for name, step in _peak_steps().items()}
@@ -135,10 +132,10 @@ def _peak(elements: int, step: str) -> float | None:
     return float(_run(_PEAK % (elements, step))["bytes"] / (4 * elements))
 
 
-def _run(program: str, environment: Mapping[str, str] | None = None) -> Any:
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})}
-    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=False)
+def _run(program: str, added: Mapping[str, str] | None = None) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(added), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"a measured program failed with status {done.returncode}:\n{done.stderr}")
     return json.loads(done.stdout)

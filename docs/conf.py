@@ -88,7 +88,7 @@ def _block(writer: Any, node: nodes.math_block) -> None:
 
 PAGES = {
     ROOT / "benchmarks" / "ledger" / "LEDGER.md": ROOT / "docs" / "ledger.md",
-    ROOT / "benchmarks" / "paper" / "RESULTS.md": ROOT / "docs" / "paper.md",
+    ROOT / "examples" / "paper" / "RESULTS.md": ROOT / "docs" / "paper.md",
     ROOT / "CHANGELOG.md": ROOT / "docs" / "changelog.md",
 }
 

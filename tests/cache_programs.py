@@ -32,7 +32,7 @@ _BEGIN = """
 import os, pickle, sys, warnings
 warnings.simplefilter("always")
 import gpu_adam
-from gpu_adam import cache
+from gpu_adam.engines.compile import disk as cache
 """
 
 _BECOME = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,25 @@ import pytest
 
 import gpu_adam
 from benchmarks import __main__ as program
-from benchmarks import check, contenders, goals, limit, others, overhead, plain, report, startup, timing, variants
+from benchmarks import (
+    calls,
+    check,
+    clocks,
+    contenders,
+    cpu,
+    goals,
+    limit,
+    others,
+    overhead,
+    plain,
+    report,
+    startup,
+    timing,
+    variants,
+)
 from benchmarks.cases import CASES, QUICK, Case, chosen, size_name
 from benchmarks.libraries import Host
+from benchmarks.place import CPU
 from benchmarks.rules import RULES
 from benchmarks.start import LIMIT, Contender, Start
 
@@ -28,6 +45,11 @@ TINY_VARIANTS = [
     Case("tiny-rows", "single", ((40, 6),), variant="rows", rows=11),
 ]
 TINY_OTHERS = [Case(f"tiny-{name}", "list", TINY.shapes, optimizer=name) for name in RULES if name != "adam"]
+
+
+def made(start: Start) -> Iterator[Contender]:
+    for entry in contenders.entries(start.case, CPU):
+        yield from entry.make(start)
 
 
 # Cases.
@@ -96,7 +118,7 @@ def test_every_contender_computes_adam(case: Case) -> None:
     start = Start.of(case)
     before = [p.copy() for p in start.params]
     labels = []
-    for contender in contenders.cpu_contenders(start):
+    for contender in made(start):
         check.check(contender, start)
         labels += contender.steps
     assert labels[0] == LIMIT
@@ -110,7 +132,7 @@ def test_every_contender_computes_what_is_added_to_adam(case: Case) -> None:
     start = Start.of(case)
     before = [a.copy() for a in (*start.params, *start.grads)]
     labels = []
-    for contender in contenders.cpu_contenders(start):
+    for contender in made(start):
         check.check(contender, start)
         labels += contender.steps
     assert labels[0] == LIMIT
@@ -124,7 +146,7 @@ def test_every_contender_computes_its_optimizer(case: Case) -> None:
     start = Start.of(case)
     before = [a.copy() for a in (*start.params, *start.grads)]
     labels = []
-    for contender in contenders.cpu_contenders(start):
+    for contender in made(start):
         check.check(contender, start)
         labels += contender.steps
     assert labels[:2] == [LIMIT, f"{RULES[case.optimizer].ours.__name__} cpu in place"]
@@ -266,31 +288,33 @@ def test_the_limit_runs_with_any_addition(case: Case) -> None:
 
 
 def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
-    calls: list[str] = []
-    samples = timing.interleave({k: lambda k=k: calls.append(k) for k in "abc"}, repeats=3, budget=0.0)
+    monkeypatch.setattr(clocks, "MIN_SAMPLE", 0.0)
+    called: list[str] = []
+    timed = {k: clocks.Timed(lambda k=k: called.append(k)) for k in "abc"}
+    timing.by_turns(timed, clocks.CpuClock(), rounds=3, seconds=0.0)
     # An untimed step, a timed one, for each in turn; what came before was calibration.
-    assert calls[-18:] == list("aabbcc") * 3
-    assert {k: (len(s.seconds), s.inner) for k, s in samples.items()} == dict.fromkeys("abc", (3, 1))
+    assert called[-18:] == list("aabbcc") * 3
+    assert {k: (len(one.samples["wall"]), one.count) for k, one in timed.items()} == dict.fromkeys("abc", (3, 1))
 
 
 def test_rounds_end_with_the_budget() -> None:
-    (sample,) = timing.interleave({"a": lambda: None}, repeats=1000, budget=0.0).values()
-    assert len(sample.seconds) == timing.MIN_ROUNDS
-    assert sample.inner > 1
+    one = clocks.Timed(lambda: None)
+    timing.by_turns({"a": one}, clocks.CpuClock(), rounds=1000, seconds=0.0)
+    assert len(one.samples["wall"]) == timing.MIN_ROUNDS
+    assert one.count > 1
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    one, other = (timing.Samples(np.array(values), 1) for values in ([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]))
-    assert one.ratios(other).tolist() == [2.0, 2.0, 2.0]
-    assert (one.median, one.quartiles) == (4.0, (3.0, 5.0))
+    one, other = (clocks.Timed(lambda: None, samples={"wall": values}) for values in ([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]))
+    assert timing.ratios(one, other).tolist() == [2.0, 2.0, 2.0]
+    assert (timing.median(one.samples["wall"]), timing.quartiles(one.samples["wall"])) == (4.0, [3.0, 5.0])
 
 
-# Overhead and start-up.
+# Overhead, calls and start-up.
 
 
 def test_overhead_measures_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    monkeypatch.setattr(clocks, "MIN_SAMPLE", 0.0)
     rows = overhead.measure((1, 3), repeats=1, budget=0.0)
     assert {row["tensors"] for row in rows} == {1, 3}
     assert set(overhead.PACKED[:2] + overhead.PACKED[3:]) <= {row["label"] for row in rows}
@@ -298,12 +322,35 @@ def test_overhead_measures_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernels_are_back_after_the_overhead_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    monkeypatch.setattr(clocks, "MIN_SAMPLE", 0.0)
     overhead.measure((1,), repeats=1, budget=0.0)
     for case in (TINY, TINY_VARIANTS[0]):
         start = Start.of(case)
-        for contender in contenders.cpu_contenders(start):
+        for contender in made(start):
             check.check(contender, start)
+
+
+def test_every_steady_step_makes_the_same_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    assert calls.main([]) == 0
+    table, *details = capsys.readouterr().out.split("\n\n")[1:]
+    rows = [line.rsplit(maxsplit=5) for line in table.splitlines()[1:]]
+    assert {name.partition(",")[0] for name, *_ in rows} >= {"NumPy", "stand-in GPU"}
+    assert len(rows) == len(details) == len({name for name, *_ in rows})
+    assert all(number.isdecimal() for _, *numbers in rows for number in numbers)
+    for (name, _, changes, files, *_), detail in zip(rows, details, strict=True):
+        told = detail.splitlines()
+        assert told[0].startswith(f"{name}: ")
+        entered = [int(line.split()[0]) for line in told[1 : 1 + int(files)]]
+        assert sum(entered) == int(changes)
+
+
+def test_calls_are_told_from_those_of_other_code() -> None:
+    def step() -> None:
+        sorted([1], key=lambda one: one)
+        size_name(np.int64(1 << 20))
+
+    found = calls.counted(step)
+    assert (found.package, found.changes, found.others) == (0, 0, 2)
 
 
 def test_a_failing_program_says_why() -> None:
@@ -367,7 +414,7 @@ def results(**changes: float) -> dict[str, Any]:
 
 
 def test_goals_are_all_there() -> None:
-    found = goals.goals(results())
+    found = goals.cpu_goals(results())
     assert len(found) == 2 + 2 * 4 + 2 * 4 + 1 + 4 * 2 + 2 + 2
     assert all(goal.reached for goal in found)
 
@@ -391,18 +438,18 @@ def test_goals_are_all_there() -> None:
     ],
 )
 def test_goals_can_be_missed(change: dict[str, float], missed: int) -> None:
-    found = goals.goals(results(**change))
+    found = goals.cpu_goals(results(**change))
     assert sum(not goal.reached for goal in found) == missed
     assert report.goals_table(found).count("  NO") == missed
 
 
 def test_without_figures_there_are_no_goals() -> None:
-    assert goals.goals({"cases": [], "overhead": [], "startup": None}) == []
+    assert goals.cpu_goals({"cases": [], "overhead": [], "startup": None}) == []
 
 
 def test_a_case_is_checked_timed_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
-    result = program.run_case(TINY, "cpu", repeats=2, budget=0.0)
+    monkeypatch.setattr(clocks, "MIN_SAMPLE", 0.0)
+    result = cpu.run_case(TINY, repeats=2, budget=0.0)
     table = report.case_table(result)
     assert "tiny: 4 tensors, 33 elements of float32" in table
     for row in result["rows"]:
@@ -411,8 +458,8 @@ def test_a_case_is_checked_timed_and_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_ratio_is_to_the_step_without_the_addition(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
-    result = program.run_case(TINY_VARIANTS[3], "cpu", repeats=2, budget=0.0)
+    monkeypatch.setattr(clocks, "MIN_SAMPLE", 0.0)
+    result = cpu.run_case(TINY_VARIANTS[3], repeats=2, budget=0.0)
     table = report.case_table(result)
     assert "1 tensor, 240 elements of float32, of which 66 change" in table
     assert "x torch: torch SparseAdam" in table
@@ -423,10 +470,10 @@ def test_a_ratio_is_to_the_step_without_the_addition(monkeypatch: pytest.MonkeyP
 
 def test_a_ratio_is_to_the_same_optimizer_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    monkeypatch.setattr(clocks, "MIN_SAMPLE", 0.0)
     for name, torch in (("sgd", "torch fused"), ("nadam", "torch foreach")):
         (case,) = (case for case in TINY_OTHERS if case.optimizer == name)
-        result = program.run_case(case, "cpu", repeats=2, budget=0.0)
+        result = cpu.run_case(case, repeats=2, budget=0.0)
         assert (result["optimizer"], result["torch"]) == (name, torch)
         assert all(row["to_torch"] > 0 for row in result["rows"])
         assert f"x torch: {torch})" in report.case_table(result)
@@ -436,7 +483,7 @@ def test_a_run_prints_and_saves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(timing, "MIN_SAMPLE", 0.0)
+    monkeypatch.setattr(clocks, "MIN_SAMPLE", 0.0)
     figures = {"import": 0.0, "import GpuAdam": 0.1, "first step cold": 2.0, "first step warm": 0.5}
     peak = {"GpuAdam in place": 0.0, "GpuAdam packed": 0.0, "NumPy": None}
     monkeypatch.setattr(startup, "measure", lambda *arguments: {**figures, "peak": peak})
@@ -452,7 +499,7 @@ def test_a_run_prints_and_saves(
 
 
 def test_options_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--cases", "nosuch"], ["--repeats", "0"]):
+    for arguments in (["--cases", "nosuch"], ["--repeats", "0"], ["--dry-run"], ["--device", "cuda", "--quick"]):
         with pytest.raises(SystemExit):
             program.main(arguments)
-        assert arguments[0] in capsys.readouterr().err or "nosuch" in arguments
+        assert arguments[-1 if "--device" in arguments else 0] in capsys.readouterr().err or "nosuch" in arguments

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu_proof``: its dry run, and what becomes of parts that fail."""
+"""``python -m benchmarks --device cuda``: its dry run, and what becomes of parts that fail."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_proof import __main__ as program
+from benchmarks import __main__ as program
+from benchmarks import cases, record, runner
 from benchmarks.gpu_proof import (
-    bench_cases,
     counts,
     page,
     parts,
+    prove,
     readme,
-    record,
-    runner,
     sanitizers,
 )
+from benchmarks.record import LeftOut
 
 # ---- The dry run ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_dry_run_goes_through_every_part_and_claims_nothing(tmp_path: Path) -> None:
-    assert program.main(["--dry-run", "--minutes", "4", "--out", str(tmp_path)]) == 0
+    assert program.main(["--device", "cuda", "--dry-run", "--minutes", "4", "--out", str(tmp_path)]) == 0
     ((path, results),) = record.results_in(tmp_path)
     claims_nothing(results, path.with_suffix(".md").read_text(encoding="utf-8"))
     assert readme.block(tmp_path) == readme.NONE
@@ -50,7 +50,7 @@ def claims_nothing(results: dict[str, Any], told: str) -> None:
 
 def found_what_is_to_be_found(found: dict[str, Any]) -> None:
     assert found["bits"]["same"] == found["bits"]["of"] == 76
-    assert [case["name"] for case in found["bench"]["cases"]] == [case.name for case in bench_cases.DRY]
+    assert [case["name"] for case in found["bench"]["cases"]] == [case.name for case in cases.DRY]
     assert all(row["device"] > 0 for case in found["bench"]["cases"] for row in case["rows"])
     assert not any(case["left_out"] for case in found["bench"]["cases"])
     assert {row["program"] for row in found["counts"]["rows"]} == counts.PROGRAMS.keys()
@@ -72,13 +72,13 @@ PARTS = {
     "tells": "report.result['found'] = os.getpid(); report.save(); __import__('time').sleep(600)",
     "dies": "report.result['found'] = 1; report.save(); os.kill(os.getpid(), 11)",
     "vanishes": "report.result['found'] = 1; report.save(); os._exit(0)",
-    "cannot": "from benchmarks.gpu_proof.record import LeftOut; raise LeftOut('there is no wood')",
+    "cannot": "from benchmarks.record import LeftOut; raise LeftOut('there is no wood')",
     "stubborn": "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "child = subprocess.Popen(['sleep', '600']); report.result['found'] = child.pid; report.save(); time.sleep(600)",
 }
 
 PARTS["starts"] = (
-    "from benchmarks.gpu_proof.runner import guarded; "
+    "from benchmarks.runner import guarded; "
     "report.result['found'] = 1; report.save(); guarded(['sh', '-c', 'echo $$ > \"$0\"; sleep 600', arguments['note']], 600)"
 )
 
@@ -139,7 +139,7 @@ def test_a_command_of_a_part_ends_with_it_too(part_modules: None, tmp_path: Path
 
 def test_what_is_found_so_far_stays_only_if_nobody_is_there_to_take_it(part_modules: None, tmp_path: Path) -> None:
     keep = tmp_path / "results.bench-so-far"
-    command = "from benchmarks.gpu_proof.runner import run_part; from pathlib import Path; import sys; "
+    command = "from benchmarks.runner import run_part; from pathlib import Path; import sys; "
     command += "run_part('part_tells', {}, 600, dry_run=True, keep=Path(sys.argv[1]))"
     runner.guarded([runner.sys.executable, "-c", command, str(keep)], 2.0)
     left = record.read(keep)["result"]
@@ -179,9 +179,9 @@ def proving(
 ) -> Callable[..., tuple[int, dict[str, Any]]]:
     """Run made-up parts of these modules under the names of the real ones; the exit status and the results."""
     source = {"machine": {"gpu": "Test GPU 1"}, "versions": {}, "commit": "abc", "source": "1"}
-    monkeypatch.setattr(program, "about", lambda seconds, dry_run: source)
-    monkeypatch.setattr(program, "LEAST", 0.0)
-    monkeypatch.setattr(program, "page", lambda results, drawn: "")
+    monkeypatch.setattr(prove, "about", lambda seconds, dry_run: source)
+    monkeypatch.setattr(prove, "LEAST", 0.0)
+    monkeypatch.setattr(prove, "page", lambda results, drawn: "")
     out = tmp_path / "out"
 
     def run(*names: str, seconds: float = 20.0, changed: str = "1", **options: Any) -> tuple[int, dict[str, Any]]:
@@ -190,7 +190,7 @@ def proving(
         chosen = [
             parts.Part(part.name, part.what, 1.0, f"part_{name}") for part, name in zip(real, names, strict=False)
         ]
-        status = program.prove(chosen, seconds, out, {}, dry_run=True, **options)
+        status = prove.prove(chosen, seconds, out, {}, dry_run=True, **options)
         newest = max(out.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         return status, json.loads(newest.read_text(encoding="utf-8"))
 
@@ -250,10 +250,10 @@ def test_without_a_gpu_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(seconds: float, dry_run: bool) -> Any:
-        raise record.LeftOut("no GPU was found")
+        raise LeftOut("no GPU was found")
 
-    monkeypatch.setattr(program, "about", refuse)
-    assert program.main(["--out", str(tmp_path)]) == 2
+    monkeypatch.setattr(prove, "about", refuse)
+    assert program.main(["--device", "cuda", "--out", str(tmp_path)]) == 2
     assert "--dry-run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -261,7 +261,7 @@ def test_without_a_gpu_nothing_is_written(
 def test_options_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--only", "nosuch"], ["--minutes", "0"]):
         with pytest.raises(SystemExit):
-            program.main(arguments)
+            program.main(["--device", "cuda", *arguments])
         assert "nosuch" in capsys.readouterr().err or arguments[0] == "--minutes"
 
 

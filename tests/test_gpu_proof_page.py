@@ -1,4 +1,4 @@
-"""What ``python -m benchmarks.gpu_proof`` makes of its figures: goals, the page, README's table. All figures are made up."""
+"""What ``python -m benchmarks --device cuda`` makes of its figures: goals, the page, README's table. All figures are made up."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_proof import __main__ as program
+from benchmarks import goals, record
 from benchmarks.gpu_proof import (
-    goals,
     page,
+    prove,
     readme,
-    record,
     sanitizers,
     sections,
 )
@@ -90,7 +89,7 @@ def made_up(**changes: Any) -> dict[str, Any]:
 
 def test_goals_are_all_there() -> None:
     """The targets, each a row: those of proof, the copy, one tensor, two lists, clipping, the host, the replay, what a step asks for."""
-    found = goals.goals(made_up())
+    found = goals.gpu_goals(made_up())
     assert all(goal.reached for goal in found)
     assert len(found) == (1 + 2 + 3) + 2 + 4 + 4 + 3 + 2 + 2
 
@@ -114,14 +113,14 @@ def test_goals_are_all_there() -> None:
     ],
 )
 def test_goals_can_be_missed(change: dict[str, Any], missed: int) -> None:
-    found = goals.goals(made_up(**change))
+    found = goals.gpu_goals(made_up(**change))
     assert sum(not goal.reached for goal in found) == missed
 
 
 def test_goals_without_figures_are_not_measured() -> None:
-    found = goals.goals({"dry_run": False, "parts": {}})
+    found = goals.gpu_goals({"dry_run": False, "parts": {}})
     assert {goal.verdict for goal in found} == {"not measured"}
-    assert len(found) == len(goals.goals(made_up()))
+    assert len(found) == len(goals.gpu_goals(made_up()))
     part = {"status": "timed out", "seconds": 1.0, "why": "stopped after 9 s"}
     begun = {
         "sanitizers": {"tools": {"memcheck": {"status": "timed out", "errors": None, "told": []}}},
@@ -130,7 +129,7 @@ def test_goals_without_figures_are_not_measured() -> None:
     unfinished = {
         name: {**part, "result": begun.get(name, {})} for name in ("bits", "bench", "tests", "sanitizers", "counts")
     }
-    assert {goal.verdict for goal in goals.goals({"dry_run": False, "parts": unfinished})} == {"not measured"}
+    assert {goal.verdict for goal in goals.gpu_goals({"dry_run": False, "parts": unfinished})} == {"not measured"}
 
 
 def test_a_missed_goal_says_by_how_much() -> None:
@@ -139,17 +138,17 @@ def test_a_missed_goal_says_by_how_much() -> None:
 
 
 def test_a_dry_run_has_no_goals() -> None:
-    assert goals.goals({**made_up(), "dry_run": True}) == []
+    assert goals.gpu_goals({**made_up(), "dry_run": True}) == []
 
 
 def test_a_list_s_goal_says_what_the_memory_allows() -> None:
-    (one, _) = (goal for goal in goals.goals(made_up()) if goal.what.startswith("GPT-2"))
+    (one, _) = (goal for goal in goals.gpu_goals(made_up()) if goal.what.startswith("GPT-2"))
     assert one.what.endswith("torch fused's (a copy: 25.5 x)")
 
 
 def test_the_page_tells_of_goals_and_of_what_is_missing() -> None:
     results = made_up(bits=9)
-    results["goals"] = [goal.as_dict() for goal in goals.goals(results)]
+    results["goals"] = [goal.as_dict() for goal in goals.gpu_goals(results)]
     results["parts"]["bits"]["result"]["table"] = [
         {"engine": "cupy", "optimizer": "GpuAdam", "settings": "", "same": 9, "of": 10, "different": {"that one": "p differs"},
          "status": "died", "why": "by SIGSEGV"},
@@ -166,7 +165,7 @@ def test_the_page_tells_of_goals_and_of_what_is_missing() -> None:
 def test_readme_has_the_newest_figures(tmp_path: Path) -> None:
     assert readme.block(tmp_path) == readme.NONE
     results = made_up()
-    results["goals"] = [goal.as_dict() for goal in goals.goals(results)]
+    results["goals"] = [goal.as_dict() for goal in goals.gpu_goals(results)]
     record.write(tmp_path / "gpu-proof-test-gpu-2026-01-02.json", results)
     record.write(tmp_path / "gpu-proof-dry-run-2026-02-02.json", {**results, "dry_run": True, "date": "2026-02-02"})
     record.write(
@@ -187,9 +186,9 @@ def test_readmes_block_is_replaced_between_its_comments(tmp_path: Path, capsys: 
             readme.updated(wrong, "new")
     path = tmp_path / "README.md"
     path.write_text("nothing", encoding="utf-8")
-    assert program.update_readme(tmp_path, path) == 1
+    assert prove.update_readme(tmp_path, path) == 1
     path.write_text(text, encoding="utf-8")
-    assert program.update_readme(tmp_path, path) == 0
+    assert prove.update_readme(tmp_path, path) == 0
     assert readme.NONE in path.read_text(encoding="utf-8")
     assert readme.NONE in capsys.readouterr().out
 
@@ -197,7 +196,7 @@ def test_readmes_block_is_replaced_between_its_comments(tmp_path: Path, capsys: 
 def test_a_section_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
     results = made_up()
     results["parts"]["tests"]["result"].pop("failures")
-    program.save(tmp_path / "gpu-proof-x.json", results)
+    prove.save(tmp_path / "gpu-proof-x.json", results)
     told = (tmp_path / "gpu-proof-x.md").read_text(encoding="utf-8")
     assert "Not shown, but in the JSON: KeyError: 'failures'" in told
     assert "### single-256Mi" in told
@@ -206,8 +205,8 @@ def test_a_section_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
 def test_goals_that_cannot_be_told_cost_no_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(program, "goals", lambda results: 1 / 0)
-    program.save(tmp_path / "gpu-proof-x.json", made_up())
+    monkeypatch.setattr(prove, "gpu_goals", lambda results: 1 / 0)
+    prove.save(tmp_path / "gpu-proof-x.json", made_up())
     assert record.read(tmp_path / "gpu-proof-x.json")["parts"]["bits"]["result"]["same"] == 10
     assert "ZeroDivisionError" in capsys.readouterr().err
 

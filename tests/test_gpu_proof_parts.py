@@ -1,4 +1,4 @@
-"""The parts of ``python -m benchmarks.gpu_proof``: what tools say, whose bits are compared, how the time is told, what is measured."""
+"""The parts of ``python -m benchmarks --device cuda``: what tools say, whose bits are compared, how the time is told, what is measured."""
 
 from __future__ import annotations
 
@@ -18,24 +18,20 @@ from gpu_problem import Host as HostGpu
 from shipped import OPTIMIZERS, RULES
 from test_gpu_whole import HostArray
 
+from benchmarks import cases, clocks, measure, record, runner, timing
 from benchmarks.cases import Case
+from benchmarks.contenders import Entry
 from benchmarks.gpu_proof import (
     bench,
-    bench_cases,
     cells,
-    clocks,
     counters,
     counts,
-    record,
-    runner,
     sanitizers,
     suite,
     sweep,
-    timing,
 )
-from benchmarks.gpu_proof.contenders import Entry
-from benchmarks.gpu_proof.place import Place
 from benchmarks.libraries import Host
+from benchmarks.place import Place
 from benchmarks.start import LIMIT, Contender
 from gpu_adam import GpuAdam
 from gpu_adam.dtypes import FORMATS, Format
@@ -256,13 +252,13 @@ def test_a_clock_rate_that_rises_is_noticed() -> None:
 def test_contenders_take_turns_and_those_of_other_streams_have_no_events() -> None:
     order: list[str] = []
     timed = {
-        "a": timing.Timed(lambda: order.append("a")),
-        "b": timing.Timed(lambda: order.append("b"), wait=lambda: order.append("wait"), on_stream=False),
+        "a": clocks.Timed(lambda: order.append("a")),
+        "b": clocks.Timed(lambda: order.append("b"), wait=lambda: order.append("wait"), on_stream=False),
     }
     timing.by_turns(timed, clocks.GpuClock(FakeGpu()), rounds=2, seconds=10.0)
     assert [len(one.samples["wall"]) for one in timed.values()] == [2, 2]
-    assert [len(one.samples["device"]) for one in timed.values()] == [2, 0]
-    row = timing.row("b", timed["b"], timed["a"], 100)
+    assert [len(one.samples.get("device", [])) for one in timed.values()] == [2, 0]
+    row = bench.row("b", timed["b"], timed["a"], 100)
     assert row["device"] is None
     assert "bytes_per_second" not in row
     assert "wait" in order
@@ -274,7 +270,7 @@ TINY = Case("tiny", "list", ((3, 5), (17,)))
 
 
 def test_a_contender_that_fails_or_is_wrong_is_left_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = bench.entries
+    real = measure.entries
 
     def two(start: Any) -> list[Contender]:
         return [Contender({"idle": lambda: None}, lambda: start.params), Contender({"idle's neighbour": lambda: None})]
@@ -284,8 +280,8 @@ def test_a_contender_that_fails_or_is_wrong_is_left_out_alone(monkeypatch: pytes
         yield Entry("breaks", lambda start: 1 / 0)  # type: ignore[arg-type,return-value]
         yield Entry("two", two)
 
-    monkeypatch.setattr(bench, "entries", entries)
-    found, kernels = bench.measured(TINY, Place.of(True), clocks.HostClock(), 0.0, 1)
+    monkeypatch.setattr(measure, "entries", entries)
+    found, kernels = bench.figures(TINY, Place.gpu(True), clocks.HostClock(), 0.0, 1)
     assert found["left_out"].keys() == {"breaks", "idle"}
     assert "ZeroDivisionError" in found["left_out"]["breaks"]
     assert "WrongResult" in found["left_out"]["idle"]
@@ -305,7 +301,7 @@ def test_a_case_that_there_is_not_is_refused(tmp_path: Path) -> None:
 
 
 def test_cases_fit_into_the_memory() -> None:
-    everything, small = bench_cases.cases(80 << 30), bench_cases.cases(1 << 30)
+    everything, small = cases.gpu_cases(80 << 30), cases.gpu_cases(1 << 30)
     assert len({case.name for case in everything}) == len(everything)
     for name in (
         "single-1Ki",
@@ -323,7 +319,7 @@ def test_cases_fit_into_the_memory() -> None:
 
 
 def test_llamas_list_has_its_models_size() -> None:
-    assert sum(int(np.prod(shape)) for shape in bench_cases.llama_7b()) == 6_738_415_616
+    assert sum(int(np.prod(shape)) for shape in cases.llama_7b(cases.LLAMA_LAYERS)) == 6_738_415_616
 
 
 # ---- Counts, on a GPU made of host memory --------------------------------------------------------------------------------------------

@@ -195,13 +195,22 @@ def listed(sdist: Path) -> list[tarfile.TarInfo]:
 
 
 def test_the_source_distribution_is_the_repository(sdist: Path) -> None:
-    """With what setuptools adds: all that the tests and the benchmarks need, and nothing else."""
+    """With what setuptools adds: all that the tests, the benchmarks and the documentation need, and nothing else."""
     git = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git repository, whose list is compared")
     files = {member.name.partition("/")[2] for member in listed(sdist) if not member.isdir()}
     added = {name for name in files if name.startswith("gpu_adam.egg-info/")} | {"PKG-INFO", "setup.cfg"}
-    assert files - added == {name for name in run(git).splitlines() if (ROOT / name).exists()}
+    assert files - added == {
+        name for name in run(git).splitlines() if (ROOT / name).exists() and not is_of_the_examples(name)
+    }
+
+
+def is_of_the_examples(name: str) -> bool:
+    """Whether a file is of the examples' programs or their tests, which are for a checkout; the documentation shows their page."""
+    documented = name == "examples/paper/RESULTS.md" or name.endswith(".png")
+    tests = ("tests/test_paper.py", "tests/test_paper_models.py", "tests/test_theory.py")
+    return name in tests or (name.startswith("examples/") and not documented)
 
 
 def test_two_builds_have_the_same_bytes(checkout: Path, sdist: Path, wheel: Path, tmp_path: Path) -> None:

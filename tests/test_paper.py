@@ -16,12 +16,12 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
-from benchmarks.paper import __main__ as program
-from benchmarks.paper import data, page, pool, theory, training
-from benchmarks.paper.experiments import EXPERIMENTS, vae_label
-from benchmarks.paper.published import CURVES
-from benchmarks.paper.results import best, corrections, rankings
-from benchmarks.paper.settings import OPTIMIZERS, SCALES, Run, decades, grid
+from examples.paper import __main__ as program
+from examples.paper import data, page, pool, theory, training
+from examples.paper.experiments import EXPERIMENTS, vae_label
+from examples.paper.published import CURVES
+from examples.paper.results import best, corrections, rankings
+from examples.paper.settings import OPTIMIZERS, SCALES, Run, decades, grid
 from gpu_adam.train.backend import choose
 
 PNG = b"\x89PNG"

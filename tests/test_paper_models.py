@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.paper.data import Images, Words
-from benchmarks.paper.models import Perceptron, SparseLogistic
-from benchmarks.paper.vae import Autoencoder
+from examples.paper.data import Images, Words
+from examples.paper.models import Perceptron, SparseLogistic
+from examples.paper.vae import Autoencoder
 
 # Central differences of float64: their own error is h² times a third derivative, and rounding over h.
 STEP, CLOSE = 1e-5, 1e-7
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
 def test_the_convolutions_gradient_is_that_of_finite_differences() -> None:
     torch = pytest.importorskip("torch")
-    from benchmarks.paper.cnn import Convolutional
+    from examples.paper.cnn import Convolutional
 
     model = Convolutional(images(8, (3,)), filters=(2, 3), hidden=5, dropout=(0.2, 0.5), dtype=torch.float64)
     params = model.place(model.initial(np.random.default_rng(2)))
@@ -84,7 +84,7 @@ def test_the_convolutions_gradient_is_that_of_finite_differences() -> None:
 
 def test_whitening_leaves_pixels_nearly_uncorrelated_by_either_route() -> None:
     pytest.importorskip("torch")
-    from benchmarks.paper.cnn import whitened
+    from examples.paper.cnn import whitened
 
     random = np.random.default_rng(0)
     plain = random.normal(size=(300, 12))

@@ -49,7 +49,7 @@ def test_every_optimizer_is_in_the_table() -> None:
         assert f"| `{optimizer}` |" in README
 
 
-PATHS = re.findall(r"`((?:gpu_adam|kernels|tests|benchmarks|docs|docker|\.github)/[\w./]*)`", README)
+PATHS = re.findall(r"`((?:gpu_adam|kernels|tests|benchmarks|examples|docs|docker|\.github)/[\w./]*)`", README)
 LINKS = re.findall(r"\]\((?!\w+:|#)([^)#]+)", README)
 
 

@@ -1,6 +1,6 @@
 """Theorem 4.1 on convex losses that come one after another, and the counterexamples on which Adam does not converge.
 
-The runs are the experiment's own at its quick scale (`benchmarks/paper/theory.py`), so these tests hold what its figure shows.
+The runs are the experiment's own at its quick scale (`examples/paper/theory.py`), so these tests hold what its figure shows.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.paper import theory
-from benchmarks.paper.online import Linear, Online, Setting, play, regret
+from examples.paper import theory
+from examples.paper.online import Linear, Online, Setting, play, regret
 
 # The exponent of R(T)/T is fitted over checkpoints from T/30 to T. In Zinkevich's setting, half of which is coins, it was -0.51 ± 0.035
 # over twelve seeds, and -0.61 ± 0.011 and -0.73 ± 0.020 in the others, where starting up still shows: this is twice the largest.

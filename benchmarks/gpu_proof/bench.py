@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..cases import Case, chosen
-from ..check import WrongResult, check
-from ..start import LIMIT, Contender, Start
-from .bench_cases import DRY, cases
-from .clocks import HostClock, clock_of
-from .competitors import Waited
-from .contenders import Ours, entries
-from .place import Place
-from .record import Report
-from .timing import Timed, by_turns, row
+from ..cases import CASES, DRY, Case, chosen, gpu_cases
+from ..clocks import HostClock, Timed, gpu_clock
+from ..measure import described, free, measured
+from ..place import Place
+from ..record import Report
+from ..start import LIMIT
+from ..timing import median, quartiles
 
 ROUNDS = 15
 SHARE = 0.35
@@ -31,11 +26,15 @@ SETTING_UP = 1e-7
 
 
 def run(report: Report, arguments: dict[str, Any]) -> None:
-    """Measure the cases as far as the time goes, and say which were not come to."""
-    place = Place.of(report.dry_run)
-    clock = clock_of(place)
-    pending: list[Case] = list(DRY if report.dry_run else cases(clock.free_memory()))
-    pending = chosen(pending, arguments.get("cases"))
+    """Measure the cases as far as the time goes, and say which were not come to.
+
+    Args:
+        report: Gets the figures.
+        arguments: ``"cases"``: names, of the CPU benchmark's cases too; by default the GPU's cases that fit into its memory.
+    """
+    place = Place.gpu(report.dry_run)
+    clock = gpu_clock(place)
+    pending = wanted(arguments.get("cases"), report.dry_run, clock)
     result = report.result
     result |= {
         "cases": [],
@@ -51,7 +50,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
         seconds = min(SECONDS, SHARE * report.seconds_left / (len(pending) + 1) if not report.dry_run else 0.2)
         result["missing"] = [other.name for other in pending]
         try:
-            found, kernels = measured(case, place, clock, seconds, 2 if report.dry_run else ROUNDS)
+            found, kernels = figures(case, place, clock, seconds, 2 if report.dry_run else ROUNDS)
         except Exception as error:
             result["failed"][case.name] = f"{type(error).__name__}: {error}"[:500]
         else:
@@ -59,56 +58,41 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
             result["kernels"] += [{**kernel, "dry_run": report.dry_run} for kernel in kernels]
             print(f"{case.name}: {len(found['rows'])} contenders, {report.seconds_left:.0f} s left", flush=True)
         # Only here: within, the contenders are still somebody's.
-        _free()
+        free()
         report.save()
 
 
-def measured(
+def wanted(names: list[str] | None, dry_run: bool, clock: HostClock) -> list[Case]:
+    """The cases to measure."""
+    usual = list(DRY if dry_run else gpu_cases(clock.free_memory()))
+    if names is None:
+        return usual
+    taken = {case.name for case in usual}
+    return chosen([*usual, *(case for case in CASES if case.name not in taken)], names)
+
+
+def figures(
     case: Case, place: Place, clock: HostClock, seconds: float, rounds: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A case's figures, and those of steps that are one kernel."""
-    start = Start.of(case)
     left_out: dict[str, str] = {}
-    timed: dict[str, Timed] = {}
-    optimizers: dict[str, Any] = {}
-    for contender in _made(case, start, place, left_out):
-        waited = isinstance(contender, Waited)
-        for label, step in contender.steps.items():
-            timed[label] = Timed(step, contender.wait if waited else None, on_stream=not waited)  # type: ignore[attr-defined]
-            if isinstance(contender, Ours):
-                optimizers[label] = contender.optimizer
-    by_turns(timed, clock, rounds=rounds, seconds=seconds)
+    timed, optimizers = measured(case, place, clock, rounds=rounds, seconds=seconds, left_out=left_out)
     rows = [row(label, one, timed.get(LIMIT), case.ideal_bytes) for label, one in timed.items()]
-    found = {
-        "name": case.name,
-        "kind": case.kind,
-        "format": case.format,
-        "variant": case.variant,
-        "tensors": len(case.shapes),
-        "elements": case.elements,
-        "bytes": case.ideal_bytes,
-        "rows": rows,
-        "left_out": left_out,
-    }
-    return found, list(_kernels(case, rows, optimizers))
+    return {**described(case), "rows": rows, "left_out": left_out}, list(_kernels(case, rows, optimizers))
 
 
-def _made(case: Case, start: Start, place: Place, left_out: dict[str, str]) -> Iterator[Contender]:
-    """The contenders that can be made and compute what they should; why the others are left out."""
-    for entry in entries(case, place):
-        try:
-            for contender in entry.make(start):
-                try:
-                    check(contender, start)
-                except WrongResult as error:
-                    # The entry's others may be right.
-                    left_out[next(iter(contender.steps))] = f"{type(error).__name__}: {error}"[:500]
-                else:
-                    yield contender
-        except Exception as error:
-            left_out[entry.label] = f"{type(error).__name__}: {error}"[:500]
-        if entry.label in left_out:
-            _free()  # only when the error, which holds on to what was made, is gone
+def row(label: str, one: Timed, limit: Timed | None, bytes_moved: int) -> dict[str, Any]:
+    """A contender's figures, in seconds: medians and quartiles, and what its device time is of the limit's."""
+    found: dict[str, Any] = {"label": label, "rounds": len(one.samples["wall"])}
+    for name in ("device", "host", "wall", "steady"):
+        values = one.samples.get(name)
+        found[name] = median(values) if values else None
+        found[f"{name}_quartiles"] = quartiles(values) if values else None
+    if found["device"]:
+        found["bytes_per_second"] = bytes_moved / found["device"]
+        if limit is not None and limit.samples.get("device"):
+            found["to_limit"] = found["device"] / median(limit.samples["device"])
+    return found
 
 
 def _kernels(case: Case, rows: list[dict[str, Any]], optimizers: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -130,12 +114,3 @@ def _kernels(case: Case, rows: list[dict[str, Any]], optimizers: dict[str, Any])
             "bytes": launch.bytes_read + launch.bytes_written,
             "how": "events",
         }
-
-
-def _free() -> None:
-    """Have the libraries give back what nobody uses any more."""
-    gc.collect()
-    if "cupy" in sys.modules and sys.modules["cupy"].cuda.is_available():
-        sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
-    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        sys.modules["torch"].cuda.empty_cache()

@@ -10,11 +10,11 @@ from typing import Any
 
 from gpu_adam.engines.processors import usable_processors
 
+from ..place import Place
+from ..record import Report
+from ..runner import run_part
 from .bits_of_one import programs
 from .cells import OPTIMIZERS, settings_of
-from .place import Place
-from .record import Report
-from .runner import run_part
 
 DRY = (("GpuAdam", ""), ("GpuSgd", "momentum"))
 """Enough to try the plumbing."""
@@ -25,7 +25,7 @@ LEAST = 5.0
 
 def run(report: Report, arguments: dict[str, Any]) -> None:
     """Compare them all, and add up."""
-    place = Place.of(report.dry_run)
+    place = Place.gpu(report.dry_run)
     kinds = [(optimizer, settings) for optimizer in OPTIMIZERS for settings in settings_of(optimizer)]
     jobs = [(engine, *kind) for engine in place.engines for kind in (DRY if report.dry_run else kinds)]
     table: list[dict[str, Any]] = []
@@ -43,7 +43,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
             job,
             report.seconds_left - 2.0,
             dry_run=report.dry_run,
-            environment=_ENVIRONMENT,
+            added=_ENVIRONMENT,
         )
         return {**job, **found.pop("result"), **found}
 

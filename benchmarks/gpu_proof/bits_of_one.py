@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..libraries import Host, Numba
+from ..libraries import Host
+from ..place import Place
+from ..record import Report
 from .cells import Cell, cells_of, difference, left
-from .place import Place
-from .record import Report
 
 
 def run(report: Report, arguments: dict[str, Any]) -> None:
@@ -17,7 +17,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
         report: Gets how many are the same, of how many there are, and the differences by program; the rest was not come to.
         arguments: ``"engine"``, ``"optimizer"``, ``"settings"``.
     """
-    place = Place.of(report.dry_run)
+    place = Place.gpu(report.dry_run)
     host = Host()
     result = report.result
     cells = programs(place, arguments["optimizer"], arguments["settings"])
@@ -39,6 +39,4 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
 
 def programs(place: Place, optimizer: str, settings: str) -> list[Cell]:
     """Those of an optimizer's settings that can run here."""
-    # Numba's device arrays know no bfloat16.
-    leave_out = {"bfloat16"} if isinstance(place.library, Numba) else set()
-    return [cell for cell in cells_of(optimizer, settings) if cell.format not in leave_out]
+    return [cell for cell in cells_of(optimizer, settings) if place.has_format(cell.format)]

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..record import LeftOut, Report
+from ..runner import TAIL, guarded
 from .profiled import MARK
-from .record import LeftOut, Report
-from .runner import TAIL, guarded
 from .sanitizers import SAMPLES
 
 METRICS = {

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import cycle
 from typing import Any
 from unittest.mock import patch
 
@@ -17,8 +18,8 @@ import numpy as np
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.engines import engine_named
 
-from .place import Place
-from .record import Report
+from ..place import Place
+from ..record import Report
 
 STEPS = 10
 BEFORE = 40
@@ -63,7 +64,7 @@ host from running further ahead; on a device that keeps up it has long been reac
 
 def run(report: Report, arguments: dict[str, Any]) -> None:
     """Count, program by program."""
-    place = Place.of(report.dry_run)
+    place = Place.gpu(report.dry_run)
     rows: list[dict[str, Any]] = []
     report.result |= {"steps": STEPS, "rows": rows}
     profiler = Profiler(place)
@@ -149,13 +150,8 @@ def _in_place(place: Place, engine: str) -> tuple[Callable[[], Any], GpuAdam]:
 
 def _anew(place: Place, engine: str) -> tuple[Callable[[], Any], GpuAdam]:
     optimizer = GpuAdam(_arrays(place, engine), engine=engine)
-    lists = [_arrays(place, engine) for _ in range(2)]
-
-    def step() -> None:
-        lists.reverse()
-        optimizer.step(lists[0])
-
-    return step, optimizer
+    lists = cycle([_arrays(place, engine) for _ in range(2)])
+    return lambda: optimizer.step(next(lists)), optimizer
 
 
 def _scaled(place: Place, engine: str) -> tuple[Callable[[], Any], GpuAdam]:

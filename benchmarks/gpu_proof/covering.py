@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from ..libraries import Host, Numba
+from ..libraries import Host
+from ..place import Place
 from .cells import Cell, difference, left
-from .place import Place
 
 CELLS = (
     Cell("GpuAdam", "", "float32", False, "plain"),
@@ -26,11 +26,11 @@ ENDED = "all programs were run"
 
 def main(dry_run: bool) -> int:
     """Run them; the exit status is 0 if all bits are the cpu engine's."""
-    place = Place.of(dry_run)
+    place = Place.gpu(dry_run)
     status = 0
     for engine in place.engines:
         for cell in CELLS:
-            if isinstance(place.library, Numba) and cell.format == "bfloat16":
+            if not place.has_format(cell.format):
                 continue
             found = difference(left(cell, engine, place.library), left(cell, "cpu", Host()))
             print(f"{engine}: {cell}: {found or 'the same bits'}", flush=True)

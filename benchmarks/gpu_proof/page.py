@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..goals import Goal
+from ..markdown import table
 from .parts import PARTS
-from .sections import SECTIONS, table
+from .sections import SECTIONS
 
 DRY_LINE = (
     "**Dry run: the cpu engine stands for the GPU's engines, and written samples for what NVIDIA's tools would print. "
@@ -28,9 +29,9 @@ def page(results: dict[str, Any], plots: Sequence[str]) -> str:
     lines += [f"{results['date']}, commit {results['commit']}, source {results['source']}.", ""]
     lines += [", ".join(f"{name} {value}" for name, value in machine.items()) + ".", ""]
     lines += [", ".join(f"{name} {value}" for name, value in results["versions"].items()) + ".", ""]
-    lines += ["## Parts", "", *_parts(results), ""]
+    lines += ["## Parts", "", _parts(results), ""]
     if results["goals"]:
-        lines += ["## Asked and reached", "", *_goals(results["goals"]), ""]
+        lines += ["## Asked and reached", "", _goals(results["goals"]), ""]
     for part in PARTS:
         found = results["parts"].get(part.name, {}).get("result")
         if found:
@@ -47,7 +48,7 @@ def _section(name: str, found: dict[str, Any]) -> list[str]:
         return [f"Not shown, but in the JSON: {type(error).__name__}: {error}"]
 
 
-def _parts(results: dict[str, Any]) -> list[str]:
+def _parts(results: dict[str, Any]) -> str:
     rows = []
     for part in PARTS:
         found = results["parts"].get(part.name)
@@ -58,7 +59,7 @@ def _parts(results: dict[str, Any]) -> list[str]:
     return table(("part", "status", "took", "why"), rows)
 
 
-def _goals(saved: list[dict[str, Any]]) -> list[str]:
+def _goals(saved: list[dict[str, Any]]) -> str:
     rows = []
     for one in saved:
         goal = Goal(**{name: value for name, value in one.items() if name != "reached"})

@@ -16,8 +16,8 @@ from threading import Thread
 from time import sleep
 from typing import Any
 
-from .record import LeftOut, Report
-from .runner import end_all
+from ..record import LeftOut, Report
+from ..runner import end_all
 
 
 def main(module: str, arguments: dict[str, Any], path: Path, seconds: float, dry_run: bool) -> int:

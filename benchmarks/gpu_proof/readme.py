@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..record import results_in
 from ..report import time_text
 from ..variants import ADDED, PAIRS
-from .record import results_in
 
-BEGIN = "<!-- gpu figures: python -m benchmarks.gpu_proof --readme -->"
+BEGIN = "<!-- gpu figures: python -m benchmarks --device cuda --readme -->"
 END = "<!-- end of gpu figures -->"
 NONE = "No figure comes from a GPU."
 

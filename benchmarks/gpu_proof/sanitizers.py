@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..record import LeftOut, Report
+from ..runner import TAIL, guarded
 from .covering import ENDED
-from .record import LeftOut, Report
-from .runner import TAIL, guarded
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 SAMPLES = Path(__file__).resolve().parent / "samples"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..markdown import table
 from ..report import time_text
 
 SHOWN = 60
@@ -17,15 +18,6 @@ no device time, the host was too slow for it to be told apart, or the contender 
 
 _OF_COUNTS = """Counted at the engine's binding to CUDA and, where it could look, by PyTorch's profiler. A step waits for the event of
 the step 32 before, which keeps the host from running further ahead; on a device that keeps up it has long been reached."""
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """The lines of a table in Markdown."""
-
-    def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return [line(head), line(["---"] * len(head)), *map(line, rows)]
 
 
 def _time(seconds: float | None) -> str:
@@ -41,7 +33,7 @@ def bits(found: dict[str, Any]) -> list[str]:
         rows.append((name, row["engine"], of, same, len(different), of - same - len(different), state))
         told += [f"- {row['engine']}: {cell}: {what}" for cell, what in different.items()]
     head = ("optimizer", "engine", "programs", "the same bits", "other bits", "not come to", "")
-    return [*table(head, rows), "", *told[:SHOWN], *_more(told)]
+    return [table(head, rows), "", *told[:SHOWN], *_more(told)]
 
 
 def _more(told: Sequence[str]) -> list[str]:
@@ -67,7 +59,7 @@ def sanitizers(found: dict[str, Any]) -> list[str]:
         )
         for tool, one in found.get("tools", {}).items()
     ]
-    return table(("tool", "status", "errors", "why, or its first lines"), rows)
+    return [table(("tool", "status", "errors", "why, or its first lines"), rows)]
 
 
 def bench(found: dict[str, Any]) -> Iterator[str]:
@@ -93,7 +85,7 @@ def bench(found: dict[str, Any]) -> Iterator[str]:
                     _time(row["steady"]),
                 )
             )
-        yield from table(("", "device", "quartiles", "GB/s", "x copy", "host", "wall", "steady"), rows)
+        yield table(("", "device", "quartiles", "GB/s", "x copy", "host", "wall", "steady"), rows)
         yield from (f"- left out: {label}: {why}" for label, why in case["left_out"].items())
     yield from (f"- {name} failed: {why}" for name, why in found.get("failed", {}).items())
     if found["missing"]:
@@ -134,7 +126,7 @@ def counts(found: dict[str, Any]) -> list[str]:
     return [
         _OF_COUNTS,
         "",
-        *table(head, rows),
+        table(head, rows),
     ]
 
 
@@ -156,7 +148,7 @@ def counters(found: dict[str, Any]) -> list[str]:
         for row in found["rows"]
     ]
     head = ("kernel", "case", "time", "memory GB/s", "bytes over the plan's", "% of peak", "occupancy %", "registers")
-    return table(head, rows)
+    return [table(head, rows)]
 
 
 def training(found: dict[str, Any]) -> list[str]:
@@ -177,27 +169,27 @@ def training(found: dict[str, Any]) -> list[str]:
         for row in found["rows"]
     ]
     head = ("engine", "", "test accuracy", "steps", "took", "a step() of the optimizer", "loss")
-    return [f"{found['data']}, {found['images']:,} training images.", "", *table(head, rows)]
+    return [f"{found['data']}, {found['images']:,} training images.", "", table(head, rows)]
 
 
 def sweep(found: dict[str, Any]) -> Iterator[str]:
     named = []
-    for table in found["tables"]:
-        usual, best = table["rows"][:1], table.get("best")
+    for tried in found["tables"]:
+        usual, best = tried["rows"][:1], tried.get("best")
         if best:
             what = "the usual" if best == usual[0] else _policy(best, usual[0])
             named.append(
-                (table["family"], table["format"], what, f"{best['to_limit']:.4g}", f"{usual[0]['to_limit']:.4g}")
+                (tried["family"], tried["format"], what, f"{best['to_limit']:.4g}", f"{usual[0]['to_limit']:.4g}")
             )
-    yield from table(("family", "format", "best", "x copy", "the usual, x copy"), named)
-    for table in found["tables"]:
-        yield from ("", f"### {table['family']}, {table['case']}", "")
+    yield table(("family", "format", "best", "x copy", "the usual, x copy"), named)
+    for tried in found["tables"]:
+        yield from ("", f"### {tried['family']}, {tried['case']}", "")
         rows = []
-        for row in table["rows"]:
+        for row in tried["rows"]:
             bits = {True: "the same bits", False: "**other bits**"}.get(row.get("same_bits"), row.get("left_out", ""))
             share = row.get("to_limit")
             rows.append((_policy(row), _time(row.get("seconds")), "-" if share is None else f"{share:.4g}", bits))
-        yield from table(("policy", "device", "x copy", ""), rows)
+        yield table(("policy", "device", "x copy", ""), rows)
 
 
 def _policy(row: dict[str, Any], usual: dict[str, Any] | None = None) -> str:

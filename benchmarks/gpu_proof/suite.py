@@ -13,9 +13,9 @@ from typing import Any
 
 from gpu_adam.engines.processors import usable_processors
 
+from ..record import LeftOut, Report
+from ..runner import TAIL, Outcome, guarded
 from .lines import VARIABLE
-from .record import LeftOut, Report
-from .runner import TAIL, Outcome, guarded
 
 DRY = ("tests/test_streams.py",)
 """Of which one is skipped without a GPU."""

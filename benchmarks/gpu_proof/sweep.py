@@ -16,15 +16,14 @@ from gpu_adam.engines.cuda.arguments import update_kernel
 from gpu_adam.kernels.specialization import HINTS
 from gpu_adam.plan.policy import Policy
 
-from ..cases import Case, gpt2_124m
+from ..cases import GPT2, Case, in_format, single
+from ..clocks import HostClock, Timed, gpu_clock
+from ..limit import limit as limit_of
+from ..place import Place
 from ..plain import bound
+from ..record import Report
 from ..start import Start
-from .bench_cases import single
-from .clocks import HostClock, clock_of
-from .contenders import _copy as copy_of
-from .place import Place
-from .record import Report
-from .timing import Timed, by_turns
+from ..timing import by_turns, median
 
 SECONDS = 0.25
 """For the rounds of one policy."""
@@ -72,17 +71,16 @@ def cases(dry_run: bool) -> list[tuple[str, Case]]:
     """
     if dry_run:
         return [("flat", single(12)), ("multi_tensor", single(12, "bfloat16")), ("flat", single(12, "float64"))]
-    gpt2 = Case("gpt2-124m", "list", tuple(gpt2_124m()))
-    half, double = (replace(gpt2, name=f"{gpt2.name}-{name}", format=name) for name in ("bfloat16", "float64"))
+    half, double = (in_format(name, GPT2) for name in ("bfloat16", "float64"))
     single_cases = (single(25), single(25, "bfloat16"), single(24, "float64"))
-    pairs = zip(single_cases, (gpt2, half, double), strict=True)
+    pairs = zip(single_cases, (GPT2, half, double), strict=True)
     return [found for flat, tensors in pairs for found in (("flat", flat), ("multi_tensor", tensors))]
 
 
 def run(report: Report, arguments: dict[str, Any]) -> None:
     """Try them all, as far as the time goes."""
-    place = Place.of(report.dry_run)
-    clock = clock_of(place)
+    place = Place.gpu(report.dry_run)
+    clock = gpu_clock(place)
     engine = engine_named(place.engines[0])
     usual = engine.policy
     pending = cases(report.dry_run)
@@ -94,7 +92,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
         table: dict[str, Any] = {"family": family, "case": case.name, "format": case.format, "rows": []}
         tables.append(table)
         try:
-            _sweep(table, family, case, chosen, place, clock, lambda end=end: report.seconds_left - end)  # type: ignore[misc]
+            _sweep(table, family, case, chosen, place, clock, lambda end=end: report.seconds_left - end)
         finally:
             engine.policy = usual
         table["best"] = best(table["rows"])
@@ -112,7 +110,7 @@ def _sweep(
 ) -> None:
     engine, library = engine_named(place.engines[0]), place.native(place.engines[0])
     start = Start.of(case)
-    limit = Timed(copy_of(start, place))
+    limit = Timed(limit_of(case, place))
     limit.step()
 
     def made(policy: Policy) -> Any:
@@ -136,13 +134,13 @@ def _sweep(
             word = f"u{found.dtype.itemsize}"
             row["same_bits"] = bool(np.array_equal(found.view(word), expected.view(word)))
             timed = {
-                "limit": replace(limit, samples={name: [] for name in limit.samples}),
+                "limit": replace(limit, samples={}),
                 "step": Timed(optimizer.step),
             }
             by_turns(timed, clock, rounds=2 if place.dry_run else ROUNDS, seconds=SECONDS)
-            seconds, copy = (timed[name].samples["device"] for name in ("step", "limit"))
+            seconds, copy = (timed[name].samples.get("device") for name in ("step", "limit"))
             if seconds and copy:
-                row |= {"seconds": float(np.median(seconds)), "to_limit": float(np.median(seconds) / np.median(copy))}
+                row |= {"seconds": median(seconds), "to_limit": median(seconds) / median(copy)}
             (launch,) = optimizer.plan.launches
             row |= {"grid": launch.grid, "chunk": launch.chunk, "elements": launch.elements}
         except Exception as error:

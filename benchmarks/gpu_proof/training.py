@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .place import Place
-from .record import LeftOut, Report
+from ..place import Place
+from ..record import LeftOut, Report
 
 EPOCHS = 60
 DRY_EPOCHS = 2
@@ -45,7 +45,7 @@ def run(report: Report, arguments: dict[str, Any]) -> None:
     from gpu_adam.train.data import load_digits, load_idx
     from gpu_adam.train.loop import Options, train
 
-    place = Place.of(report.dry_run)
+    place = Place.gpu(report.dry_run)
     folder = arguments.get("data_dir")
     if folder is None and find_spec("sklearn") is None:
         raise LeftOut("scikit-learn is not installed, whose digits are the data; --data-dir names a folder with MNIST")

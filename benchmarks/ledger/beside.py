@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..gpu_proof.record import results_in
+from ..record import results_in
 from .machines import MACHINES
 from .tables import Row, label, table
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .. import markdown
+
 Row = Mapping[str, Any]
 """A row of the ledger: what is known of one kernel on one architecture."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, its numbers to the right."""
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    """A section's table, its numbers to the right."""
+    return markdown.table(head, rows, numbers=True) + "\n"
 
 
 def label(kernel: str) -> str:

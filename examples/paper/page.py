@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
+
 from . import theory
 from .experiments import BETAS1, EXPERIMENTS
 from .figures import amount, settings
@@ -17,7 +19,7 @@ from .settings import BATCH, SCALES
 _BEGIN = """# The paper's experiments
 
 Figures 1 to 4 of *Adam: A Method for Stochastic Optimization* (Kingma and Ba, arXiv 1412.6980v9) with the optimizers of this project.
-`python -m benchmarks.paper` wrote this page and everything in `results/`; do not edit it.
+`python -m examples.paper` wrote this page and everything in `results/`; do not edit it.
 
 - All optimizers of an experiment begin with the same parameters and see the same mini-batches (of {batch}) and the same dropout masks.
   Models compute in float32.
@@ -157,7 +159,7 @@ def _scales() -> str:
             examples = "all" if amount.examples is None else f"{amount.examples:,}"
             told.append(f"{amount.epochs} epochs of {examples}; {runs} runs")
         rows.append([name, *told])
-    return _markdown(["", "the paper", *(f"--{scale}" for scale in scales)], rows) + "\n"
+    return markdown.table(["", "the paper", *(f"--{scale}" for scale in scales)], rows) + "\n"
 
 
 def _remarks(name: str, result: Mapping[str, Any]) -> list[str]:
@@ -207,7 +209,7 @@ def table(name: str, result: Mapping[str, Any]) -> str:
         else:
             why = "not run" if all(run["label"] != label for run in result["runs"]) else "all diverged"
             rows.append([label, why, *[""] * (len(shown) + 1), told])
-    return _markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def _marks(result: Mapping[str, Any]) -> list[int]:
@@ -236,9 +238,4 @@ def _vae_table(result: Mapping[str, Any], epoch: int) -> str:
             ]
         )
     head = ["β1", "β2", f"with correction, {epoch} epochs", "without", "the paper with", "the paper without"]
-    return _markdown(head, rows)
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown.table(head, rows)

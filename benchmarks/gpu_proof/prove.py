@@ -1,35 +1,25 @@
-"""``python -m benchmarks.gpu_proof``: prove, measure, write down."""
+"""The parts one after the other, each within its time, and what they find, written down after each."""
 
 from __future__ import annotations
 
-import argparse
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from gpu_adam.console import check_folder, run
-
-from ..cases import chosen
-from ..goals import Goal
+from .. import plots
+from ..goals import Goal, gpu_goals
+from ..machine import digest
+from ..record import LeftOut, read, write
 from ..report import goals_table
-from . import plots, readme
-from .goals import goals
-from .machine import digest
+from ..runner import run_part
+from . import readme
 from .page import page
 from .parts import LEAST, PARTS, Part, limits
-from .record import LeftOut, read, write
-from .runner import ROOT, run_part
-
-RESULTS = ROOT / "benchmarks" / "results"
-DRY_RESULTS = ROOT / "runs" / "gpu-proof"
-"""Of dry runs, which nobody should take for figures: a folder that is not kept."""
 
 MACHINE_SECONDS = 60.0
 """For telling what it runs on: on a machine that was just started everything is read from the disk for the first time."""
@@ -43,58 +33,14 @@ ENVIRONMENT = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prove and measure; what the exit status means is said below."""
-    return run("benchmarks.gpu_proof", lambda: _main(arguments))
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    """Run the parts; the exit status is 0 if each is done or left out for what is missing, and every goal of correctness is reached."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.gpu_proof",
-        description="Prove and measure on a GPU, in one go and in bounded time; results are written as they come.",
-    )
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all of it (default: 8)")
-    parser.add_argument("--only", nargs="+", metavar="PART", help=f"some of {', '.join(part.name for part in PARTS)}")
-    parser.add_argument("--cases", nargs="+", metavar="CASE", help="of the benchmark only these")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the last file of today: only parts that it lacks"
-    )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="train on the MNIST in this folder")
-    parser.add_argument(
-        "--out", type=Path, help="folder for the results (default: benchmarks/results; of a dry run runs/gpu-proof)"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="go through all of it on the CPU engine; nothing is measured"
-    )
-    parser.add_argument("--readme", action="store_true", help="only print README's GPU figures, and put them there")
-    options = parser.parse_args(arguments)
-    folder = options.out or (DRY_RESULTS if options.dry_run else RESULTS)
-    if options.readme:
-        return update_readme(folder, ROOT / "README.md")
-    try:
-        parts = chosen(PARTS, options.only, "part")
-    except ValueError as error:
-        parser.error(str(error))
-    if not 0 < options.minutes < inf:
-        parser.error(f"--minutes {options.minutes}: must be more than 0, and finite")
-    if options.data_dir is not None and not options.data_dir.is_dir():
-        parser.error(f"--data-dir {options.data_dir} is no folder")
-    try:  # now, and not after minutes of measuring
-        check_folder(folder, "--out")
-    except OSError as error:
-        parser.error(str(error))
-    data = options.data_dir and str(options.data_dir.resolve())
-    given = {"bench": {"cases": options.cases} if options.cases else {}, "training": {"data_dir": data} if data else {}}
-    # What ends other programs ends this one as Ctrl-C does: with what there is written down.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return prove(parts, 60 * options.minutes, folder, given, dry_run=options.dry_run, resume=options.resume)
-
-
 def prove(
     parts: Sequence[Part], seconds: float, folder: Path, given: dict[str, Any], *, dry_run: bool, resume: bool = False
 ) -> int:
-    """Run the parts one after the other, each within its time; what there is is written after each."""
+    """Run the parts.
+
+    Returns:
+        The exit status: 0 if each part is done or left out for what is missing, and every goal of correctness is reached.
+    """
     start = monotonic()
     try:
         path, results = opened(folder, about(seconds, dry_run), dry_run, resume)
@@ -124,7 +70,7 @@ def prove(
             done[part.name] = {"status": "interrupted", "seconds": 0.0, "dry_run": dry_run}
             arguments = given.get(part.name, {})
             keep = so_far(path, part)
-            found = run_part(part.module, arguments, limit, dry_run=dry_run, environment=ENVIRONMENT, keep=keep)
+            found = run_part(part.module, arguments, limit, dry_run=dry_run, added=ENVIRONMENT, keep=keep)
             done[part.name] = {**found, "limit": round(limit, 1)}
             print(f"  {found['status']} in {found['seconds']:.0f} s {found.get('why', '')}".rstrip(), flush=True)
             save(path, results)
@@ -144,7 +90,7 @@ def prove(
 def drawn(results: dict[str, Any], folder: Path, name: str) -> list[str]:
     """The names of the plots; none where they cannot be drawn, which must not cost the figures."""
     try:
-        return [plot.name for plot in plots.save(results, folder, name)]
+        return [plot.name for plot in plots.save_gpu(results, folder, name)]
     except Exception:
         traceback.print_exc()
         return []
@@ -207,7 +153,7 @@ def save(path: Path, results: dict[str, Any], images: Sequence[str] = ()) -> lis
     write(path, results)
     found: list[Goal] = []
     try:
-        found = goals(results)
+        found = gpu_goals(results)
         results["goals"] = [goal.as_dict() for goal in found]
         write(path, results)
         path.with_suffix(".md").write_text(page(results, images), encoding="utf-8")
@@ -227,7 +173,3 @@ def update_readme(folder: Path, path: Path) -> int:
         return 1
     path.write_text(text, encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -45,7 +45,7 @@ def read(path: Path) -> Any:
 
 
 class LeftOut(Exception):
-    """A part, or something in it, cannot be done here; the message says what is missing."""
+    """Something cannot be done here; the message says what is missing."""
 
 
 class Report:

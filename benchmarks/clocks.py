@@ -1,4 +1,4 @@
-"""How long a step takes, told four ways.
+"""How long a step takes: on a CPU told by its own clock, on a GPU told four ways.
 
 *Device* is the time between two events around one step. A kernel that only spins comes before the first event, for as long as the host
 needs to queue the step, so that the device never waits for the host in between; a step that takes the host longer has no device time.
@@ -6,14 +6,17 @@ Before that a memory several times the cache's size is read, so that the step fi
 the step would then be held up by what the cache has yet to write back.
 
 *Host* is the time until the call of a step returns, *wall* that until the device is done with it as well, both begun with an idle device.
-*Steady* is a step's share of many that are called one after the other, waited for at the end.
+*Steady* is a step's share of many that are called one after the other, waited for at the end. On a CPU all are the same, and only *wall*
+is told, of as many steps in a row as a clock can tell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +24,18 @@ from .place import Place
 from .record import LeftOut
 
 Step = Callable[[], Any]
+
+MIN_SAMPLE = 2e-3
+"""Seconds that a sample takes at least on a CPU: shorter steps are repeated within it, and are then at home in the caches."""
+
+MOST_STEADY = 24
+"""Steps in a row on a GPU, at most: fewer than the host may be ahead of the device in ours, so that it never waits."""
+
+STEADY_SECONDS = 5e-3
+"""What a sample of steps in a row should take on a GPU."""
+
+AHEAD = 1.6
+"""How many times its usual the host may take to queue a step."""
 
 LONGEST_SPIN = 25e-3
 """Seconds that the device is kept busy at most."""
@@ -48,8 +63,78 @@ extern "C" __global__ void read(const uint4* words, long long count, unsigned* o
 """
 
 
+@dataclass
+class Timed:
+    """What is timed.
+
+    Attributes:
+        step: A step.
+        wait: What waits for it; by default the clock's own waiting.
+        on_stream: Whether it works on the default stream, where events tell its time.
+        count: Steps in a row, of a sample of such.
+        usual: Seconds that its call usually takes.
+        samples: What was found, in seconds of one step, by what was told: ``"device"``, ``"host"``, ``"wall"``, ``"steady"``.
+    """
+
+    step: Step
+    wait: Step | None = None
+    on_stream: bool = True
+    count: int = 1
+    usual: float = 0.0
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Clock(Protocol):
+    """What tells the time."""
+
+    def prepare(self, one: Timed) -> None:
+        """Find out how to sample something that has run before."""
+
+    def sample(self, one: Timed) -> None:
+        """Add a sample of each kind."""
+
+
+class CpuClock:
+    """The wall time of as many steps as take ``MIN_SAMPLE``."""
+
+    def prepare(self, one: Timed) -> None:
+        """Count the steps of a sample."""
+        once = _seconds(one.step, 1)
+        if once < MIN_SAMPLE:
+            # The least of some, lest a moment in which the machine was busy elsewhere is taken for slowness.
+            once = min(_seconds(one.step, 3) for _ in range(3))
+        one.count = max(1, ceil(MIN_SAMPLE / once))
+
+    def sample(self, one: Timed) -> None:
+        """The wall time."""
+        # Untimed: each contender comes to its memory after the others have had the caches and the page tables to themselves.
+        one.step()
+        one.samples.setdefault("wall", []).append(_seconds(one.step, one.count))
+
+
+def _seconds(step: Step, count: int) -> float:
+    start = perf_counter()
+    for _ in range(count):
+        step()
+    return (perf_counter() - start) / count
+
+
 class HostClock:
     """In place of a GPU's clock in a dry run: all four are the host's time."""
+
+    def prepare(self, one: Timed) -> None:
+        """Find out how long its call takes, and how many steps in a row are to be sampled."""
+        host, wall = min(self.call(one.step, one.wait) for _ in range(3))
+        one.usual, one.count = host, max(1, min(MOST_STEADY, ceil(STEADY_SECONDS / wall)))
+
+    def sample(self, one: Timed) -> None:
+        """All four; of what works on another stream no device time."""
+        device = self.device(one.step, AHEAD * one.usual + 50e-6) if one.on_stream else None
+        host, wall = self.call(one.step, one.wait)
+        steady = self.steady(one.step, one.count, one.wait)
+        for name, value in (("device", device), ("host", host), ("wall", wall), ("steady", steady)):
+            if value is not None:
+                one.samples.setdefault(name, []).append(value)
 
     def device(self, step: Step, ahead: float) -> float | None:
         """The time of one step."""
@@ -57,9 +142,7 @@ class HostClock:
 
     def call(self, step: Step, wait: Step | None = None) -> tuple[float, float]:
         """The host's time of one step, and the wall time."""
-        start = perf_counter()
-        step()
-        spent = perf_counter() - start
+        spent = _seconds(step, 1)
         return spent, spent
 
     def steady(self, step: Step, count: int, wait: Step | None = None) -> float:
@@ -108,7 +191,7 @@ class GpuClock(HostClock):
         gpu.synchronize()
         spun = gpu.elapsed(before, begin)
         self._cycles_a_second = cycles / spun
-        return gpu.elapsed(begin, end) if queued < spun else None  # type: ignore[no-any-return]
+        return gpu.elapsed(begin, end) if queued < spun else None
 
     def call(self, step: Step, wait: Step | None = None) -> tuple[float, float]:
         """The host's time of one step, and the wall time."""
@@ -199,8 +282,8 @@ class _Torch:
         return int(self._cuda.mem_get_info()[0])
 
 
-def clock_of(place: Place) -> HostClock:
-    """The clock of a place.
+def gpu_clock(place: Place) -> HostClock:
+    """The clock of a GPU, or what stands for it.
 
     Raises:
         LeftOut: If neither CuPy nor PyTorch can tell the time on the GPU.

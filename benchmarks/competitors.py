@@ -1,28 +1,36 @@
-"""Adam as others write it for a GPU: one CuPy kernel for each tensor, and JAX, which compiles the whole list."""
+"""Adam as others have it on a GPU: PyTorch's in a graph, one CuPy kernel for each tensor, and JAX, which compiles the whole list."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from math import sqrt
 from typing import Any
 
 import numpy as np
 
-from ..rules import BETAS, LR
-from ..start import Contender, Start
+from .plain import CAPTURABLE, torch_optimizer
+from .rules import BETAS, LR
+from .start import Contender, Start
 
 
-@dataclass
-class Waited(Contender):
-    """A contender whose steps the device's own waiting does not know of.
+def torch_replayed(start: Start, label: str) -> Contender:
+    """PyTorch's fused step, replayed from a graph."""
+    import torch
 
-    Attributes:
-        wait: What waits for its last step.
-    """
-
-    wait: Callable[[], Any] | None = None
+    contender = torch_optimizer(start, "cuda", {label: CAPTURABLE})
+    (step,) = contender.steps.values()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()  # what the first step allocates cannot be captured
+    torch.cuda.current_stream().wait_stream(side)
+    contender.taken = 1
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    contender.steps = {label: graph.replay}
+    return contender
 
 
 _KERNEL = """
@@ -68,7 +76,7 @@ def jax_adam(start: Start, device: str) -> Contender:
         params, state = compiled(params, state, grads)
 
     # The corrections are computed in float32: 1 - 0.999 is then off by as much as 6e-5 of itself.
-    return Waited(
+    return Contender(
         {name: step}, lambda: [np.asarray(p) for p in params], slack=1e-3, wait=lambda: jax.block_until_ready(params)
     )
 

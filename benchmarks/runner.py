@@ -17,7 +17,7 @@ from typing import Any
 
 from .record import read
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 """The checkout, which need not be installed."""
 
 GRACE = 3.0
@@ -25,7 +25,6 @@ GRACE = 3.0
 
 TAIL = 4000
 """Characters that are kept of the output of what failed."""
-
 
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -47,7 +46,7 @@ class Outcome:
     output: str
 
 
-def guarded(command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None) -> Outcome:
+def guarded(command: Sequence[str], seconds: float, added: Mapping[str, str] | None = None) -> Outcome:
     """Run a command for so long at most, together with all processes that it starts."""
     start = monotonic()
     with tempfile.TemporaryFile() as log:
@@ -56,7 +55,7 @@ def guarded(command: Sequence[str], seconds: float, environment: Mapping[str, st
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=_environment(environment),
+                env=environment(added),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -86,6 +85,14 @@ def guarded(command: Sequence[str], seconds: float, environment: Mapping[str, st
     return Outcome("done", "", spent, output)
 
 
+def environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables for a program that is started here: it finds the checkout, and what is ``added``."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # A pytest that is started here is nobody's worker, whoever runs this.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **(added or {})}
+
+
 def end_all() -> None:
     """End every command that is running, at once: whoever started them is about to end too."""
     for process in [*_running]:
@@ -99,7 +106,7 @@ def run_part(
     seconds: float,
     *,
     dry_run: bool,
-    environment: Mapping[str, str] | None = None,
+    added: Mapping[str, str] | None = None,
     keep: Path | None = None,
 ) -> dict[str, Any]:
     """Run a part; what it has found, and what became of it, as they stand in the results.
@@ -109,14 +116,14 @@ def run_part(
         arguments: The part's own.
         seconds: Its limit.
         dry_run: Whether to do without a GPU.
-        environment: Variables to add.
+        added: Variables to add to the environment.
         keep: A file for what it has found so far, which stays if this process is ended; by default none stays.
     """
     with tempfile.TemporaryDirectory(prefix="gpu-proof-") as folder:
         path = keep or Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.gpu_proof.part", module, json.dumps(dict(arguments)), str(path)]
         command += [str(max(0.0, seconds - GRACE)), *(["--dry-run"] if dry_run else [])]
-        outcome = guarded(command, seconds, environment)
+        outcome = guarded(command, seconds, added)
         found = read(path) or {"status": "running", "dry_run": dry_run, "result": {}}
         path.unlink(missing_ok=True)
     said = found.pop("status")
@@ -130,13 +137,6 @@ def run_part(
     if status not in ("done", "left out"):
         entry["output"] = outcome.output[-TAIL:]
     return entry
-
-
-def _environment(added: Mapping[str, str] | None) -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # A pytest that is started here is nobody's worker, whoever runs this.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return {**inherited, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **(added or {})}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.paper``: run, draw, write up."""
+"""``python -m examples.paper``: run, draw, write up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks.machine import machine, versions
 from gpu_adam.console import check_file, check_folder
 from gpu_adam.console import run as run_program
 from gpu_adam.engines.threads import thread_count
@@ -35,7 +35,7 @@ _THEORY = "theory"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run experiments; the exit status is 0 unless data or a GPU is missing."""
-    return run_program("benchmarks.paper", lambda: _main(arguments))
+    return run_program("examples.paper", lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -44,7 +44,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         check_folder(options.out / "results", "--out")
         check_file(options.out / "RESULTS.md", "--out")
     except OSError as error:
-        print(f"benchmarks.paper: {error}", file=sys.stderr)
+        print(f"examples.paper: {error}", file=sys.stderr)
         return 2
     try:
         backend = choose({"cpu": "cpu", "auto": "auto", "cuda": "cupy"}[options.device])
@@ -52,7 +52,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         prints = {name: data.fingerprint(data.load(name, options.data_dir)) for name in sorted(sets)}
         _run(options, backend, prints)
     except (DataError, EngineUnavailable) as error:
-        print(f"benchmarks.paper: {error}", file=sys.stderr)
+        print(f"examples.paper: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped: the same command goes on where it was", file=sys.stderr)
@@ -63,7 +63,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [*EXPERIMENTS, _THEORY]
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.paper",
+        "python -m examples.paper",
         description="Reproduce the figures of the Adam paper. A command that was stopped goes on where it was.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default all of {', '.join(names)}")
@@ -111,7 +111,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace, backend: Any, prints: dict[str, str]) -> None:
     results: Path = options.out / "results"
     device = "cpu" if backend.engine == "cpu" else "cuda"
-    where = {"device": device, "machine": report.machine(device), "versions": report.versions()}
+    where = {"device": device, "machine": machine(device), "versions": versions()}
     runs = {
         name: list(EXPERIMENTS[name].runs(name, options.scale, prints[EXPERIMENTS[name].data]))
         for name in options.names
