@@ -111,8 +111,11 @@ test-long: $(STAMPS)/test-cuda$(test_family)  ## run the tests that `test` leave
 # PYTHON=python3.10. The files that between them reach every kernel, engine and library; those that take long are left to `test`.
 LOWEST := build/lowest
 UV := uv==0.13.9
-COVERING := $(addprefix tests/test_,$(addsuffix .py,arithmetic rows rules checkpoint interface cpu_kernels cpu_cache cache_keys processors dlpack data train \
-  numba_ptx numba_ptx_prologue numba_intrinsics numba_simulator nvvm nvrtc gpu_program cuda_cpp))
+COVERING := $(patsubst %,tests/%.py,arrays/test_dlpack engines/test_cpu_engine engines/test_gpu_program engines/test_kernel_cache_cpu \
+  engines/test_kernel_cache_keys engines/test_nvrtc engines/test_nvvm kernels/test_cpu_features kernels/test_cpu_update \
+  kernels/test_cuda_update kernels/test_numba_cuda_intrinsics kernels/test_numba_cuda_prologue kernels/test_numba_cuda_simulated \
+  kernels/test_numba_cuda_update optim/test_interface rules/test_rules state/test_checkpoint step/test_sparse_gradients train/test_data \
+  train/test_train)
 test-lowest: | $(PY)  ## run the covering tests with the lowest versions that pyproject.toml allows
 	$(PY) -m pip install --disable-pip-version-check --quiet $(UV)
 	$(BIN)/uv venv --no-config --quiet --clear --python $(PYTHON) $(LOWEST)

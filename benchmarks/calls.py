@@ -128,11 +128,10 @@ def sources() -> Iterator[Source]:
         import torch
 
         yield Source("torch", "cpu", lambda: torch.ones(SHAPE, requires_grad=True))
-    if (ROOT / "tests" / "cuda_cpp").is_dir():
-        sys.path.insert(0, str(ROOT / "tests"))
-        from cuda_cpp.host_gpu import HostEngine
-
+    if (ROOT / "tests" / "support").is_dir():
+        sys.path.insert(0, str(ROOT))
         from gpu_adam.engines.cuda import cupy
+        from tests.support.cuda_cpp.host_gpu import HostEngine
 
         # The kernels do nothing, so that no C++ compiler is needed.
         engine = HostEngine(SimpleNamespace(kernel=lambda symbol: lambda grid, block, arguments: None))

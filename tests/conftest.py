@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from programs import case, packing_case, streamed_case, torch_case
+
+from tests.support.library_programs import case, packing_case, streamed_case, torch_case
 
 __all__ = ["case", "packing_case", "streamed_case", "torch_case"]  # fixtures
 

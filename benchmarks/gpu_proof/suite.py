@@ -17,7 +17,7 @@ from ..record import LeftOut, Report
 from ..runner import TAIL, Outcome, guarded
 from .lines import VARIABLE
 
-DRY = ("tests/test_streams.py",)
+DRY = ("tests/arrays/test_streams.py",)
 """Of which one is skipped without a GPU."""
 
 WORKERS = 14

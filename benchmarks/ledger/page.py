@@ -25,8 +25,8 @@ _HEAD = """# The ledger
 
 What {compiler} made of the kernels, counted in the machine code, and the times that follow; no GPU took part.
 `python -m benchmarks.ledger` writes this page and [ledger.json](ledger.json), which has every kernel on every architecture;
-`tests/test_ledger.py` compiles anew and compares, so that a change of a kernel shows what it costs. With `--page` it compiles nothing:
-for when results of a GPU have come.
+`tests/benchmarks/test_ledger.py` compiles anew and compares, so that a change of a kernel shows what it costs.
+With `--page` it compiles nothing: for when results of a GPU have come.
 
 - **Counted** is the fast path: aligned tensors, whole vectors, no subnormal, infinite or NaN operand. [paths.py](paths.py) says how it
   is found in the control flow of the disassembly and where the method ends.

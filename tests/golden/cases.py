@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reference import DTYPES
-from rule_cases import CASES as SETTINGS
 
 from gpu_adam import schedules
+from tests.support.reference import DTYPES
+from tests.support.rule_cases import CASES as SETTINGS
 
 Array = NDArray[Any]
 STEPS = 4

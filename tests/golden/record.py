@@ -11,11 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cuda_cpp.build import symbol
-from cuda_cpp.instances import OTHERS, SHIPPED
-
 from gpu_adam import schedules
 from gpu_adam.engines.compile.nvrtc import expression_of
+from tests.support.cuda_cpp.build import symbol
+from tests.support.cuda_cpp.instances import OTHERS, SHIPPED
 
 from . import cases
 from .cases import Case, Tensor

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_cpp.host_gpu import HostEngine
 from numpy.typing import NDArray
 
 from gpu_adam.cuda import contexts
 from gpu_adam.engines.cuda import cupy, numba
+from tests.support.cuda_cpp.host_gpu import HostEngine
 
 ENGINES = {"cupy": cupy, "numba": numba}
 

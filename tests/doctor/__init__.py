@@ -1,0 +1,1 @@
+"""Tests of ``gpu-adam doctor``, and of what a person reads first."""

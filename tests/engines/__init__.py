@@ -1,0 +1,1 @@
+"""Tests of the engines: how they compile, cache, bind, queue and capture."""

@@ -1,0 +1,1 @@
+"""Tests of the optimizers as a user meets them."""

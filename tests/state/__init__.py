@@ -1,0 +1,1 @@
+"""Tests of the state: saved, loaded, copied, sent, averaged."""

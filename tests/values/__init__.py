@@ -1,0 +1,1 @@
+"""Tests of the values below everything: numbers, schedules, messages."""
