@@ -210,12 +210,7 @@ def test_the_source_distribution_is_the_repository(sdist: Path) -> None:
 def is_of_the_examples(name: str) -> bool:
     """Whether a file is of the examples' programs or their tests, which are for a checkout; the documentation shows their page."""
     documented = name == "examples/paper/RESULTS.md" or name.endswith(".png")
-    tests = (
-        "tests/benchmarks/test_paper_experiments.py",
-        "tests/benchmarks/test_paper_models.py",
-        "tests/benchmarks/test_paper_theory.py",
-    )
-    return name in tests or (name.startswith("examples/") and not documented)
+    return name.startswith(("examples/", "tests/examples/")) and not documented
 
 
 def test_two_builds_have_the_same_bytes(checkout: Path, sdist: Path, wheel: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Of the examples: a checkout has them, the source distribution has not."""
