@@ -18,7 +18,7 @@ class _Moved(ModuleType):
     """The module of a rule, by its former path; nothing is imported before something is asked of it."""
 
     # A data descriptor, which comes before what the instance has.
-    __doc__ = property(lambda self: import_module(self._homes()[0]).__doc__)  # type: ignore[assignment]
+    __doc__ = property(lambda self: import_module(self._homes()[0]).__doc__)
 
     def _homes(self) -> tuple[str, str]:
         rule = self.__name__.rpartition(".")[2]

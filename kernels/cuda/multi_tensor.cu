@@ -6,8 +6,8 @@
 
 namespace gpu_adam {
 
-// The table of gpu_adam.plan.tables.Table: for S segments and C chunks seven rows of S pointers, S begins, S ends, S coefficient rows, C chunk
-// segments, C chunk starts and, for strided tensors, S walks.
+// The table of gpu_adam.plan.tables.Table: for S segments and C chunks seven rows of S pointers, S begins, S ends, S coefficient rows, C
+// chunk segments, C chunk starts and, for strided tensors, S walks.
 enum TableRow { kParam, kGrad, kState, kMasterRow = kState + kMaxStates, kAverageRow, kBegin, kEnd, kCoefficients, kTableRows };
 
 // One chunk of the table: its tensor, and which of its elements are updated.

@@ -61,8 +61,8 @@ struct Kept {
   }
 };
 
-// What an update tells the caches, by the names of gpu_adam.kernels.specialization.Hint: how it accesses its streams, and how it stores the parameter. The
-// next forward pass reads that one and nothing else, so where it fits the cache it may be worth keeping.
+// What an update tells the caches, by the names of gpu_adam.kernels.specialization.Hint: how it accesses its streams, and how it stores the
+// parameter. The next forward pass reads that one and nothing else, so where it fits the cache it may be worth keeping.
 struct Streaming {
   using Streams = Streamed;
   using Param = Streamed;
