@@ -91,7 +91,7 @@ def told(
     plan = optimizer.plan
     return {
         "a_step": found,
-        "planned_launches": len(plan.prologues) + len(plan.launches),
+        "planned_launches": len(plan.kernels),
         "pools_changed": _pools() != pools,
         "profiler": profiler.counts(step),
     }

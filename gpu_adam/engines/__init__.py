@@ -32,7 +32,7 @@ Stage = Sequence[tuple[Callable[..., Any], Sequence[tuple[Any, ...]]]]
 """Functions, each with the arguments of one call or more; no call depends on another."""
 
 
-Coefficients = Mapping[str, NDArray[Any]]
+CoefficientRows = Mapping[str, NDArray[Any]]
 """For each working format's name an array of rows of ``ROW_WORDS`` numbers, which the engine copies before it returns."""
 
 
@@ -54,7 +54,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class RowSums:
+class SparseSums:
     """The sums of a gradient's rows that have the same number.
 
     Attributes:
@@ -97,7 +97,7 @@ class Program(Protocol):
     is_native: bool
     """Whether `run` is one call of C code from its first change on: no handler of a signal then comes in between."""
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Stage = ()) -> None:
+    def run(self, coefficients: CoefficientRows | None, stream: int | None = None, then: Stage = ()) -> None:
         """Run every launch once, the prologue first where there is one.
 
         Args:
@@ -168,7 +168,7 @@ class Engine(Protocol):
     """The kind of device whose memory it works in: ``"cpu"`` or ``"cuda"``."""
     policy: Policy
 
-    def processors(self, device: Device) -> int:
+    def multiprocessors(self, device: Device) -> int:
         """Multiprocessors of a GPU, threads of a CPU."""
 
     def allocate(self, device: Device, nbytes: int) -> Memory:
@@ -180,7 +180,7 @@ class Engine(Protocol):
     def download(self, memory: Memory, offset: int, nbytes: int, stream: int | None = None) -> NDArray[np.uint8]:
         """Copy bytes to the host, after what the stream holds is done."""
 
-    def coalesce(self, sums: RowSums, stream: int | None = None) -> None:
+    def coalesce(self, sums: SparseSums, stream: int | None = None) -> None:
         """Sum the rows of a gradient that have the same number; the stream is as for `Program.run`."""
 
     def capturing(self, device: Device, stream: int | None) -> bool:

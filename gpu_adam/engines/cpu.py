@@ -23,7 +23,7 @@ from ..plan.launches import Launch
 from ..plan.policy import CPU_POLICY, Policy
 from ..plan.prologue import Prologue
 from ..process.uninterrupted import uninterruptedly
-from . import Coefficients, Memory, Replay, RowSums, Stage
+from . import CoefficientRows, Memory, Replay, SparseSums, Stage
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
@@ -52,7 +52,7 @@ class CpuEngine:
     def __init__(self) -> None:
         self.pool = ThreadPool(thread_count())
 
-    def processors(self, device: Device) -> int:
+    def multiprocessors(self, device: Device) -> int:
         """Threads of a step."""
         return self.pool.count
 
@@ -72,7 +72,7 @@ class CpuEngine:
         ctypes.memmove(out.ctypes.data, memory.address + offset, nbytes)
         return out
 
-    def coalesce(self, sums: RowSums, stream: int | None = None) -> None:
+    def coalesce(self, sums: SparseSums, stream: int | None = None) -> None:
         """Sum the rows of a gradient that have the same number."""
         # A copy, of which one thread does as much as of a sum.
         cuts = _cuts(sums.capacity, sums.capacity * sums.width, MEASURED_SERIAL, self.pool.count)
@@ -111,7 +111,7 @@ class CpuProgram:
             [] if prologue is None else [(call.kernel, call.parts(prologue.rows)) for call in self._calls]
         )
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Stage = ()) -> None:
+    def run(self, coefficients: CoefficientRows | None, stream: int | None = None, then: Stage = ()) -> None:
         """Run every launch once, the prologue first; a CPU has no streams."""
         before: Sequence[Stage] = () if self._prologue is None else self._prologue.stages
         launches = self._fixed
@@ -219,7 +219,7 @@ class _Call:
             cuts_of = _cuts(task.size, task.size, SERIAL, threads, 1024)
         self._parts = [(*fixed, *ends) for ends in cuts_of]
 
-    def parts(self, coefficients: Coefficients) -> list[tuple[Any, ...]]:
+    def parts(self, coefficients: CoefficientRows) -> list[tuple[Any, ...]]:
         rows = coefficients[self._working][self._row]
         return [(*part, rows) for part in self._parts]
 

@@ -22,6 +22,7 @@ from ..dtypes import Format
 from ..engines import ENGINES, Engine
 from ..lazy import cached_property
 from ..messages import a_kind, shown
+from ..plan.cohorts import Mode
 from ..plan.launches import Plan
 from ..process.native import at_once
 from ..process.sole import User, changing, reading
@@ -38,14 +39,14 @@ from ..state.residence import Residence
 from ..step.amp import HandedOver, handed_over
 from ..step.bound import Bound
 from ..step.captures import Captures
-from ..step.cohorts import Mode
 from ..step.control import Control
+from ..step.dispatcher import Dispatcher
 from ..step.graph import StepGraph
 from ..step.loss_scaler import LossScaler
+from ..step.request import Request
 from ..step.scaling import UNSCALED, Scaling, max_norm, scaling_of
-from ..step.schedule import Schedule
 from ..step.settings import Limits
-from ..step.stepper import Stepper
+from ..step.updates import plan_of
 from .averaged import Averaged
 from .groups import is_groups
 from .interface import keep_elsewhere, unexpected, unexpected_in_step
@@ -112,7 +113,7 @@ class GpuOptimizer:
     """
 
     algorithm: ClassVar[Algorithm]
-    _stepper: Stepper
+    _dispatcher: Dispatcher
     _bound: Bound
     _keys: list[tuple[Any, ...]]
     _hyper: list[Hyperparameters]
@@ -215,7 +216,7 @@ class GpuOptimizer:
     def _add(self, groups: list[dict[str, Any]], grouped: bool) -> None:
         grown = False
         if self._params:
-            grown = self._stepper.may_grow and len(self.param_groups) == len(self._groups.structures)
+            grown = self._dispatcher.may_grow and len(self.param_groups) == len(self._groups.structures)
             if not grown:
                 self._follow()
         added = self._members.described(groups, self.defaults, self.param_groups, grown=grown)
@@ -225,8 +226,8 @@ class GpuOptimizer:
         steps, bound = np.zeros(0, np.int64), list[Any]()
         residence: Residence | None = None
         if self._params:
-            steps, bound = self._stepper.read_steps(), list(self._bound.arrays)
-            residence = self._stepper.residence
+            steps, bound = self._dispatcher.read_steps(), list(self._bound.arrays)
+            residence = self._dispatcher.residence
         grads = self._members.add(added, self.param_groups)
         self._groups.grouped = grouped
         if residence is not None:
@@ -236,7 +237,7 @@ class GpuOptimizer:
     def _follow(self, capturing: bool = False) -> None:
         """Take up what was done to the groups and to the parameters since the last step; nothing may have been while one is captured."""
         self._follow_groups(capturing)
-        self._stepper.follow_memory(capturing)
+        self._dispatcher.follow_memory(capturing)
         thawed = self._bound.thawed() if self._pack else []
         if thawed and capturing:
             raise RuntimeError(f"{thawed[0].label} was thawed, and a captured step cannot take it in: call step() once")
@@ -246,7 +247,7 @@ class GpuOptimizer:
     def _pack_in(self, thawed: Sequence[Placed]) -> None:
         grads = self._members.pack_in(thawed, self.param_groups)
         bound = [grads.get(k, array) for k, array in enumerate(self._bound.arrays)]
-        self._rest(self._stepper.read_steps(), bound)
+        self._rest(self._dispatcher.read_steps(), bound)
 
     def _follow_groups(self, capturing: bool = False) -> None:
         """Take up what was moved among the groups, by which no graph goes that was captured before."""
@@ -259,11 +260,11 @@ class GpuOptimizer:
             )
         self._refuse_if_swapped()
         # What has been done to the parameters is not seen any more once they have been taken up anew.
-        self._stepper.follow_memory()
+        self._dispatcher.follow_memory()
         uninterrupted(self._regroup)
 
     def _regroup(self) -> None:
-        steps, bound = self._stepper.read_steps(), self._bound.arrays
+        steps, bound = self._dispatcher.read_steps(), self._bound.arrays
         earlier = self._members.regroup(self.param_groups, steps)
         self._rest(
             np.array([0 if k is None else steps[k] for k in earlier], np.int64),
@@ -273,15 +274,15 @@ class GpuOptimizer:
     @property
     def _is_captured(self) -> bool:
         """Whether a graph of the caller's has captured a step."""
-        schedule = self._stepper.schedule
-        return bool(self._captures) or (schedule is not None and schedule.is_captured)
+        executor = self._dispatcher.executor
+        return bool(self._captures) or (executor is not None and executor.is_captured)
 
     def _rest(self, steps: NDArray[np.int64], bound: Sequence[Any], residence: Residence | None = None) -> None:
         """Forget everything that follows from the parameters and is found again at the next step."""
-        stepper = vars(self).get("_stepper")
-        if stepper is not None:
+        dispatcher = vars(self).get("_dispatcher")
+        if dispatcher is not None:
             # What a caller has captured is not forgotten.
-            stepper.settle()
+            dispatcher.settle()
         for name in ("_devices", "_working", "_narrowest"):
             vars(self).pop(name, None)
         vars(self).update(self._remade(self._params, steps, bound, residence))
@@ -306,7 +307,7 @@ class GpuOptimizer:
         self, params: list[Placed], steps: NDArray[np.int64], bound: Sequence[Any], residence: Residence | None = None
     ) -> dict[str, Any]:
         """The attributes of an optimizer with these parameters and state; what follows from them is found again at the next step."""
-        stepper = Stepper(
+        dispatcher = Dispatcher(
             params,
             steps,
             self._averaging,
@@ -320,7 +321,7 @@ class GpuOptimizer:
         keys: list[tuple[Any, ...]] = []
         hyper: list[Hyperparameters] = []
         return {
-            "_stepper": stepper,
+            "_dispatcher": dispatcher,
             "_bound": Bound(params, bound, self._pack),
             "_keys": keys,
             "_hyper": hyper,
@@ -362,13 +363,13 @@ class GpuOptimizer:
         capturing = self._check_stream(on)
         # Held until the launches are made: nobody else may hold them.
         arrays = self._arrays(grads, capturing)
-        schedule = self._prepare(arrays, grad_scale, on, capturing)
-        self._stepper.run(schedule, on, partial(schedule.run, on))
+        executor = self._dispatcher.prepare(self._request(arrays, grad_scale, on, capturing))
+        self._dispatcher.run(executor, on, partial(executor.run, on))
 
     def _check_stream(self, stream: int | None) -> bool:
         """Whether the step is being captured in a graph; an error if it may not run."""
         self._refuse_if_swapped()
-        return self._stepper.is_captured(stream)
+        return self._dispatcher.is_captured(stream)
 
     def _refuse_if_swapped(self) -> None:
         if self._swapped is not None:
@@ -382,16 +383,15 @@ class GpuOptimizer:
         arrays = self._bound.current()
         # What is captured was stepped before, and then looked at.
         if not capturing and arrays is self._bound.steady and arrays and all(array is None for array in arrays):
-            self._bound.refuse_absent(self._stepper.read_steps)
+            self._bound.refuse_absent(self._dispatcher.read_steps)
         return arrays
 
-    def _prepare(self, arrays: Sequence[Any], grad_scale: Any, stream: int | None, capturing: bool) -> Schedule:
-        """Everything but the launches; what is wrong with the arguments or hyperparameters is raised here."""
+    def _request(self, arrays: Sequence[Any], grad_scale: Any, stream: int | None, capturing: bool = False) -> Request:
+        """What a step with these gradients is asked for; what is wrong with the arguments or hyperparameters is raised here."""
         self._read_hyperparameters(capturing)
         scaling = self._scaling(grad_scale)
-        keep = arrays is self._bound.steady
         limits, mode = self._limits(scaling), self._mode(scaling)
-        return self._stepper.prepare(arrays, keep, self._hyper, scaling, limits, mode, stream, capturing)
+        return Request(self._hyper, scaling, limits, mode, arrays, arrays is self._bound.steady, stream, capturing)
 
     # Clipping, scaling, skipping.
 
@@ -450,14 +450,14 @@ class GpuOptimizer:
         return self._norms(1, (len(self.param_groups),))
 
     def _norms(self, first: int, shape: tuple[int, ...]) -> Any:
-        schedule = self._stepper.schedule
-        if schedule is None or not schedule.mode.measures:
+        executor = self._dispatcher.executor
+        if executor is None or not executor.planned.mode.measures:
             raise RuntimeError(
                 "no norm was measured since the optimizer was made, loaded or added to, or the last step measured none: "
                 "make it with max_grad_norm, inf to measure only"
             )
-        with self._stepper.ordered():
-            return np.zeros(shape) if schedule.first is None else self._control.norms(schedule.first, first, shape)
+        with self._dispatcher.ordered():
+            return np.zeros(shape) if executor.first is None else self._control.norms(executor.first, first, shape)
 
     @property
     @reading
@@ -480,7 +480,7 @@ class GpuOptimizer:
 
     def ordered(self) -> AbstractContextManager[Any]:
         """A block: what the arrays' libraries queue in it comes after the last step, on whichever stream, and before the next one."""
-        return self._stepper.ordered()
+        return self._dispatcher.ordered()
 
     # Graphs.
 
@@ -503,20 +503,21 @@ class GpuOptimizer:
             raise RuntimeError("a graph needs its coefficients on the device: make the optimizer with capturable=True")
         self.only_device("a graph")
         self._check_stream(None)
-        schedule = self._prepare(self._arrays(None), grad_scale, None, False)
-        return StepGraph(self._replay, schedule, uninterrupted(schedule.graph), grad_scale)
+        executor = self._dispatcher.prepare(self._request(self._arrays(None), grad_scale, None))
+        return StepGraph(self._replay, executor, uninterrupted(executor.graph), grad_scale)
 
     @changing
     def _replay(self, graph: StepGraph, stream: Any) -> None:
         on = None if stream is None else handle_of(stream)
         if self._check_stream(on):
             raise RuntimeError("a graph's replay cannot be captured in another graph: capture step() there")
-        schedule, arrays = graph.schedule, self._arrays(None)
-        if self._stepper.schedule is not schedule or self._prepare(arrays, graph.grad_scale, on, False) is not schedule:
+        executor, arrays = graph.executor, self._arrays(None)
+        holds = self._dispatcher.executor is executor
+        if not (holds and self._dispatcher.prepare(self._request(arrays, graph.grad_scale, on)) is executor):
             raise RuntimeError(
                 "the optimizer's plan has changed since the graph was captured: make another with graph()"
             )
-        self._stepper.run(schedule, on, lambda _: graph.launch(on))
+        self._dispatcher.run(executor, on, lambda _: graph.launch(on))
 
     @changing
     def prepare_replay(self, stream: Any = None) -> None:
@@ -532,13 +533,15 @@ class GpuOptimizer:
         Raises:
             RuntimeError: If no step can have been captured, or the update rule is another one now.
         """
-        schedule = self._stepper.schedule
-        if (schedule is None and not self._captures) or not self._capturable:
+        executor = self._dispatcher.executor
+        if (executor is None and not self._captures) or not self._capturable:
             raise RuntimeError("no step was captured: capturable=True, and a step before the capture")
         self._read_hyperparameters()
         on = None if stream is None else handle_of(stream)
-        same = self._stepper.schedule is schedule
-        if not (same and self._stepper.prepare_replay(self._hyper, self._limits(self._stepper.scaling), on)):
+        scaling = self._dispatcher.scaling
+        limits, mode = self._limits(scaling), self._mode(scaling)
+        request = Request(self._hyper, scaling, limits, mode, stream=on, follows_replays=True)
+        if not (self._dispatcher.executor is executor and self._dispatcher.prepare_replay(request)):
             raise RuntimeError(
                 "the update rule or what its states begin with has changed, and a graph has the old one: "
                 "capture step() again"
@@ -563,10 +566,10 @@ class GpuOptimizer:
         self._require_average()
         self._follow_groups()
         if self._swapped is None:
-            self._stepper.look()
-        steps = self._stepper.read_steps()
+            self._dispatcher.look()
+        steps = self._dispatcher.read_steps()
         pairs = [(placed, steps[placed.index]) for placed in self._params]
-        with self._stepper.ordered():
+        with self._dispatcher.ordered():
             averages = [
                 placed.view(AVERAGE) if t else placed.apart(AVERAGE, to_host(placed.ref.array)) for placed, t in pairs
             ]
@@ -591,17 +594,17 @@ class GpuOptimizer:
         uninterrupted(self._swap_in, block)
 
     def _swap_in(self, block: object) -> None:
-        self._stepper.begin_averages()
+        self._dispatcher.begin_averages()
         # The average of a parameter that was never stepped is the parameter.
-        steps = self._stepper.read_steps()
+        steps = self._dispatcher.read_steps()
         stepped = [placed for placed in self._params if steps[placed.index]]
-        with self._stepper.ordered():
+        with self._dispatcher.ordered():
             # Where it fails on the way, the block's end puts back what they were.
             self._swapped = block, [(placed, snapshot(placed.ref)) for placed in stepped]
             for placed in stepped:
                 assign(placed.ref, placed.view(AVERAGE))
         # Nobody has written to the parameters, as far as their master weights are concerned.
-        self._stepper.residence.forget_writes()
+        self._dispatcher.residence.forget_writes()
 
     def _end_block(self, block: object) -> None:
         """Make the parameters what they were, where this is the block that changed them."""
@@ -609,14 +612,14 @@ class GpuOptimizer:
             return
         _, kept = self._swapped
         errors: list[Exception] = []
-        with self._stepper.ordered():
+        with self._dispatcher.ordered():
             for placed, value in kept:
                 try:
                     assign(placed.ref, value)
                 except Exception as error:
                     # One that was reshaped in the block must not cost the others what they were.
                     errors.append(error)
-        self._stepper.residence.forget_writes()
+        self._dispatcher.residence.forget_writes()
         self._swapped = None
         if errors:
             raise errors[0]
@@ -645,7 +648,7 @@ class GpuOptimizer:
                     "the update rule of a captured step differs from that of the step before, which compiled it: "
                     "call step() once before the capture"
                 )
-            self._stepper.settle()
+            self._dispatcher.settle()
         # In this order: where an exception comes in between, they are read again.
         self._hyper = hyper
         self._keys = keys
@@ -659,8 +662,8 @@ class GpuOptimizer:
         tell that they were written to.
         """
         self._refuse_if_swapped()
-        self._stepper.follow_memory()
-        with self._stepper.ordered():
+        self._dispatcher.follow_memory()
+        with self._dispatcher.ordered():
             for placed in self._params:
                 placed.reread_master()
 
@@ -690,7 +693,7 @@ class GpuOptimizer:
             raise ValueError("pack=True binds its own gradients: write into opt.grads, or call step(grads)")
         if self._bound.torch:
             raise ValueError("torch tensors bind their own gradients: set .grad, or call step(grads)")
-        self._stepper.check_gradients(arrays)
+        self._dispatcher.check_gradients(arrays)
         self._bound.bind(arrays)
 
     @changing
@@ -702,7 +705,7 @@ class GpuOptimizer:
         Args:
             set_to_none: Whether a torch tensor's ``.grad`` becomes ``None``, as in PyTorch, and is not filled with zeros.
         """
-        with self._stepper.ordered():
+        with self._dispatcher.ordered():
             self._bound.clear(set_to_none)
 
     # Looking at it.
@@ -710,24 +713,24 @@ class GpuOptimizer:
     @property
     @reading
     def plan(self) -> Plan:
-        """The schedule of the last step, or of the next one where none was yet, with buckets, launches and bytes moved; printable.
+        """All that the last step ran, or the next one will where none was yet: buckets, launches and bytes moved; printable.
 
         Before the first step gradients that are not bound are taken to be like their parameters.
         """
         self._follow_groups()
-        if self._stepper.schedule is not None:
-            return self._stepper.schedule.plan
+        if self._dispatcher.executor is not None:
+            return self._dispatcher.executor.planned.plan
         if self._swapped is None:
-            self._stepper.look()
+            self._dispatcher.look()
         self._read_hyperparameters()
         # Twins have places without taking any memory.
         twins = [replace(placed) for placed in self._params]
         place([twin for twin in twins if twin.place is None and not is_frozen(twin)])
-        like = self._stepper.fresh_gradients(twins)
+        like = self._dispatcher.fresh_gradients(twins)
         pairs = zip(twins, self._bound.arrays, strict=True)
         like.update([None if is_frozen(twin) else twin.ref.array if bound is None else bound for twin, bound in pairs])
-        mode, steps = self._mode(UNSCALED), self._stepper.steps
-        return Schedule(twins, like, steps, self._hyper, self._averaging, mode).plan
+        mode, steps = self._mode(UNSCALED), self._dispatcher.steps
+        return plan_of(twins, like, steps, self._hyper, self._averaging, mode).plan
 
     @untraced
     def __repr__(self) -> str:
@@ -777,9 +780,9 @@ class GpuOptimizer:
             # The remedy may be a new optimizer, which wants the state.
             if not self._groups.are_in_place(self.param_groups):
                 raise
-        written = self._stepper.look() if self._swapped is None else ()
-        steps = self._stepper.read_steps()
-        with self._stepper.ordered():
+        written = self._dispatcher.look() if self._swapped is None else ()
+        steps = self._dispatcher.read_steps()
+        with self._dispatcher.ordered():
             saved = checkpoint.save(
                 self.algorithm, self.param_groups, self._groups.structures, self._params, steps, written
             )
@@ -808,10 +811,10 @@ class GpuOptimizer:
         )
         captured = self._is_captured
         if captured:
-            self._stepper.settle()
+            self._dispatcher.settle()
         # Made beside the old state, and put in its place when nothing can fail any more.
         # What the state lacks is read from the parameters, which the last step may still be writing to.
-        with self._stepper.ordered():
+        with self._dispatcher.ordered():
             params = checkpoint.renewed(loaded, self._params, averages, keep_places=captured)
         steps = np.array(loaded.steps, np.int64)
         remade = self._remade(params, steps, self._bound.arrays)
@@ -825,7 +828,7 @@ class GpuOptimizer:
 
     def _take_over(self, changes: Sequence[Any], steps: NDArray[np.int64], captured: bool) -> None:
         # Held until all is done: what is destroyed may run code.
-        before = self._params, self._stepper
+        before = self._params, self._dispatcher
         at_once(starmap(dict.update, changes))
         if captured:
             checkpoint.return_memory(before[0], self._params)

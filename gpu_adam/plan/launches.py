@@ -1,4 +1,4 @@
-"""What a step runs, as values that can be printed, compared and tested without a GPU; `gpu_adam.launches` makes them.
+"""What a step runs, as values that can be printed, compared and tested without a GPU; `gpu_adam.plan.planner` makes them.
 
 A launch is one kernel call. The *flat* family updates one stretch of a bucket that holds the parameters themselves; the
 *multi-tensor* family updates any number of tensors through a table of pointers and chunks; the *strided* family does the same for
@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 
 from ..device import Device
 from ..dtypes import Format
+from ..kernels.abi import WORD
 from ..kernels.rules.rule import Rule
-from ..kernels.specialization import Family, Specialization
+from ..kernels.specialization import CoalesceKernel, Family, Specialization, coalesce_kernel
 from ..strides import Walk
 from .layout import Bucket
 from .policy import Geometry
 from .prologue import Prologue
 from .tables import Table
+from .updates import SparseOperand
 
 
 @dataclass(frozen=True)
@@ -117,24 +119,76 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class SparseSum:
+    """The kernel call that sums a sparse gradient's rows of equal numbers, before the step reads the sums.
+
+    How many rows a step gives is not known before it, so bytes are of all that there is room for.
+
+    Attributes:
+        index: The parameter's number.
+        label: What to call it in print.
+        device: Where.
+        working: The format of the sums.
+        rows: The gradient.
+    """
+
+    index: int
+    label: str
+    device: Device
+    working: Format
+    rows: SparseOperand
+
+    @property
+    def kernel(self) -> CoalesceKernel:
+        """Which kernel."""
+        return coalesce_kernel(self.rows.values, self.working, self.rows.width)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that it reads: each row's elements, its number, and its place in their order."""
+        return self.rows.capacity * (self.rows.width * self.rows.values.itemsize + 2 * WORD)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes that it writes: each row's sum and its number."""
+        return self.rows.capacity * (self.rows.width * self.working.itemsize + WORD)
+
+    def __str__(self) -> str:
+        kernel, capacity = self.kernel, self.rows.capacity
+        grid = "" if self.device.kind == "cpu" else f"grid {capacity:,} x {kernel.threads}, "
+        return (
+            f"{kernel.name} on {self.device}: {self.label}, {capacity:,} rows of {self.rows.width:,} elements, {grid}"
+            f"reads {self.bytes_read:,} B, writes {self.bytes_written:,} B"
+        )
+
+
+@dataclass(frozen=True)
 class Plan:
     """All launches of a step, and the buckets that hold the state.
 
     Attributes:
         buckets: Where the state lies.
-        prologues: What each device begins with; none where the host knows the coefficients.
+        sums: The sums of sparse gradients, which come first.
+        prologues: What comes next on each device; none where the host knows the coefficients.
         launches: The updates.
     """
 
     buckets: tuple[Bucket, ...]
+    sums: tuple[SparseSum, ...]
     prologues: tuple[Prologue, ...]
     launches: tuple[Launch, ...]
 
     @property
+    def kernels(self) -> tuple[SparseSum | Prologue | Launch, ...]:
+        """Every kernel call, in the order in which they are queued on a device."""
+        return (*self.sums, *self.prologues, *self.launches)
+
+    @property
     def bytes_moved(self) -> int:
         """Bytes that a step reads and writes."""
+        summed = sum(one.bytes_read + one.bytes_written for one in self.sums)
         measured = sum(prologue.bytes_read for prologue in self.prologues)
-        return measured + sum(launch.bytes_read + launch.bytes_written for launch in self.launches)
+        return summed + measured + sum(launch.bytes_read + launch.bytes_written for launch in self.launches)
 
     @property
     def elements(self) -> int:
@@ -143,11 +197,11 @@ class Plan:
 
     def __str__(self) -> str:
         each = f" ({self.bytes_moved / self.elements:.1f} a parameter)" if self.elements else ""
-        count = len(self.prologues) + len(self.launches)
+        count = len(self.kernels)
         launches = f"{count} launch{'' if count == 1 else 'es'}"
         lines = [
             f"step: {launches}, {self.elements:,} elements, {self.bytes_moved:,} bytes{each}",
             *(f"  {bucket}" for bucket in self.buckets),
-            *(f"  {launch}" for launch in (*self.prologues, *self.launches)),
+            *(f"  {kernel}" for kernel in self.kernels),
         ]
         return "\n".join(lines)

@@ -10,9 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..device import Device
-from ..kernels.abi import LEAF_THREADS, PROLOGUE_THREADS
+from ..kernels.abi import HEADER_WORDS, LEAF_THREADS, PROLOGUE_THREADS, RECORD_WORDS, SCHEDULED_WORDS
 from ..kernels.rules.rule import Rule
 from .tables import MeasureTable
+
+WINDOW_ENTRIES = 64
+"""Steps of a learning rate's schedule that a window has room for: more than the host may be ahead of the device."""
+
+
+def windows_at(cohorts: int, ranges: int) -> int:
+    """Where in the settings the windows begin, after the header, a record for each cohort, and the ranges; in words."""
+    return HEADER_WORDS + RECORD_WORDS * cohorts + 2 * ranges
+
+
+def settings_words(cohorts: int, ranges: int) -> int:
+    """Words of the settings for so many cohorts and ranges of slots."""
+    return windows_at(cohorts, ranges) + WINDOW_ENTRIES * SCHEDULED_WORDS * cohorts
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .policy import Geometry, Policy
 from .tables import Table
 
 
-def schedule(tasks: Sequence[Task], device: Device, processors: int, policy: Policy) -> tuple[Launch, ...]:
+def launches_of(tasks: Sequence[Task], device: Device, processors: int, policy: Policy) -> tuple[Launch, ...]:
     """The launches for these tasks on one device: one for each stretch of a bucket, one for each kernel that tensors need.
 
     Args:

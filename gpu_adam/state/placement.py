@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..arrays import ArrayRef
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import ArrayRef, to_host
 from ..device import Device
 from ..engines import Engine, engine_named, gpu_engine
 from ..errors import EngineUnavailable
 from ..kernels.abi import MAX_DIMS
 from ..plan.layout import Extent
 from ..plan.layout import pack as buckets_of
+from ..rules.algorithm import Hyperparameters
 from ..strides import walk
 from .buckets import BucketState
-from .parameter import Place, Placed
+from .parameter import AVERAGE, Place, Placed
 
 
 def engines_for(
@@ -65,6 +69,34 @@ def place(params: Sequence[Placed], *, aligned: bool = False) -> None:
         state = BucketState(bucket, by_index[bucket.segments[0].index].engine)
         for segment in bucket.segments:
             by_index[segment.index].place = Place(state, segment)
+
+
+def begin_states(
+    params: Sequence[Placed], steps: NDArray[np.int64], hyper: Sequence[Hyperparameters], *, averages: bool
+) -> None:
+    """Have room for what the rules keep; of parameters that were never stepped, begin it.
+
+    Args:
+        params: The parameters.
+        steps: The step counts of all parameters of the optimizer.
+        hyper: The groups' hyperparameters.
+        averages: Whether an average of the parameters is kept.
+    """
+    place([one for one in params if one.place is None])
+    kept = {(one.state, name) for one in params for name in hyper[one.group].initial if one.has(name)}
+    for one in params:
+        own = hyper[one.group]
+        copies = [name for name, wanted in (("master", one.master), (AVERAGE, averages)) if wanted]
+        one.state.ensure((*own.rule.states, *copies))
+        if steps[one.index]:
+            continue
+        # Begun now and not earlier: the parameter may have been loaded or initialised since it was handed over.
+        for name in copies:
+            one.write(name, to_host(one.ref.array))
+        for name, value in own.initial.items():
+            # New memory is zero.
+            if value != 0.0 or (one.state, name) in kept:
+                one.write(name, np.full(one.ref.shape, value, one.ref.format.working.dtype))
 
 
 def pack_in(params: Sequence[Placed]) -> dict[int, Any]:

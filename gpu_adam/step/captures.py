@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rules.algorithm import Hyperparameters
+from ..device import Device
+from ..engines import Engine
+from ..plan.cohorts import Cohort
 from .counts import SharedCounts
+from .executor import Executor
+from .request import Request
 from .scaling import Scaling
-from .schedule import Schedule
-from .settings import Limits
 
 
 class Captures:
-    """The schedules of the past whose steps a caller has captured: they live as long as the optimizer.
+    """The executors of the past whose steps a caller has captured: they live as long as the optimizer.
 
     Such a graph updates the parameters that it updated, by the rule and the gradients that it was captured with. Where the cohorts are
     still the same, it counts its steps where the optimizer's own steps do. Where they are not, because a parameter had no gradient for a
@@ -24,31 +27,30 @@ class Captures:
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Schedule, Scaling]] = []
+        self._kept: list[tuple[Executor, Scaling]] = []
         self._counts: list[SharedCounts] = []
 
-    def keep(self, schedule: Schedule, scaling: Scaling) -> None:
-        """Keep a schedule that was captured, and what its settings point to.
+    def keep(self, executor: Executor, scaling: Scaling) -> None:
+        """Keep what runs a captured step, and what its settings point to.
 
         Args:
-            schedule: One that the optimizer steps by no longer.
+            executor: One that the optimizer steps by no longer.
             scaling: How the gradients of its last step were scaled.
         """
-        self._kept.append((schedule, scaling))
-        counts = schedule.shared_counts
+        self._kept.append((executor, scaling))
+        counts = executor.shared_counts
         assert counts is not None
         if counts not in self._counts:
             counts.is_captured = True
             self._counts.append(counts)
 
-    def counts_for(self, schedule: Schedule) -> SharedCounts:
-        """Where a new schedule on one device counts its steps."""
-        cohorts = schedule.cohorts
+    def counts_for(self, cohorts: Sequence[Cohort], device: Device, engine: Engine) -> SharedCounts:
+        """Where a new plan with these cohorts, on one device, counts its steps."""
+        members = [cohort.members for cohort in cohorts]
         for counts in self._counts:
-            if counts.fits(cohorts):
+            if counts.fits(members):
                 return counts
-        ((device, engine),) = schedule.engines.items()
-        return SharedCounts(engine, device, len(cohorts))
+        return SharedCounts(engine, device, len(members))
 
     def collect(self, steps: NDArray[np.int64]) -> bool:
         """Add the steps that replays have made since they were last looked at, for which it waits.
@@ -69,18 +71,16 @@ class Captures:
         for counts in self._counts:
             counts.tell(steps)
 
-    def prepare(
-        self, steps: NDArray[np.int64], hyperparameters: Sequence[Hyperparameters], limits: Limits
-    ) -> list[Schedule]:
-        """Take up what was changed in the groups, as `Schedule.prepare` does.
+    def prepare(self, steps: NDArray[np.int64], request: Request) -> list[Executor]:
+        """Have the next replays' coefficients be those that are asked for, scaled as the captured steps were.
 
         Returns:
-            The schedules whose rule is still the one that was captured.
+            Those whose rule is still the one that was captured.
         """
-        fitting = [(schedule, scaling) for schedule, scaling in self._kept if schedule.fits(hyperparameters)]
-        for schedule, scaling in fitting:
-            schedule.prepare(steps, hyperparameters, scaling, limits, wait=True)
-        return [schedule for schedule, _ in fitting]
+        fitting = [(executor, scaling) for executor, scaling in self._kept if executor.fits(request.hyper)]
+        for executor, scaling in fitting:
+            executor.prepare(replace(request, scaling=scaling), steps)
+        return [executor for executor, _ in fitting]
 
     def __bool__(self) -> bool:
         """Whether there are any."""

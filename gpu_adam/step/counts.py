@@ -1,4 +1,4 @@
-"""Step counts in a device's memory that schedules share, so that graphs of one and steps of another go by the same ones."""
+"""Step counts in a device's memory that plans share, so that graphs of one and steps of another go by the same ones."""
 
 from __future__ import annotations
 

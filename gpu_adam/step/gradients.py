@@ -14,54 +14,44 @@ from ..arrays.recognition import Recognition
 from ..device import Device
 from ..dtypes import Format
 from ..kernels.abi import MAX_DIMS
+from ..plan.updates import Operand, SparseOperand
 from ..state.parameter import Placed
 from ..strides import Walk, walk
-from .sparse import RowBuffer, RowGradient, is_rows, row_gradient
+from .sparse import SparseBuffer, SparseGradient, is_sparse, sparse_gradient
 
 Shape = tuple[Format, tuple[int, ...]]
-"""What a plan depends on: the gradient's format and strides; of rows their working format and how many there is room for."""
+"""What a plan depends on: the gradient's format and strides; of a sparse one the format of its rows and how many there is room for."""
 
 
 _SPARE_ROWS = 4
 """How many times the room that rows need is kept, so that a plan is not made anew where their number goes up and down."""
 
 
-@dataclass(frozen=True)
-class Operand:
-    """What a step reads of one parameter's gradient.
-
-    Attributes:
-        address: Of the first element.
-        size: Elements.
-        format: Their format.
-        walk: The journey through parameter and gradient.
-        width: Where it is of some rows only, the elements of a row; else 0.
-        indices: The address of these rows' numbers.
-    """
-
-    address: int
-    size: int
-    format: Format
-    walk: Walk
-    width: int = 0
-    indices: int = 0
-
-
 @dataclass
-class _Slot:
+class _Known:
     """The last gradient seen for one parameter.
 
     Attributes:
         shape: What a plan depends on.
-        rows: Of a gradient of rows these.
-        capacity: How many of these there is room for.
+        walk: The journey through parameter and gradient, if it is dense.
+        sparse: The gradient, if it is sparse.
+        capacity: How many of its rows there is room for.
         kept: What holds the elements where the caller's object is no array: the memory of a number.
     """
 
     shape: Shape | None = None
-    rows: RowGradient | None = None
+    walk: Walk | None = None
+    sparse: SparseGradient | None = None
     capacity: int = 0
     kept: Any = None
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """A dense gradient that was checked: where it is, and the journey through parameter and gradient."""
+
+    ref: ArrayRef
+    walk: Walk
 
 
 class Gradients:
@@ -69,20 +59,21 @@ class Gradients:
 
     Args:
         params: The parameters.
-        no_rows: What of the optimizer's settings forbids gradients of rows, to be named in the error; empty if nothing does.
+        no_sparse: What of the optimizer's settings forbids sparse gradients, to be named in the error; empty if nothing does.
 
     Attributes:
+        addresses: Where the gradients lie, of each parameter; 0 where there is none.
         is_torn: Whether others were taken up, until the caller says that all that depends on them has followed.
     """
 
-    def __init__(self, params: Sequence[Placed], no_rows: str = "") -> None:
+    def __init__(self, params: Sequence[Placed], no_sparse: str = "") -> None:
         self._params = params
-        self._no_rows = no_rows
+        self._no_sparse = no_sparse
         self.is_torn = False
-        self._buffers: dict[int, RowBuffer] = {}
-        self._slots = [_Slot() for _ in params]
+        self._buffers: dict[int, SparseBuffer] = {}
+        self._known = [_Known() for _ in params]
         self._recognition = Recognition(len(params))
-        self._addresses: NDArray[np.int64] = np.zeros(len(params), np.int64)
+        self.addresses: NDArray[np.int64] = np.zeros(len(params), np.int64)
         self._lows, self._highs, self._itemsizes = np.zeros((3, len(params)), np.int64)
         self._on_device: dict[Device, list[Placed]] = {}
         for placed in params:
@@ -94,31 +85,35 @@ class Gradients:
         self._device_numbers = np.array([numbers[placed.ref.device] for placed in params], np.int64)
         self._empty = [placed.index for placed in params if not placed.size]
 
-    def operand(self, index: int) -> Operand | None:
-        """What a step reads of a parameter's gradient; ``None`` where it has none."""
-        slot, placed = self._slots[index], self._params[index]
-        if slot.shape is None:
-            return None
-        format, strides = slot.shape
-        if slot.rows is None:
-            journey = walk(placed.ref.shape, placed.ref.strides, strides)
-            return Operand(self.address(index), placed.size, format, journey)
-        sums, rows = self._buffers[index].addresses
-        width = self._buffers[index].width
-        size = slot.capacity * width
-        return Operand(sums, size, format, Walk((size,), (1,), (1,)), width, rows)
+    @property
+    def present(self) -> list[int]:
+        """The numbers of the parameters that have a gradient."""
+        return [index for index, known in enumerate(self._known) if known.shape is not None]
 
-    def sum_rows(self, device: Device, stream: int | None) -> None:
-        """Sum a device's gradients of rows where a step will read them, in the order of the stream."""
-        for index, buffer in self._buffers.items():
-            slot = self._slots[index]
-            if slot.rows is not None and slot.rows.values.device == device:
-                buffer.take(slot.rows, slot.capacity, stream)
+    def operand(self, index: int) -> Operand:
+        """What a step reads of a parameter's gradient, which it has."""
+        known = self._known[index]
+        assert known.shape is not None
+        format = known.shape[0]
+        if known.sparse is None:
+            assert known.walk is not None
+            return Operand(self.address(index), self._params[index].size, format, known.walk)
+        buffer = self._buffers[index]
+        sums, rows = buffer.addresses
+        sparse = SparseOperand(format, buffer.width, known.capacity, rows)
+        size = known.capacity * buffer.width
+        return Operand(sums, size, buffer.format, Walk((size,), (1,), (1,)), sparse)
+
+    def sum_sparse(self, index: int, stream: int | None) -> None:
+        """Sum a parameter's sparse gradient where a step will read it, in the order of the stream."""
+        known = self._known[index]
+        assert known.sparse is not None
+        self._buffers[index].take(known.sparse, known.capacity, stream)
 
     @property
-    def has_rows(self) -> bool:
-        """Whether any gradient is of rows."""
-        return bool(self._buffers) and any(slot.rows is not None for slot in self._slots)
+    def has_sparse(self) -> bool:
+        """Whether any gradient is sparse."""
+        return bool(self._buffers) and any(known.sparse is not None for known in self._known)
 
     def holds(self, arrays: Sequence[Any]) -> bool:
         """Whether this is the list that was taken up last, and stays as it is."""
@@ -126,12 +121,7 @@ class Gradients:
 
     def address(self, index: int) -> int:
         """The address of a parameter's gradient."""
-        return int(self._addresses[index])
-
-    def itemsize(self, index: int) -> int:
-        """Bytes of one element of a parameter's gradient."""
-        shape = self._slots[index].shape
-        return 0 if shape is None else shape[0].itemsize
+        return int(self.addresses[index])
 
     def update(self, arrays: Sequence[Any], lifetime: Lifetime = Lifetime.GIVEN) -> tuple[bool, list[int]]:
         """Take up the gradients of a step.
@@ -149,7 +139,7 @@ class Gradients:
         """
         if self._recognition.is_unchanged(arrays, lifetime):
             return False, []
-        before, addresses = self._addresses, self._addresses.copy()
+        before, addresses = self.addresses, self.addresses.copy()
         unknown = self._recognition.look(arrays, addresses)
         self._place_empty(addresses)
         moved = np.flatnonzero(addresses != before)
@@ -159,32 +149,32 @@ class Gradients:
                 unknown += moved[~clear].tolist()
         if not unknown:
             self.is_torn = True
-            self._addresses = addresses
+            self.addresses = addresses
             self._recognition.learn(arrays, {}, lifetime)
             return False, moved.tolist()
-        gone = [index for index in unknown if arrays[index] is None and self._slots[index].shape is not None]
+        gone = [index for index in unknown if arrays[index] is None and self._known[index].shape is not None]
         fresh = {
             index: self._check(self._params[index], arrays[index]) for index in unknown if arrays[index] is not None
         }
         for index, found in fresh.items():
-            if isinstance(found, RowGradient):
-                self._buffers.setdefault(index, RowBuffer(self._params[index])).ensure(found.capacity)
+            if isinstance(found, SparseGradient):
+                self._buffers.setdefault(index, SparseBuffer(self._params[index])).ensure(found.capacity)
         # Nothing has changed up to here, and nothing is refused from here on.
         self.is_torn = True
         reshaped = bool(gone)
         families: dict[int, Family | None] = dict.fromkeys(gone)
         for index in gone:
-            self._slots[index], addresses[index] = _Slot(), 0
+            self._known[index], addresses[index] = _Known(), 0
         for index, found in fresh.items():
-            if isinstance(found, RowGradient):
-                reshaped |= self._take_rows(index, found)
+            if isinstance(found, SparseGradient):
+                reshaped |= self._take_sparse(index, found)
                 addresses[index], families[index] = self._buffers[index].addresses[0], None
             else:
                 reshaped |= self._take(index, arrays[index], found)
-                addresses[index] = found.address
-                families[index] = None if self._slots[index].kept is not None else found.family
+                addresses[index] = found.ref.address
+                families[index] = None if self._known[index].kept is not None else found.ref.family
         self._place_empty(addresses)
-        self._addresses = addresses
+        self.addresses = addresses
         self._recognition.learn(arrays, families, lifetime)
         return reshaped, [] if reshaped else np.flatnonzero(addresses != before).tolist()
 
@@ -213,38 +203,39 @@ class Gradients:
             clear[mine] &= occupied.are_clear(starts[mine], stops[mine])
         return clear
 
-    def _take(self, index: int, array: Any, ref: ArrayRef) -> bool:
+    def _take(self, index: int, array: Any, dense: _Dense) -> bool:
         """Remember a dense gradient; whether the plan changes with it."""
-        slot = self._slots[index]
-        before = (slot.rows, slot.shape)
-        slot.rows, slot.shape = None, (ref.format, _walked(ref))
-        slot.kept = None if ref.array is array else ref.array
+        known, ref = self._known[index], dense.ref
+        before = (known.sparse, known.shape)
+        known.sparse, known.shape, known.walk = None, (ref.format, _walked(ref)), dense.walk
+        known.kept = None if ref.array is array else ref.array
         start, stop = reach(ref)
         self._lows[index], self._highs[index] = start - ref.address, stop - ref.address
         self._itemsizes[index] = ref.format.itemsize
-        return before != (None, slot.shape)
+        return before != (None, known.shape)
 
-    def _take_rows(self, index: int, rows: RowGradient) -> bool:
-        """Remember a gradient of rows; whether the plan changes with it."""
-        slot, buffer = self._slots[index], self._buffers[index]
-        before = (slot.rows is not None, slot.shape, self.address(index))
-        if slot.rows is None or not rows.capacity <= slot.capacity <= _SPARE_ROWS * rows.capacity:
-            slot.capacity = rows.capacity
-        slot.rows, slot.shape, slot.kept = rows, (buffer.format, (slot.capacity,)), None
-        return before != (True, slot.shape, 0 if index in self._empty else buffer.addresses[0])
+    def _take_sparse(self, index: int, sparse: SparseGradient) -> bool:
+        """Remember a sparse gradient; whether the plan changes with it."""
+        known, buffer = self._known[index], self._buffers[index]
+        before = (known.sparse is not None, known.shape, self.address(index))
+        if known.sparse is None or not sparse.capacity <= known.capacity <= _SPARE_ROWS * sparse.capacity:
+            known.capacity = sparse.capacity
+        known.sparse, known.shape, known.kept = sparse, (sparse.values.format, (known.capacity,)), None
+        return before != (True, known.shape, 0 if index in self._empty else buffer.addresses[0])
 
-    def _check(self, placed: Placed, array: Any) -> ArrayRef | RowGradient:
+    def _check(self, placed: Placed, array: Any) -> _Dense | SparseGradient:
         what = f"the gradient of {placed.label}"
-        if is_rows(array):
-            if self._no_rows:
-                raise ValueError(f"{what} is of rows, which does not go with {self._no_rows}: give a dense one")
-            return row_gradient(placed, array, what)
+        if is_sparse(array):
+            if self._no_sparse:
+                raise ValueError(f"{what} is of rows, which does not go with {self._no_sparse}: give a dense one")
+            return sparse_gradient(placed, array, what)
         ref = probe_named(array, what)
         if ref.shape != placed.ref.shape:
             raise ValueError(f"{what} has shape {ref.shape}: must be {placed.ref.shape}")
         if ref.device != placed.ref.device:
             raise ValueError(f"{what} lives on {ref.device}: must be on {placed.ref.device}, where the parameter is")
-        dims = len(walk(ref.shape, placed.ref.strides, ref.strides).shape)
+        journey = walk(ref.shape, placed.ref.strides, ref.strides)
+        dims = len(journey.shape)
         if dims > MAX_DIMS:
             raise ValueError(f"{what} needs {dims} strided dimensions: at most {MAX_DIMS} are supported")
         for index in self._occupied[ref.device].overlapping(ref):
@@ -252,7 +243,7 @@ class Gradients:
             # The gradient of x*x/2 is x itself: each element is read before it is written.
             if other is not placed or not ref.same_elements(placed.ref):
                 raise ValueError(f"{what} overlaps the memory of {other.label}, which the step changes while it reads")
-        return ref
+        return _Dense(ref, journey)
 
 
 def _walked(ref: ArrayRef) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..process.tracing import untraced
-from .schedule import Schedule
+from .executor import Executor
 
 
 class StepGraph:
@@ -18,11 +18,11 @@ class StepGraph:
     def __init__(
         self,
         replay: Callable[[StepGraph, Any], None],
-        schedule: Schedule,
+        executor: Executor,
         launch: Callable[[int | None], None],
         grad_scale: Any,
     ) -> None:
-        self.schedule = schedule
+        self.executor = executor
         self.launch = launch
         self.grad_scale = grad_scale
         self._replay = replay

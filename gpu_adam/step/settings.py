@@ -34,29 +34,11 @@ from ..kernels.abi import (
     WINDOW_FIRST,
     WINDOW_LENGTH,
 )
+from ..plan.cohorts import Cohort
+from ..plan.prologue import WINDOW_ENTRIES, settings_words, windows_at
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Asked, Averaging
 from .scaling import Scaling
-
-WINDOW_ENTRIES = 64
-"""Steps of a schedule that a window has room for: more than the host may be ahead of the device."""
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Parameters that share a row of coefficients: of one group, one working format and one step count.
-
-    Attributes:
-        group: The group's number.
-        working: The working format.
-        row: The row among those of its working format.
-        first: One of its parameters, whose step count is that of all.
-    """
-
-    group: int
-    working: Format
-    row: int
-    first: int
 
 
 @dataclass(frozen=True)
@@ -80,9 +62,8 @@ class Settings:
     def __init__(self, cohorts: Sequence[Cohort], ranges: Sequence[tuple[int, int]]) -> None:
         self._cohorts = tuple(cohorts)
         ranges_at = HEADER_WORDS + RECORD_WORDS * len(cohorts)
-        self._windows_at = ranges_at + 2 * len(ranges)
-        size = self._windows_at + WINDOW_ENTRIES * SCHEDULED_WORDS * len(cohorts)
-        self.words: NDArray[np.int64] = np.zeros(size, np.int64)
+        self._windows_at = windows_at(len(cohorts), len(ranges))
+        self.words: NDArray[np.int64] = np.zeros(settings_words(len(cohorts), len(ranges)), np.int64)
         self._numbers = self.words.view(np.float64)
         self.words[COHORTS] = len(cohorts)
         self.words[RANGES] = len(ranges)

@@ -16,7 +16,7 @@ from ..arrays import ArrayRef, name_of, probe_named
 from ..cuda.contexts import on_device
 from ..device import Device
 from ..dtypes import Format
-from ..engines import Memory, RowSums
+from ..engines import Memory, SparseSums
 from ..state.parameter import Placed
 from ..strides import row_major
 
@@ -25,7 +25,7 @@ _WORD = 8
 
 
 @dataclass(frozen=True)
-class RowGradient:
+class SparseGradient:
     """The gradient of some rows of a parameter.
 
     Attributes:
@@ -46,14 +46,14 @@ class RowGradient:
         return 1 << max(self.count - 1, 0).bit_length()
 
 
-def is_rows(gradient: Any) -> bool:
+def is_sparse(gradient: Any) -> bool:
     """Whether a gradient is given as ``(row numbers, row values)``, or is a sparse torch tensor, which says the same."""
     if isinstance(gradient, tuple):
         return len(gradient) == 2
     return getattr(gradient, "is_sparse", False) is True
 
 
-def row_gradient(placed: Placed, gradient: Any, what: str) -> RowGradient:
+def sparse_gradient(placed: Placed, gradient: Any, what: str) -> SparseGradient:
     """A gradient of rows, checked against its parameter.
 
     Raises:
@@ -90,7 +90,7 @@ def row_gradient(placed: Placed, gradient: Any, what: str) -> RowGradient:
     ranked, order = _ranked(rows, ref.device)
     if ref.device.kind == "cpu" and shape[0] and (ranked[0] < 0 or ranked[-1] >= ref.shape[0]):
         raise ValueError(f"{what} has rows from {ranked[0]} to {ranked[-1]}: must be in [0, {ref.shape[0]})")
-    return RowGradient(found, shape[0], ranked, order)
+    return SparseGradient(found, shape[0], ranked, order)
 
 
 def _ranked(rows: Any, device: Device) -> tuple[Any, Any]:
@@ -138,7 +138,7 @@ def _contiguous(values: Any) -> Any:
     return values
 
 
-class RowBuffer:
+class SparseBuffer:
     """The room where the rows of one parameter's gradient are summed; it grows and does not move otherwise."""
 
     def __init__(self, placed: Placed) -> None:
@@ -146,7 +146,7 @@ class RowBuffer:
         self._room = 0
         self._sums: Memory | None = None
         self._rows: Memory | None = None
-        self._held: RowGradient | None = None
+        self._held: SparseGradient | None = None
 
     @property
     def format(self) -> Format:
@@ -174,14 +174,14 @@ class RowBuffer:
         assert self._rows is not None
         return self._sums.address, self._rows.address
 
-    def take(self, gradient: RowGradient, capacity: int, stream: int | None) -> None:
+    def take(self, gradient: SparseGradient, capacity: int, stream: int | None) -> None:
         """Sum the rows of a gradient into the first ``capacity`` ones of the room, in the order of the stream."""
         assert self._rows is not None
         # Held until the next step, so that its library does not give the memory out before the kernel has read it.
         self._held = gradient
         order, ranked = self._addresses(gradient)
         sums, rows = self.addresses
-        work = RowSums(
+        work = SparseSums(
             values=gradient.values.address,
             values_format=gradient.values.format,
             working=self.format,
@@ -196,7 +196,7 @@ class RowBuffer:
         )
         self._placed.engine.coalesce(work, stream)
 
-    def _addresses(self, gradient: RowGradient) -> tuple[int, int]:
+    def _addresses(self, gradient: SparseGradient) -> tuple[int, int]:
         """Where the kernel finds the places and the numbers of the rows."""
         pair = gradient.order, gradient.ranked
         if not isinstance(gradient.ranked, np.ndarray):

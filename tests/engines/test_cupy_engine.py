@@ -63,7 +63,7 @@ class OnGpu:
 
 def compare(case: Case, engine: Engine, cupy: Any, steps: int = 1) -> None:
     gpu = OnGpu(case, cupy)
-    program = engine.load(case.launches(gpu.there, engine.processors(GPU)), GPU)
+    program = engine.load(case.launches(gpu.there, engine.multiprocessors(GPU)), GPU)
     for _ in range(steps):
         program.run(case.coefficients())
     assert_same(gpu.result(), run(case, engine_named("cpu"), steps))

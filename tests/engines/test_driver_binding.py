@@ -73,7 +73,7 @@ def in_thread(work: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("device", [0, 1, 3])
 def test_work_on_a_device_makes_its_context_and_no_other(stub: Any, binding: DriverBinding, device: int) -> None:
     before = [stub.stub_made(k) for k in range(4)]
-    assert binding.processors(device) == 132
+    assert binding.multiprocessors(device) == 132
     assert binding.capability(device) == 90
     assert [stub.stub_made(k) for k in range(4)] == before  # attributes need none
     for _ in range(3):
@@ -276,7 +276,7 @@ def test_both_engines_leave_the_libraries_out_of_it(machine: CudaDriver, stub: A
     else:
         binding = NumbaBinding()
     before = [stub.stub_made(k) for k in range(4)]
-    assert (binding.processors(2), binding.capability(2)) == (132, 90)
+    assert (binding.multiprocessors(2), binding.capability(2)) == (132, 90)
     with binding.on(2):
         held = binding.allocate(10), binding.pinned(10), binding.event()
     assert machine.current_context() == 0

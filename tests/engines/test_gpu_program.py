@@ -17,7 +17,7 @@ from gpu_adam.device import Device
 from gpu_adam.engines.cuda.staging import SLOTS
 from gpu_adam.kernels.abi import NORMS, SKIPPED, WORD
 from gpu_adam.plan.policy import GPU_POLICY
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from tests.support import gpu_rigs
 from tests.support.gpu_rigs import FORMATS, GRADIENTS, ROOM, Array, Host, Problem, assert_same, expected, tasks_of
 
@@ -237,7 +237,7 @@ def test_a_program_without_a_prologue_keeps_no_counts(host: Host) -> None:
 
 def test_a_launch_without_a_table_takes_no_pointers(host: Host) -> None:
     task = replace(tasks_of([(1 << 20, 1 << 21)] * len(FORMATS))[0], flat=True)
-    program = host.engine.load(schedule([task], Device("cuda"), 4, GPU_POLICY), Device("cuda"))
+    program = host.engine.load(launches_of([task], Device("cuda"), 4, GPU_POLICY), Device("cuda"))
     for launch in (0, None):
         with pytest.raises(ValueError, match="no table"):
             program.rebind(launch, 1)

@@ -10,11 +10,11 @@ import pytest
 
 from gpu_adam.device import Device
 from gpu_adam.dtypes import BFLOAT16, FLOAT32
-from gpu_adam.engines import Memory, RowSums
+from gpu_adam.engines import Memory, SparseSums
 from gpu_adam.engines.cuda.engine import GpuEngine
 from gpu_adam.kernels.abi import WORD
 from gpu_adam.plan.policy import GPU_POLICY
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import Walk
 from tests.support import gpu_rigs
 from tests.support.gpu_rigs import CAPACITY, COUNT, LIMIT, ROOM, WIDTH, Array, Host, Problem, row_task
@@ -40,7 +40,7 @@ class Embedding:
         self.sums = engine.allocate(device, CAPACITY * WIDTH * 4)
         self.indices = engine.allocate(device, CAPACITY * WORD)
         task = row_task(self.matrix.address, self.sums.address, self.indices.address)
-        self.program = engine.load(schedule([task], device, 4, GPU_POLICY), device)
+        self.program = engine.load(launches_of([task], device, 4, GPU_POLICY), device)
 
     def _up(self, device: Device, data: Array) -> Memory:
         memory = self.engine.allocate(device, data.nbytes)
@@ -50,7 +50,7 @@ class Embedding:
     def coalesce(self, stream: int | None) -> None:
         values, order, ranked = (memory.address for memory in self.given)
         to = (self.sums.address, self.indices.address)
-        sums = RowSums(values, BFLOAT16, FLOAT32, *to, WIDTH, COUNT, CAPACITY, order, ranked, LIMIT)
+        sums = SparseSums(values, BFLOAT16, FLOAT32, *to, WIDTH, COUNT, CAPACITY, order, ranked, LIMIT)
         self.engine.coalesce(sums, stream)
 
     def gradient(self) -> Array:
@@ -81,7 +81,7 @@ def test_rows_are_summed_and_updated(rig: Any) -> None:
         row_task(at, 0, 0), size=LIMIT * WIDTH, walk=Walk((LIMIT * WIDTH,), (1,), (1,)), width=0, indices=0,
         pointers=(at, at + 3 * ROOM, at + ROOM, at + 2 * ROOM, 0, 0, 0),
     )  # fmt: skip
-    program = rig.engine.load(schedule([task], Device("cuda"), 4, GPU_POLICY), Device("cuda"))
+    program = rig.engine.load(launches_of([task], Device("cuda"), 4, GPU_POLICY), Device("cuda"))
     for _ in range(5):
         program.run(rows)
     wanted = rig.engine.download(memory, 0, 3 * ROOM)
@@ -106,4 +106,4 @@ def test_sums_wait_for_the_step_that_reads_the_last_ones(host: Host) -> None:
 
 def test_sums_go_to_memory_of_the_engine(rig: Any) -> None:
     with pytest.raises(ValueError, match="memory that this engine has allocated"):
-        rig.engine.coalesce(RowSums(0, FLOAT32, FLOAT32, 12345, 0, 1, 1, 1, 0, 0, 1))
+        rig.engine.coalesce(SparseSums(0, FLOAT32, FLOAT32, 12345, 0, 1, 1, 1, 0, 0, 1))

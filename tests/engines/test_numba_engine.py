@@ -16,7 +16,7 @@ from gpu_adam.kernels.abi import AVERAGE, DECOUPLED, L2, ROW_WORDS, SCALE, SHRIN
 from gpu_adam.kernels.rules.adam import EPS, R2, W1, W2, A
 from gpu_adam.plan.launches import Launch, Task
 from gpu_adam.plan.policy import Policy
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import Walk, walk
 from tests.support.shipped import RULES, formats_of
 
@@ -109,7 +109,7 @@ class Arena:
             Task(**about, pointers=tuple(address + place if place >= 0 else 0 for place in places))
             for about, places in self._tasks
         ]
-        return schedule(tasks, device, engine.processors(device), policy)
+        return launches_of(tasks, device, engine.multiprocessors(device), policy)
 
     def run(self, engine: Engine, device: Device, steps: int, rows: int = 1, policy: Policy | None = None) -> Any:
         """The memory after some steps."""
@@ -232,12 +232,12 @@ def test_more_than_two_to_the_31_elements(numba: Engine) -> None:
         "rule": RULES["adam"],
     }
     task = Task(**about, size=size, walk=contiguous(size), pointers=pointers)
-    numba.load(schedule([task], GPU, numba.processors(GPU), numba.policy), GPU).run(coefficients(0))
+    numba.load(launches_of([task], GPU, numba.multiprocessors(GPU), numba.policy), GPU).run(coefficients(0))
 
     pointers = (*(image.ctypes.data for image in images.values()), 0, 0, 0)
     task = Task(**about, size=tail, walk=contiguous(tail), pointers=pointers)
     cpu = engine_named("cpu")
-    cpu.load(schedule([task], CPU, cpu.processors(CPU), cpu.policy), CPU).run(coefficients(0))
+    cpu.load(launches_of([task], CPU, cpu.multiprocessors(CPU), cpu.policy), CPU).run(coefficients(0))
     for role, image in images.items():
         found = numba.download(memories[role], (size - tail) * sizes[role], image.nbytes).view(image.dtype)
         np.testing.assert_array_equal(found, image, role)
@@ -274,7 +274,7 @@ def running(numba: Engine) -> Running:
         index=0, label="one", size=1000, phase=0, walk=contiguous(1000), row=0, flat=False, param=FLOAT32, grad=FLOAT32,
         master=False, rule=RULES["adam"], pointers=pointers,
     )  # fmt: skip
-    launches = schedule([task], GPU, numba.processors(GPU), numba.policy)
+    launches = launches_of([task], GPU, numba.multiprocessors(GPU), numba.policy)
     return Running(memory, numba.load(launches, GPU), launches)
 
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from gpu_adam.device import Device
 from gpu_adam.dtypes import FLOAT32, FLOAT64, format_of
-from gpu_adam.engines import RowSums, cpu
+from gpu_adam.engines import SparseSums, cpu
 from gpu_adam.engines.threads import ThreadPool
 from gpu_adam.kernels import abi as row
 from gpu_adam.kernels.rules import adam
 from gpu_adam.plan.launches import Task
 from gpu_adam.plan.policy import CPU_POLICY
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import Walk, walk
 from tests.support.reference import DTYPES, Options, Reference, assert_same_bits, average_weight, coefficients
 from tests.support.shipped import ADAM
@@ -66,7 +66,7 @@ def task_of(p: Array, g: Array, pointers: Sequence[int], journey: Walk, **more: 
 
 
 def run(tasks: Sequence[Task], rows: Array) -> None:
-    launches = schedule(tasks, HOME, 4, CPU_POLICY)
+    launches = launches_of(tasks, HOME, 4, CPU_POLICY)
     cpu.engine().load(launches, HOME).run({rows.dtype.name: rows})
 
 
@@ -211,7 +211,7 @@ def test_rows_of_the_same_number_are_summed_in_their_order(name, width, numbers,
         patch.setattr(cpu, "SERIAL", 16)
         patch.setattr(cpu.engine(), "pool", ThreadPool(threads))
         cpu.engine().coalesce(
-            RowSums(
+            SparseSums(
                 given.ctypes.data, format_of(given.dtype), working, sums.ctypes.data, indices.ctypes.data, width, numbers.size,
                 capacity, order.ctypes.data, ranked.ctypes.data, limit,
             )

@@ -449,11 +449,11 @@ def test_16_a_gradient_reallocated_each_step_is_followed() -> None:
     for seed in range(12):
         gradient = values(DTYPES["float32"], 500 + seed, seed, special=0)[seed:]
         buffer[...] = gradient
-        plan = fresh._stepper.schedule
+        plan = fresh._dispatcher.executor
         fresh.step([gradient])
         kept.step([buffer])
         assert_same_bits(p, q)
-        assert plan is None or fresh._stepper.schedule is plan, "another address is no reason for another plan"
+        assert plan is None or fresh._dispatcher.executor is plan, "another address is no reason for another plan"
         del gradient
 
 

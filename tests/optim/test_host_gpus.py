@@ -63,7 +63,7 @@ class Pair:
         for k, (one, other) in enumerate(zip(self.params, self.twins, strict=True)):
             np.testing.assert_array_equal(one.memory, other, f"parameter {k}")
         # Not by way of the state dict, which would need CuPy for its arrays.
-        steps, twins = (one._stepper.read_steps().tolist() for one in (self.on_gpu, self.on_cpu))
+        steps, twins = (one._dispatcher.read_steps().tolist() for one in (self.on_gpu, self.on_cpu))
         assert steps == twins
 
 

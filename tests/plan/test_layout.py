@@ -21,7 +21,7 @@ from gpu_adam.kernels.specialization import Specialization
 from gpu_adam.plan.launches import Launch, Plan, Task
 from gpu_adam.plan.layout import ALIGNMENT, Extent, pack, phase_of
 from gpu_adam.plan.policy import CPU_POLICY, GPU_POLICY, Policy
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import overlaps_itself, visiting_order, walk
 from tests.support.reference import DTYPES
 from tests.support.shipped import ADAM, AMSGRAD
@@ -52,7 +52,7 @@ def task(
 
 
 def launched(sizes: list[int], policy: Policy = GPU_POLICY, processors: int = H100, **about: Any) -> tuple[Launch, ...]:
-    return schedule([task(size, k, **about) for k, size in enumerate(sizes)], GPU, processors, policy)
+    return launches_of([task(size, k, **about) for k, size in enumerate(sizes)], GPU, processors, policy)
 
 
 # Formats and walks.
@@ -247,7 +247,7 @@ def test_chunk_tables_cover_every_element_exactly_once(
     tasks = [task(size, k, phase=phase, strides=1 + strided) for k, (size, phase) in enumerate(sizes)]
     policy = Policy(min_chunk=chunk, max_chunk=chunk)
     covered = [np.zeros(size, int) for size, _ in sizes]
-    for launch in schedule(tasks, GPU, processors, policy):
+    for launch in launches_of(tasks, GPU, processors, policy):
         table = launch.table
         assert table is not None
         assert launch.grid == table.chunks
@@ -299,15 +299,15 @@ def test_every_kernel_that_is_needed_is_one_launch() -> None:
         task(5, 5, strides=2),
         task(0, 6),
     ]
-    launches = schedule(tasks, GPU, H100, GPU_POLICY)
+    launches = launches_of(tasks, GPU, H100, GPU_POLICY)
     assert [[one.index for one in launch.tasks] for launch in launches] == [[0, 2], [1], [3], [4], [5]]
     assert len({launch.specialization.name for launch in launches}) == 5
 
 
 def test_nothing_to_do_is_no_launch() -> None:
-    assert schedule([], GPU, H100, GPU_POLICY) == ()
-    assert schedule([task(0)], GPU, H100, GPU_POLICY) == ()
-    assert str(Plan((), (), ())) == "step: 0 launches, 0 elements, 0 bytes"
+    assert launches_of([], GPU, H100, GPU_POLICY) == ()
+    assert launches_of([task(0)], GPU, H100, GPU_POLICY) == ()
+    assert str(Plan((), (), (), ())) == "step: 0 launches, 0 elements, 0 bytes"
 
 
 @pytest.mark.parametrize("policy", [GPU_POLICY, CPU_POLICY], ids=["gpu", "cpu"])
@@ -333,7 +333,7 @@ def test_sizes_beyond_32_bits_stay_exact(policy: Policy) -> None:
 def test_a_flat_stretch_beyond_32_bits_is_one_launch() -> None:
     size = (1 << 32) + 7
     whole = Task(0, "all", size, 0, walk((size,), (1,), (1,)), 0, True, FLOAT32, FLOAT32, False, ADAM, (1 << 40,) * 7)
-    (launch,) = schedule([whole], GPU, H100, GPU_POLICY)
+    (launch,) = launches_of([whole], GPU, H100, GPU_POLICY)
     assert launch.table is None
     assert launch.elements == size
     assert launch.grid == -(-size // launch.chunk)

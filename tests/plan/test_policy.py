@@ -12,7 +12,7 @@ from gpu_adam.dtypes import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 from gpu_adam.engines.cuda.arguments import update_kernel
 from gpu_adam.plan.launches import Task
 from gpu_adam.plan.policy import GPU_POLICY, Geometry, Policy
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import walk
 from tests.support.shipped import ADAM
 
@@ -41,7 +41,7 @@ def test_each_format_has_its_geometry() -> None:
     assert {param.name: policy.geometry(param).threads for param in FORMATS} == expected
     tasks = [task(1000, param) for param in (FLOAT32, BFLOAT16, FLOAT64)]
     tasks += [task(1000, FLOAT64, flat=True), task(1000, BFLOAT16, stride=2)]
-    launches = schedule(tasks, GPU, PROCESSORS, policy)
+    launches = launches_of(tasks, GPU, PROCESSORS, policy)
     assert all(launch.block == expected[launch.specialization.param.name] for launch in launches)
     assert all(update_kernel(launch).threads == launch.block for launch in launches)
 
@@ -50,7 +50,7 @@ def test_each_format_has_its_geometry() -> None:
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_a_persistent_grid_has_no_more_blocks_than_chunks(flat: bool, size: int) -> None:
     one_shot, persistent = (
-        schedule([task(size, FLOAT32, flat=flat)], GPU, PROCESSORS, Policy.uniform(Geometry(blocks=blocks)))[0]
+        launches_of([task(size, FLOAT32, flat=flat)], GPU, PROCESSORS, Policy.uniform(Geometry(blocks=blocks)))[0]
         for blocks in (0, 2)
     )
     assert persistent.chunk == one_shot.chunk
@@ -60,7 +60,7 @@ def test_a_persistent_grid_has_no_more_blocks_than_chunks(flat: bool, size: int)
 
 def test_rows_have_a_block_each_whatever_the_policy() -> None:
     policy = Policy.uniform(Geometry(512, 2, "plain", blocks=1))
-    (launch,) = schedule([task(6400, FLOAT32, width=64)], GPU, PROCESSORS, policy)
+    (launch,) = launches_of([task(6400, FLOAT32, width=64)], GPU, PROCESSORS, policy)
     assert (launch.grid, launch.block) == (100, 32)
     kernel = update_kernel(launch)
     assert (kernel.vectors, kernel.hint, kernel.persistent) == (2, "plain", False)

@@ -9,7 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from gpu_adam import GpuAdam, GpuSgd, LossScaler
-from gpu_adam.step import stepper
+from gpu_adam.plan.planner import StepPlan
+from gpu_adam.step import dispatcher
+from gpu_adam.step.updates import plan_of
 from tests.support.reference import DTYPES
 
 torch = pytest.importorskip("torch")
@@ -33,12 +35,11 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many plans were made, as a list of one number."""
     made = [0]
 
-    class Counted(stepper.Schedule):
-        def __init__(self, *args: Any) -> None:
-            made[0] += 1
-            super().__init__(*args)
+    def counted(*args: Any) -> StepPlan:
+        made[0] += 1
+        return plan_of(*args)
 
-    monkeypatch.setattr(stepper, "Schedule", Counted)
+    monkeypatch.setattr(dispatcher, "plan_of", counted)
     return made
 
 
@@ -107,7 +108,7 @@ def test_gradients_of_any_size_are_taken_up_in_one_plan(how: str, library: str, 
             stepped(opt, params, grads)
         assert plans[0] == 1
         for grads in held:
-            other._stepper.settle()
+            other._dispatcher.settle()
             stepped(other, others, grads)
         assert plans[0] == 1 + STEPS
         for one, same in zip(params, others, strict=True):
@@ -139,7 +140,7 @@ def test_rows_whose_number_goes_up_and_down(sparse: bool, plans: list[int]) -> N
             given = torch.sparse_coo_tensor(given[0][None], given[1], (60, 3))
             nothing = torch.sparse_coo_tensor(nothing[0][None], nothing[1], (0, 3))
         opt.step([nothing, given])
-        anew._stepper.settle()
+        anew._dispatcher.settle()
         anew.step([given])
         assert torch.equal(one, other)
     assert plans[0] == 1 + len(counts)

@@ -70,7 +70,7 @@ class Case:
     grads: list[np.ndarray]
 
     def steps(self, opt: Any) -> list[int]:
-        return opt._stepper.read_steps().tolist()
+        return opt._dispatcher.read_steps().tolist()
 
 
 def made(sizes: list[int], formats: list[Any], **options: Any) -> Case:
@@ -195,7 +195,7 @@ def first(signals: int) -> None:
         opt, twin = GpuAdam(params), GpuAdam(twins)
         storm.over(lambda opt=opt, params=params: opt.step(params), 0.003)
         twin.step(twins)
-        if not opt._stepper.read_steps().any():
+        if not opt._dispatcher.read_steps().any():
             opt.step(params)
         assert [p.tobytes() for p in params] == [p.tobytes() for p in twins]
 

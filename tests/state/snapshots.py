@@ -16,11 +16,11 @@ def everything(optimizer: Any) -> dict[str, Any]:
     return {
         "buckets": buckets,
         "params": [np.array(p).tobytes() for one in optimizer._params for p in [one.ref.array]],
-        "steps": optimizer._stepper.read_steps().tolist(),
+        "steps": optimizer._dispatcher.read_steps().tolist(),
         "groups": repr(optimizer.param_groups),
         "keys": [list(group) for group in optimizer.param_groups],
         "skipped": optimizer.steps_skipped,
-        "schedule": optimizer._stepper.schedule,
+        "executor": optimizer._dispatcher.executor,
         "memory": [one.address("exp_avg") for one in optimizer._params],
     }
 

@@ -143,10 +143,10 @@ def test_a_graph_is_safe_after_a_step_without_a_gradient(library: Host, leave: i
     pair.step(leave)
     gc.collect()
     pair.replay()
-    assert pair.on_gpu._stepper.read_steps().tolist() == [3 - (k == leave) for k in range(3)]
+    assert pair.on_gpu._dispatcher.read_steps().tolist() == [3 - (k == leave) for k in range(3)]
     pair.step(leave)
     pair.replay()
-    assert pair.on_gpu._stepper.read_steps().tolist() == [5 - 2 * (k == leave) for k in range(3)]
+    assert pair.on_gpu._dispatcher.read_steps().tolist() == [5 - 2 * (k == leave) for k in range(3)]
     # The third is alone in its cohort.
     if leave != 2 and not options:
         np.testing.assert_array_equal(pair.params[2].memory, pair.twins[2])
@@ -169,7 +169,7 @@ def test_a_graph_is_safe_after_a_parameter_has_moved(library: Host, options: dic
     # It works where it was captured.
     np.testing.assert_array_equal(moved.memory, before)
     assert (old != before).any()
-    assert pair.on_gpu._stepper.read_steps().tolist() == [3, 3, 3]
+    assert pair.on_gpu._dispatcher.read_steps().tolist() == [3, 3, 3]
 
 
 def test_states_that_a_graph_works_on_are_kept_whatever_the_optimizer_does_with_them(library: Host) -> None:
@@ -179,7 +179,7 @@ def test_states_that_a_graph_works_on_are_kept_whatever_the_optimizer_does_with_
         fresh = BucketState(placed.state.bucket, placed.state.engine)
         fresh.ensure(["exp_avg", "exp_avg_sq"])
         placed.place = replace(placed.place, state=fresh)
-    pair.on_gpu._stepper.settle()
+    pair.on_gpu._dispatcher.settle()
     pair.on_gpu.step(pair.kept[0], stream=pair.stream)
     gc.collect()
     assert memories <= set(library.engine.binding.host.known)
@@ -195,7 +195,7 @@ def test_replays_are_counted_without_being_prepared(library: Host) -> None:
         pair.graph.launch(pair.stream)
     assert [one["step"] for one in pair.on_gpu.state_dict()["state"].values()] == [5, 5, 5]
     pair.step()
-    assert pair.on_gpu._stepper.read_steps().tolist() == [6, 6, 6]
+    assert pair.on_gpu._dispatcher.read_steps().tolist() == [6, 6, 6]
 
 
 def test_only_what_was_captured_is_kept(library: Host) -> None:
@@ -287,10 +287,10 @@ def test_an_optimizers_own_graph_is_refused_and_harmless_when_the_plan_has_chang
 def test_a_capture_of_another_kind_of_step_is_refused_before_anything_changes(library: Host) -> None:
     pair = Captured(library)
     pair.on_gpu.max_grad_norm = 1.0
-    schedule = pair.on_gpu._stepper.schedule
+    executor = pair.on_gpu._dispatcher.executor
     with library.captured(pair.stream), pytest.raises(RuntimeError, match="call step\\(\\) once before the capture"):
         pair.on_gpu.step(pair.arrays, stream=pair.stream)
-    assert pair.on_gpu._stepper.schedule is schedule
+    assert pair.on_gpu._dispatcher.executor is executor
 
 
 def test_prepared_replays_need_something_that_was_captured(library: Host) -> None:
@@ -344,7 +344,7 @@ def test_every_step_and_every_replay_counts_once(library: Host, seed: int) -> No
             assert [found[k]["step"] if k in found else 0 for k in range(3)] == counts.tolist()
         elif move == "prepare" and graphs:
             pair.on_gpu.prepare_replay(stream)
-    assert pair.on_gpu._stepper.read_steps().tolist() == counts.tolist()
+    assert pair.on_gpu._dispatcher.read_steps().tolist() == counts.tolist()
     library.engine.finish()
     assert all(np.isfinite(param.memory).all() for param in pair.params)
 

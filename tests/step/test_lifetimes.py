@@ -10,7 +10,8 @@ import pytest
 
 from gpu_adam import GpuAdam
 from gpu_adam.arrays import probe
-from gpu_adam.step.schedule import Schedule
+from gpu_adam.step import dispatcher
+from gpu_adam.step.executor import Executor
 
 torch = pytest.importorskip("torch")
 
@@ -50,12 +51,12 @@ def test_a_step_whose_upload_of_pointers_fails_is_not_followed_by_one_on_old_gra
     old = np.ones(2, np.float32)  # alive, so that the new one lies elsewhere
     opt.step([old])
 
-    def fail(self: Schedule, _: object) -> bool:
+    def fail(self: Executor, _: object) -> bool:
         raise RuntimeError("the device is gone")
 
     new = np.full(2, -5, np.float32)
     with monkeypatch.context() as patch:
-        patch.setattr(Schedule, part, fail)
+        patch.setattr(Executor, part, fail)
         with pytest.raises(RuntimeError, match="gone"):
             opt.step([new])
     opt.step([new])
@@ -135,7 +136,7 @@ def test_a_parameter_added_to_a_groups_list_is_refused_and_not_ignored() -> None
 
 def test_a_plan_that_is_only_looked_at_allocates_and_compiles_nothing(monkeypatch) -> None:
     opt = GpuAdam([np.zeros(2, np.float32)])
-    monkeypatch.setattr(Schedule, "load", None)
+    monkeypatch.setattr(dispatcher, "Executor", None)
     assert "multi_tensor" in str(opt.plan)
     assert opt._params[0].place is None
 

@@ -84,13 +84,13 @@ def step(
     changed nothing beside them.
     """
     before = [meaning(p) for p in params]
-    memory, counts = watched.memory.copy(), optimizer._stepper.read_steps().copy()
+    memory, counts = watched.memory.copy(), optimizer._dispatcher.read_steps().copy()
     outside = watched.outside(params)
     try:
         run()
     except (ValueError, TypeError) as error:
         assert (watched.memory == memory).all(), "a refused step has written"
-        assert (optimizer._stepper.read_steps() == counts).all()
+        assert (optimizer._dispatcher.read_steps() == counts).all()
         for p, was in zip(params, before, strict=True):
             assert (meaning(p) == was).all()
         refused = str(error)

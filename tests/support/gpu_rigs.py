@@ -27,15 +27,16 @@ from gpu_adam.engines.cuda.engine import GpuEngine
 from gpu_adam.engines.cuda.program import GpuProgram
 from gpu_adam.kernels.abi import NORMS, ROW_WORDS, WORD
 from gpu_adam.kernels.specialization import PrologueKernel, coalesce_kernel
+from gpu_adam.plan.cohorts import Cohort
 from gpu_adam.plan.launches import Task
 from gpu_adam.plan.policy import GPU_POLICY
 from gpu_adam.plan.prologue import Prologue
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.plan.tables import Gradient, MeasureTable, leaves_of
 from gpu_adam.rules.algorithm import coefficients
 from gpu_adam.rules.hyperparameters import Averaging
 from gpu_adam.step.scaling import Scaling
-from gpu_adam.step.settings import Cohort, Limits, Settings
+from gpu_adam.step.settings import Limits, Settings
 from gpu_adam.strides import Walk
 from tests.support.cuda_cpp import build
 from tests.support.cuda_cpp.host_gpu import HostEngine
@@ -170,7 +171,7 @@ def tasks_of(places: Sequence[tuple[int, int]]) -> list[Task]:
 
 def _launches_of(kind: Any) -> Any:
     task = replace(tasks_of([(0, 0)] * len(FORMATS))[0], param=kind.param, grad=kind.grad, flat=kind.family == "flat")
-    return schedule([row_task(0, 0, 0) if kind.family == "rows" else task], Device("cuda"), 4, GPU_POLICY)
+    return launches_of([row_task(0, 0, 0) if kind.family == "rows" else task], Device("cuda"), 4, GPU_POLICY)
 
 
 class Problem:
@@ -206,14 +207,14 @@ class Problem:
         tasks = tasks_of([(memory.address, self.gradient(k, 0)) for k, memory in enumerate(self.memories)])
         slots = np.concatenate(([0], np.cumsum([leaves_of(size) for size in SIZES]))).tolist()
         # The row is 0 for both: each is the first of its working format.
-        cohorts = [Cohort(0, FLOAT32, 0, 0), Cohort(0, FLOAT64, 0, 2)]
+        cohorts = [Cohort(0, FLOAT32, 0, (0,)), Cohort(0, FLOAT64, 0, (2,))]
         self.settings = Settings(cohorts, [(0, slots[-1])] if self.measures else [])
         self.controls = {}
         self.launches, self.prologues, programs = [], [], []
         devices = list(dict.fromkeys(self.devices))
         for device in devices:
             mine = [k for k, other in enumerate(self.devices) if other == device]
-            launches = schedule([tasks[k] for k in mine], device, 4, GPU_POLICY)
+            launches = launches_of([tasks[k] for k in mine], device, 4, GPU_POLICY)
             self.launches.append(launches)
             if not on_device:
                 programs.append(self.engine.load(launches, device))

@@ -10,7 +10,7 @@ import pytest
 
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.messages import listed, shown
-from gpu_adam.step import cohorts
+from gpu_adam.plan import cohorts
 
 MANY = 5_000
 LONG = "w" * MANY

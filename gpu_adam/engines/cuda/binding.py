@@ -37,7 +37,7 @@ class Binding(Transport, Protocol):
     def on(self, device: int) -> AbstractContextManager[Any]:
         """Make a device current for a while."""
 
-    def processors(self, device: int) -> int:
+    def multiprocessors(self, device: int) -> int:
         """Multiprocessors of a device."""
 
     def capability(self, device: int) -> int:

@@ -77,7 +77,7 @@ class DriverBinding:
         """Make a device current for a while."""
         return self.contexts.on(device)
 
-    def processors(self, device: int) -> int:
+    def multiprocessors(self, device: int) -> int:
         """Multiprocessors of a device."""
         return self.driver.attribute(MULTIPROCESSORS, device)
 

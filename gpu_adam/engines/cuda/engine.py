@@ -20,7 +20,7 @@ from ...plan.launches import Launch
 from ...plan.policy import GPU_POLICY, Policy
 from ...plan.prologue import Prologue
 from ...process.uninterrupted import uninterruptedly
-from .. import Memory, RowSums
+from .. import Memory, SparseSums
 from .arguments import update_kernel
 from .binding import Binding, Call
 from .program import GpuProgram, staging_bytes
@@ -55,9 +55,9 @@ class GpuEngine(Generic[SomeBinding]):
         """
         raise NotImplementedError
 
-    def processors(self, device: Device) -> int:
+    def multiprocessors(self, device: Device) -> int:
         """Multiprocessors of a GPU."""
-        return self._cuda.processors(device.index)
+        return self._cuda.multiprocessors(device.index)
 
     def allocate(self, device: Device, nbytes: int) -> Memory:
         """New memory, all zero bytes."""
@@ -83,7 +83,7 @@ class GpuEngine(Generic[SomeBinding]):
         with self._cuda.on(device.index):
             return self._cuda.is_capturing(self._cuda.stream(stream))
 
-    def coalesce(self, sums: RowSums, stream: int | None = None) -> None:
+    def coalesce(self, sums: SparseSums, stream: int | None = None) -> None:
         """Sum the rows of a gradient that have the same number, in the order of the stream."""
         memory = self._memories.get(sums.out)
         if memory is None:

@@ -18,7 +18,7 @@ from ...kernels.specialization import ROLES
 from ...plan.launches import Launch
 from ...plan.prologue import Prologue
 from ...process.native import at_once
-from .. import Coefficients, Engine, Memory, Replay, Stage
+from .. import CoefficientRows, Engine, Memory, Replay, Stage
 from .arguments import update_arguments
 from .binding import Binding, Call, Graph
 from .prologue import GpuPrologue
@@ -99,7 +99,7 @@ class GpuProgram:
 
     is_native = False
 
-    def run(self, coefficients: Coefficients | None, stream: int | None = None, then: Stage = ()) -> None:
+    def run(self, coefficients: CoefficientRows | None, stream: int | None = None, then: Stage = ()) -> None:
         """Run every launch once, the prologue first where there is one."""
         cuda = self._cuda
         with cuda.on(self._device.index):
@@ -130,7 +130,7 @@ class GpuProgram:
         for call in self._calls:
             self._cuda.launch(call, stream)
 
-    def _run_captured(self, coefficients: Coefficients | None, stream: int) -> None:
+    def _run_captured(self, coefficients: CoefficientRows | None, stream: int) -> None:
         """Queue a step in a stream that is being captured: it knows neither steps before it nor steps after it."""
         if coefficients is not None:
             raise RuntimeError(

@@ -15,7 +15,7 @@ from gpu_adam.kernels.abi import DECOUPLED, L2, MAX_STATES, ROW_WORDS, SCALE, SK
 from gpu_adam.kernels.rules.rule import average, decay
 from gpu_adam.plan.launches import Task
 from gpu_adam.plan.policy import Geometry, Policy
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import Walk, walk
 from tests.kernels.numba_simulator.machine import Bounds, SimulatedEngine, fma
 from tests.support.shipped import RULES
@@ -222,7 +222,7 @@ def run(
     steps: int = 1,
 ) -> Any:
     """Some steps on the engine and as expected, then the comparison of every byte."""
-    launches = schedule([tensor.task for tensor in tensors], GPU, 4, policy)
+    launches = launches_of([tensor.task for tensor in tensors], GPU, 4, policy)
     program = engine.load(launches, GPU)
     coefficients_of = coefficients(rows) if isinstance(rows, int) else rows
     for _ in range(steps):

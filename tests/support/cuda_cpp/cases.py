@@ -17,7 +17,7 @@ from gpu_adam.kernels.rules import adam
 from gpu_adam.kernels.specialization import ROLES, Specialization
 from gpu_adam.plan.launches import Launch, Task
 from gpu_adam.plan.policy import GPU_POLICY, Policy
-from gpu_adam.plan.scheduling import schedule
+from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import Walk, walk
 from tests.support.shipped import ADAM, AMSGRAD
 
@@ -142,7 +142,7 @@ class Case:
             )
             for k, (tensor, memory) in enumerate(zip(self.tensors, memories, strict=True))
         ]
-        return schedule(tasks, device, processors, self.policy)
+        return launches_of(tasks, device, processors, self.policy)
 
     def coefficients(self) -> dict[str, NDArray[Any]]:
         """Rows for both working formats, the same settings in each: rows differ in decay, sign and magnitudes."""

@@ -1,4 +1,4 @@
-"""What a step goes through between its arguments and its launches, and what of it is kept for the next one."""
+"""What a step goes through between its request and its launches, and what of it is kept for the next one."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import ArrayRef, Family, Lifetime, current_stream, to_host
+from ..arrays import ArrayRef, Family, Lifetime, current_stream
 from ..device import Device
 from ..engines import Engine, Stage
 from ..lazy import cached_property
 from ..process.per_thread import PER_THREAD
 from ..process.uninterrupted import uninterrupted
-from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Averaging
 from ..state.parameter import Placed
-from ..state.placement import place
+from ..state.placement import begin_states
 from ..state.residence import Residence
 from .captures import Captures
-from .cohorts import Mode
 from .control import Control
+from .counts import SharedCounts
+from .executor import Executor
 from .gradients import Gradients
+from .request import Request
 from .scaling import UNSCALED, Scaling
-from .schedule import Schedule
-from .settings import Limits
+from .updates import plan_of
 
 _OTHER_GRADIENTS = (
     "the gradients of a captured step differ from those of the step before, which compiled it: "
@@ -35,15 +35,15 @@ _OTHER_GRADIENTS = (
 )
 
 
-class Stepper:
-    """The parameters as they lie now, the last step's gradients and its schedule.
+class Dispatcher:
+    """The parameters as they lie now, the last step's gradients and its executor.
 
     Everything here follows from the parameters and is found again: an optimizer whose parameters or state have changed makes a new one.
 
     Attributes:
         params: The parameters.
         steps: Their step counts, as far as the host knows them; see `settle`.
-        schedule: The last step's; ``None`` before the first, and after a change.
+        executor: The last step's; ``None`` before the first, and after a change.
         scaling: How the last step's gradients were scaled; released once it is queued, unless something may still read its numbers.
         residence: Where the parameters were seen.
     """
@@ -63,7 +63,7 @@ class Stepper:
     ) -> None:
         self.params = params
         self.steps = steps
-        self.schedule: Schedule | None = None
+        self.executor: Executor | None = None
         self.scaling: Scaling = UNSCALED
         self._averaging = averaging
         self._control = control
@@ -72,7 +72,6 @@ class Stepper:
         self._norms = norms
         self._pack = pack
         self._capturable = capturable
-        self._keeps_scaling = False
         self.residence = Residence(params) if residence is None else residence
 
     @cached_property
@@ -93,12 +92,12 @@ class Stepper:
     @property
     def may_grow(self) -> bool:
         """Whether parameters may be added before what was done to the others is taken up."""
-        return self.schedule is None and self.residence.may_grow
+        return self.executor is None and self.residence.may_grow
 
     def fresh_gradients(self, params: Sequence[Placed] | None = None) -> Gradients:
         """Of the same parameters, or others like them, none seen yet."""
-        no_rows = "capturable=True" if self._capturable else "an average of the parameters" if self._averaging else ""
-        return Gradients(self.params if params is None else params, no_rows)
+        no_sparse = "capturable=True" if self._capturable else "an average of the parameters" if self._averaging else ""
+        return Gradients(self.params if params is None else params, no_sparse)
 
     def check_gradients(self, arrays: Sequence[Any]) -> None:
         """Raise what a step with these gradients would raise."""
@@ -120,12 +119,14 @@ class Stepper:
                 "step() cannot be captured in a CUDA graph, which would repeat this step's coefficients for ever: "
                 "make the optimizer with capturable=True"
             )
-        if capturing and (self.schedule is None or len(self._lanes) > 1):
+        if capturing and (self.executor is None or len(self._lanes) > 1):
             raise RuntimeError(
                 "a step is captured after one has run, which compiles the kernels, and on one device only: "
                 "call step() once before the capture"
             )
         return capturing
+
+    # What was done to the parameters.
 
     def follow_memory(self, capturing: bool = False) -> None:
         """Take up what was done to the parameters' memory since the last step; nothing may have been while a step is captured."""
@@ -180,171 +181,139 @@ class Stepper:
             for placed in self.params:
                 placed.begin_average()
 
-    def prepare(
-        self,
-        arrays: Sequence[Any],
-        keep: bool,
-        hyper: Sequence[Hyperparameters],
-        scaling: Scaling,
-        limits: Limits,
-        mode: Mode,
-        stream: int | None,
-        capturing: bool,
-    ) -> Schedule:
-        """Everything but the launches; what is wrong with a gradient or a schedule is raised here.
+    # A step.
 
-        Args:
-            arrays: One gradient or ``None`` for each parameter.
-            keep: Whether the same list stands for the same arrays in the next step.
-            hyper: The groups' hyperparameters.
-            scaling: How the gradients are scaled.
-            limits: What is done about their norm.
-            mode: How the step comes to its coefficients.
-            stream: The stream; ``None`` for the library's current one.
-            capturing: Whether it is being captured.
-        """
-        self._take_gradients(arrays, keep, capturing)
-        schedule = self._scheduled(hyper, mode, capturing)
-        if self._gradients.has_rows and stream is not None:
+    def prepare(self, request: Request) -> Executor:
+        """Everything but the launches; what is wrong with a gradient or a schedule is raised here."""
+        self._take_gradients(request)
+        executor = self._executor_for(request)
+        if request.stream is not None and self._gradients.has_sparse:
             raise ValueError("gradients of rows are sorted on the current stream: make stream= the current one")
-        if not capturing:
-            schedule.prepare(self.steps, hyper, scaling, limits)
+        if not request.is_captured:
+            executor.prepare(request, self.steps)
         elif self._first:
             raise RuntimeError(
                 "parameters whose state was loaded are read before they are stepped, which cannot be captured: "
                 "call step() once before the capture"
             )
-        elif scaling != self.scaling:
+        elif request.scaling != self.scaling:
             raise RuntimeError(
                 "the gradients of a captured step are scaled otherwise than those of the step before: "
                 "call step() once with the same grad_scale before the capture"
             )
-        self.scaling = scaling
-        # On a stream that is not the library's own, it would give freed memory out again too early.
-        self._keeps_scaling = stream is not None
-        if self._gradients.has_rows:
-            uninterrupted(schedule.sum_rows)
-        return schedule
+        self.scaling = request.scaling
+        return executor
 
-    def prepare_replay(self, hyper: Sequence[Hyperparameters], limits: Limits, stream: int | None) -> bool:
-        """Send the hyperparameters of now to the device, which has run steps without the host, also for graphs of earlier plans.
-
-        Returns:
-            Whether there is a graph that they can be sent to.
-        """
-        schedules = self._captures.prepare(self.read_steps(), hyper, limits) if self._captures else []
-        if self.schedule is not None:
-            self.schedule.prepare(self.steps, hyper, self.scaling, limits, wait=True)
-            schedules.append(self.schedule)
-        for schedule in schedules:
-            _on_stream(stream, partial(schedule.send, stream))
-        return bool(schedules)
-
-    def _take_gradients(self, arrays: Sequence[Any], keep: bool, capturing: bool) -> None:
-        lifetime = Lifetime.GIVEN if not keep else Lifetime.OWN if self._pack else Lifetime.HELD
+    def _take_gradients(self, request: Request) -> None:
+        lasting, capturing = request.is_lasting, request.is_captured
+        lifetime = Lifetime.GIVEN if not lasting else Lifetime.OWN if self._pack else Lifetime.HELD
         if self._gradients.is_torn and capturing:
             raise RuntimeError(_OTHER_GRADIENTS)
         if self._gradients.is_torn:
-            # An exception came before the schedule had what they had: all are seen as new ones, by a new schedule.
+            # An exception came before the plan had what they had: all are seen as new ones, by a new plan.
             self.settle()
             self._gradients = self.fresh_gradients()
-        again = self._gradients.holds(arrays)
-        reshaped, moved = self._gradients.update(arrays, lifetime)
-        if self.schedule is not None and not (again and not reshaped and not moved):
+        again = self._gradients.holds(request.arrays)
+        reshaped, moved = self._gradients.update(request.arrays, lifetime)
+        executor = self.executor
+        if executor is not None and not (again and not reshaped and not moved):
             # Gradients that have come back into the buckets deserve the flat kernels again.
-            home = not self._pack or not keep or self.schedule.is_flat
-            fits = not reshaped and home and (not moved or self.schedule.rebind(moved))
+            home = not self._pack or not lasting or executor.planned.is_flat
+            fits = not reshaped and home and (not moved or executor.rebind(moved))
             if not fits and capturing:
                 raise RuntimeError(_OTHER_GRADIENTS)
             if not fits:
                 self.settle()
         self._gradients.is_torn = False
 
-    def _scheduled(self, hyper: Sequence[Hyperparameters], mode: Mode, capturing: bool) -> Schedule:
-        if self.schedule is not None and self.schedule.mode != mode:
-            if capturing:
+    def _executor_for(self, request: Request) -> Executor:
+        if self.executor is not None and self.executor.planned.mode != request.mode:
+            if request.is_captured:
                 raise RuntimeError(
                     "a captured step clips, skips or measures otherwise than the step before, which compiled it: "
                     "call step() once before the capture"
                 )
             self.settle()
-        return self.schedule or uninterrupted(self._make_schedule, hyper, mode)
+        return self.executor or uninterrupted(self._make_executor, request)
 
-    def _make_schedule(self, hyper: Sequence[Hyperparameters], mode: Mode) -> Schedule:
+    def _make_executor(self, request: Request) -> Executor:
         # Graphs of earlier plans may have been replayed since these were taken over.
         self.read_steps()
-        self._begin_states(hyper)
-        schedule = Schedule(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
-        controls = self._control.ensure(schedule.engines, self._norms) if mode.on_device else {}
+        active = [self.params[index] for index in self._gradients.present]
+        hyper, mode = request.hyper, request.mode
+        begin_states(active, self.steps, hyper, averages=bool(self._averaging))
+        planned = plan_of(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
+        engines = {placed.ref.device: placed.engine for placed in active}
+        controls = self._control.ensure(engines, self._norms) if mode.on_device else {}
         # A step on several devices cannot be captured, nor can one on a CPU.
-        may_be_captured = self._capturable and len(self._lanes) == len(schedule.engines) == 1
-        schedule.load(controls, self._captures.counts_for(schedule) if may_be_captured else None)
-        active = (placed for placed in self.params if self._gradients.operand(placed.index) is not None)
+        shared: SharedCounts | None = None
+        if self._capturable and len(self._lanes) == len(engines) == 1:
+            ((device, engine),) = engines.items()
+            shared = self._captures.counts_for(planned.cohorts, device, engine)
+        executor = Executor(planned, self.params, self._gradients, self.steps, hyper, self._averaging, controls, shared)
         self._first = [placed for placed in active if placed.loaded]
-        self.schedule = schedule
-        return schedule
+        self.executor = executor
+        return executor
 
-    def _begin_states(self, hyper: Sequence[Hyperparameters]) -> None:
-        """Have room for what the rules keep; of parameters that were never stepped, begin it."""
-        active = [placed for placed in self.params if self._gradients.operand(placed.index) is not None]
-        place([placed for placed in active if placed.place is None])
-        kept = {(placed.state, name) for placed in active for name in hyper[placed.group].initial if placed.has(name)}
-        for placed in active:
-            own = hyper[placed.group]
-            copies = [name for name, wanted in (("master", placed.master), ("average", self._averaging)) if wanted]
-            placed.state.ensure((*own.rule.states, *copies))
-            if self.steps[placed.index]:
-                continue
-            # Begun now and not earlier: the parameter may have been loaded or initialised since it was handed over.
-            for name in copies:
-                placed.write(name, to_host(placed.ref.array))
-            for name, value in own.initial.items():
-                # New memory is zero.
-                if value != 0.0 or (placed.state, name) in kept:
-                    placed.write(name, np.full(placed.ref.shape, value, placed.ref.format.working.dtype))
-
-    def run(self, schedule: Schedule, stream: int | None, launch: Callable[[Stage], None]) -> None:
+    def run(self, executor: Executor, stream: int | None, launch: Callable[[Stage], None]) -> None:
         """Launch a step that was prepared, and count it: whole, or not at all.
 
         Args:
-            schedule: The step's.
+            executor: The step's.
             stream: The stream; ``None`` for the library's current one.
             launch: Runs it, and calls the functions of C code that it is given, as a part of the run.
         """
-        self.residence.announce(schedule.tensors)
-        if schedule.is_native and not self._first:
-            launch(schedule.count)
+        self.residence.announce(executor.tensors)
+        if executor.is_native and not self._first:
+            launch(executor.coefficients.count)
         else:
-            _on_stream(stream, partial(self._run, schedule, launch))
-        if self.scaling.on_device and not (self._keeps_scaling or schedule.is_captured):
+            _on_stream(stream, partial(self._run, executor, launch))
+        # On a stream that is not the library's own, it would give freed memory out again too early.
+        if self.scaling.on_device and not (stream is not None or executor.is_captured):
             self.scaling = self.scaling.released()
 
-    def _run(self, schedule: Schedule, launch: Callable[[Stage], None]) -> None:
+    def _run(self, executor: Executor, launch: Callable[[Stage], None]) -> None:
         for placed in self._first:
             placed.reread_master()
             placed.begin_average()
-        launch(schedule.count)
+        launch(executor.coefficients.count)
         while self._first:
             placed = self._first.pop()
             placed.loaded = placed.lacks_average = False
 
+    def prepare_replay(self, request: Request) -> bool:
+        """Send the hyperparameters of now to the device, which has run steps without the host, also for graphs of earlier plans.
+
+        Returns:
+            Whether there is a graph that they can be sent to.
+        """
+        executors = self._captures.prepare(self.read_steps(), request) if self._captures else []
+        if self.executor is not None:
+            self.executor.prepare(request, self.steps)
+            executors.append(self.executor)
+        for executor in executors:
+            _on_stream(request.stream, partial(executor.send, request.stream))
+        return bool(executors)
+
+    # Step counts.
+
     def settle(self) -> None:
-        """Take the step counts over from the device, for which it waits, and forget the schedule.
+        """Take the step counts over from the device, for which it waits, and forget the plan.
 
         All steps are then done: what is read or written next need not be ordered after them.
         """
-        if self.schedule is not None or self._captures:
+        if self.executor is not None or self._captures:
             uninterrupted(self._settle)
 
     def _settle(self) -> None:
-        schedule = self.schedule
-        if schedule is not None:
-            schedule.finish()
-            schedule.settle(self.steps)
-            self.schedule = None
+        executor = self.executor
+        if executor is not None:
+            executor.finish()
+            executor.coefficients.sync(self.steps)
+            self.executor = None
         self._captures.collect(self.steps)
-        if schedule is not None and schedule.is_captured:
-            self._captures.keep(schedule, self.scaling)
+        if executor is not None and executor.is_captured:
+            self._captures.keep(executor, self.scaling)
         self._captures.tell(self.steps)
 
     def read_steps(self) -> NDArray[np.int64]:
@@ -352,16 +321,16 @@ class Stepper:
         return uninterrupted(self._read_steps)
 
     def _read_steps(self) -> NDArray[np.int64]:
-        if self.schedule is not None:
-            self.schedule.settle(self.steps)
-        if self._captures.collect(self.steps) and self.schedule is not None:
-            self.schedule.tell(self.steps)
+        if self.executor is not None:
+            self.executor.coefficients.sync(self.steps)
+        if self._captures.collect(self.steps) and self.executor is not None:
+            self.executor.coefficients.tell(self.steps)
         self._captures.tell(self.steps)
         return self.steps
 
     def ordered(self) -> AbstractContextManager[Any]:
         """A block: what the arrays' libraries copy in it comes after the last step, on whichever stream, and before the next one."""
-        return self.schedule.ordered() if self._lanes and self.schedule is not None else nullcontext()
+        return self.executor.ordered() if self._lanes and self.executor is not None else nullcontext()
 
 
 def _on_stream(stream: int | None, work: Callable[[], None]) -> None:

@@ -1,0 +1,234 @@
+"""From updates to a plan: a pure function of shapes, formats, addresses, groups, step counts and machines.
+
+Nothing is compiled here and nothing is on a device, so a plan can be printed, compared and tested anywhere. What changes from step to step
+and leaves the launches as they are, the addresses of gradients, is written into the plan's own tables (`StepPlan.rebind`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..device import Device
+from ..kernels.rules.rule import Rule
+from ..kernels.specialization import ROLES
+from .cohorts import Cohort, Mode, cohorts_of, ranges_of, slots_of
+from .launches import Launch, Plan, SparseSum, Task
+from .layout import Bucket
+from .packing import merge_packed
+from .prologue import Prologue, settings_words
+from .scheduling import launches_of
+from .tables import Gradient, MeasureTable, Table
+from .updates import Machine, Operand, Update
+
+_GRAD = ROLES.index("grad")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a step runs on one device.
+
+    Attributes:
+        device: Which one.
+        sums: The sums of sparse gradients, which come first.
+        prologue: What comes next; ``None`` where the host knows the coefficients.
+        launches: The updates.
+    """
+
+    device: Device
+    sums: tuple[SparseSum, ...]
+    prologue: Prologue | None
+    launches: tuple[Launch, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """A table's row of gradients' pointers.
+
+    Attributes:
+        part, launch: Whose table; the launch is ``None`` for the prologue.
+        pointers: The row.
+        members: For each entry the number of its parameter.
+        offsets: What is taken off the gradient's address.
+    """
+
+    part: int
+    launch: int | None
+    pointers: NDArray[np.int64]
+    members: NDArray[np.intp]
+    offsets: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class StepPlan:
+    """A plan, and what else a step goes by as long as it holds.
+
+    Attributes:
+        mode: How the step comes to its coefficients.
+        plan: All that runs, for everybody to look at.
+        parts: What runs on each device.
+        members: The numbers of the parameters that are updated.
+        cohorts: Which of them share their coefficients.
+        cohort_of: For each of ``members`` the number of its cohort.
+        rules: The rule of each group that has members.
+        ranges: The ranges of slots whose sums of squares are asked for.
+    """
+
+    mode: Mode
+    plan: Plan
+    parts: tuple[Part, ...]
+    members: NDArray[np.intp]
+    cohorts: tuple[Cohort, ...]
+    cohort_of: NDArray[np.intp]
+    rules: Mapping[int, Rule]
+    ranges: tuple[tuple[int, int], ...]
+    _rows: tuple[_Row, ...]
+    _rebindable: NDArray[np.bool_]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether every update is of the flat family."""
+        return all(launch.table is None for launch in self.plan.launches)
+
+    def counts(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The cohorts' step counts, by those of all parameters."""
+        return steps[[cohort.first for cohort in self.cohorts]]
+
+    def rebind(self, moved: Sequence[int], addresses: NDArray[np.int64]) -> list[tuple[int, int | None]] | None:
+        """Write new addresses of gradients into the tables.
+
+        Args:
+            moved: The numbers of the parameters whose gradients have moved.
+            addresses: The addresses of all parameters' gradients.
+
+        Returns:
+            The parts and the launches whose pointers have changed, which the devices do not know yet; the launch is ``None`` for the
+            prologue. ``None`` where another plan is needed, since a gradient has left its bucket; nothing has changed then.
+        """
+        if not self._rebindable[moved].all():
+            return None
+        changed = []
+        for row in self._rows:
+            pointers = addresses[row.members] - row.offsets
+            if not np.array_equal(pointers, row.pointers):
+                row.pointers[:] = pointers
+                changed.append((row.part, row.launch))
+        return changed
+
+
+def plan_step(
+    updates: Sequence[Update],
+    buckets: Sequence[Bucket],
+    steps: NDArray[np.int64],
+    mode: Mode,
+    rules: Sequence[Rule],
+    prologue_rule: Rule,
+    machines: Mapping[Device, Machine],
+) -> StepPlan:
+    """The plan of a step.
+
+    Args:
+        updates: What is to be updated, in the groups' order.
+        buckets: Where the state lies.
+        steps: The step counts of all parameters.
+        mode: How the step comes to its coefficients.
+        rules: The rule of each group.
+        prologue_rule: The rule by whose kernel a prologue computes the coefficients: rules that are mixed in an optimizer share these.
+        machines: The devices.
+    """
+    cohorts, cohort_of = cohorts_of(updates, steps)
+    slots = slots_of(updates) if mode.measures else [0]
+    ranges = ranges_of(updates, slots, mode, len(rules))
+    devices: dict[Device, list[int]] = {}
+    for k, update in enumerate(updates):
+        devices.setdefault(update.device, []).append(k)
+    parts, rows = [], []
+    for number, (device, members) in enumerate(devices.items()):
+        own = [updates[k] for k in members]
+        tasks = [_task(updates[k], cohorts[cohort_of[k]]) for k in members]
+        prologue: Prologue | None = None
+        if mode.on_device:
+            found = [k for k in members if updates[k].operand.size] if mode.measures else []
+            gradients = [_gradient(updates[k].operand, slots[k]) for k in found]
+            prologue = Prologue(
+                rule=prologue_rule,
+                device=device,
+                table=MeasureTable(gradients) if gradients else None,
+                slots=slots[-1],
+                sources=len(devices) if mode.measures else 1,
+                cohorts=len(cohorts),
+                settings_words=settings_words(len(cohorts), len(ranges)),
+                elements=sum(gradient.size for gradient in gradients),
+                bytes_read=sum(gradient.size * gradient.format.itemsize for gradient in gradients),
+            )
+            if prologue.table is not None:
+                measured = np.array([updates[k].index for k in found], np.intp)
+                rows.append(_Row(number, None, prologue.table.pointers, measured, np.zeros(len(found), np.int64)))
+        merged = merge_packed(list(zip(tasks, own, strict=True)))
+        launches = launches_of(merged, device, machines[device].multiprocessors, machines[device].policy)
+        rows += [_row(number, k, launch, launch.table) for k, launch in enumerate(launches) if launch.table is not None]
+        parts.append(Part(device, _sums(own), prologue, launches))
+    rebindable = np.zeros(len(steps), np.bool_)
+    for row in rows:
+        if row.launch is not None:
+            rebindable[row.members] = True
+    plan = Plan(
+        buckets=tuple(buckets),
+        sums=tuple(one for part in parts for one in part.sums),
+        prologues=tuple(part.prologue for part in parts if part.prologue is not None),
+        launches=tuple(launch for part in parts for launch in part.launches),
+    )
+    return StepPlan(
+        mode=mode,
+        plan=plan,
+        parts=tuple(parts),
+        members=np.array([update.index for update in updates], np.intp),
+        cohorts=cohorts,
+        cohort_of=np.array(cohort_of, np.intp),
+        rules={cohort.group: rules[cohort.group] for cohort in cohorts},
+        ranges=tuple(ranges),
+        _rows=tuple(rows),
+        _rebindable=rebindable,
+    )
+
+
+def _task(update: Update, cohort: Cohort) -> Task:
+    operand = update.operand
+    return Task(
+        index=update.index,
+        label=update.label,
+        size=operand.size,
+        phase=update.segment.phase,
+        walk=operand.walk,
+        row=cohort.row,
+        flat=False,
+        param=update.format,
+        grad=operand.format,
+        master=update.master,
+        average=update.average,
+        rule=update.rule,
+        pointers=update.pointers,
+        width=0 if operand.sparse is None else operand.sparse.width,
+        indices=0 if operand.sparse is None else operand.sparse.indices,
+    )
+
+
+def _sums(updates: Sequence[Update]) -> tuple[SparseSum, ...]:
+    return tuple(
+        SparseSum(update.index, update.label, update.device, update.operand.format, update.operand.sparse)
+        for update in updates
+        if update.operand.sparse is not None
+    )
+
+
+def _gradient(operand: Operand, slot: int) -> Gradient:
+    return Gradient(operand.address, operand.size, operand.format, operand.walk, slot)
+
+
+def _row(part: int, number: int, launch: Launch, table: Table) -> _Row:
+    members = np.array([task.index for task in launch.tasks], np.intp)
+    offsets = table.begins * launch.specialization.grad.itemsize
+    return _Row(part, number, table.pointers[_GRAD], members, offsets)

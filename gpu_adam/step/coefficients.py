@@ -1,0 +1,215 @@
+"""Where a step's coefficients come from: two objects behind one protocol.
+
+The *host* computes them where it knows the step counts and how the gradients are scaled. Where it does not, the *device* computes them, in
+the prologue, from settings that are sent when they change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..casting import store_row
+from ..checks import MOST_STEPS
+from ..engines import CoefficientRows, Program, Stage
+from ..kernels.abi import ROW_WORDS
+from ..plan.planner import StepPlan
+from ..plan.prologue import WINDOW_ENTRIES
+from ..rules.algorithm import Hyperparameters, coefficients, refuse_infinite
+from ..rules.hyperparameters import Asked, Averaging
+from .counts import SharedCounts
+from .request import Request
+from .settings import Settings
+
+_NO_MORE_STEPS = f"a parameter has made {MOST_STEPS} steps, the most that can be saved: load a state of fewer steps"
+
+
+class Coefficients(Protocol):
+    """What a plan's launches multiply by, from step to step."""
+
+    rows: CoefficientRows | None
+    """What the host has computed, which a run takes along; ``None`` where the device computes."""
+
+    count: Stage
+    """Counts a step in the parameters' step counts, as a part of its run."""
+
+    def prepare(self, request: Request, steps: NDArray[np.int64]) -> None:
+        """Have the next step's coefficients be those that are asked for.
+
+        Args:
+            request: The step.
+            steps: The parameters' step counts, as far as the host knows them.
+
+        Raises:
+            TypeError, ValueError: If a hyperparameter given as a function returns what is not allowed; nothing has changed then.
+        """
+
+    def send(self, streams: Sequence[int | None]) -> None:
+        """Bring to the devices what they do not know yet, each on its stream."""
+
+    def sync(self, steps: NDArray[np.int64]) -> None:
+        """Write the parameters' step counts, for which it waits where the device keeps them."""
+
+    def tell(self, steps: NDArray[np.int64]) -> None:
+        """Go on from these step counts of the parameters, which graphs have changed."""
+
+
+class HostCoefficients:
+    """Computed by the host in every step; see `Coefficients`."""
+
+    def __init__(
+        self,
+        planned: StepPlan,
+        steps: NDArray[np.int64],
+        hyper: Sequence[Hyperparameters],
+        averaging: Averaging,
+    ) -> None:
+        self._cohorts = planned.cohorts
+        self._averaging = averaging
+        self._hyper = hyper
+        self._records = self._fresh_records(hyper)
+        self._checked: Sequence[Hyperparameters] | None = None
+        counts: dict[str, int] = {}
+        for cohort in planned.cohorts:
+            counts[cohort.working.name] = cohort.row + 1
+        dtypes = {cohort.working.name: cohort.working.dtype for cohort in planned.cohorts}
+        self._rows = {name: np.zeros((count, ROW_WORDS), dtypes[name]) for name, count in counts.items()}
+        self.rows: CoefficientRows | None = self._rows
+        increments: NDArray[np.int64] = np.zeros(len(steps), np.int64)
+        increments[planned.members] = 1
+        self.count: Stage = [(np.add, [(steps, increments, steps)])]
+
+    def _fresh_records(self, hyper: Sequence[Hyperparameters]) -> list[list[float]]:
+        return [hyper[cohort.group].record(self._averaging, cohort.working) for cohort in self._cohorts]
+
+    def prepare(self, request: Request, steps: NDArray[np.int64]) -> None:
+        """Compute them."""
+        if request.hyper is not self._hyper:
+            # In this order: where an exception comes in between, it is done again.
+            self._records = self._fresh_records(request.hyper)
+            self._hyper = request.hyper
+        factor = 1.0 / request.scaling.scale
+        asked: Asked = {}
+        # Numbers that follow no schedule give the largest coefficients at the smallest t.
+        first = request.hyper is not self._checked
+        for cohort, record in zip(self._cohorts, self._records, strict=True):
+            t = int(steps[cohort.first]) + 1
+            if t > MOST_STEPS:
+                raise ValueError(_NO_MORE_STEPS)
+            hyper, where = request.hyper[cohort.group], f"group {cohort.group}"
+            row = coefficients(hyper, record, t, factor, where, asked)
+            if first or hyper.is_scheduled:
+                refuse_infinite(row, hyper, cohort.working, t, where)
+            try:
+                store_row(self._rows[cohort.working.name], cohort.row, row)
+            except OverflowError:
+                # A rule of the user's own, whose coefficients grow.
+                refuse_infinite(row, hyper, cohort.working, t, where)
+                raise
+        self._checked = request.hyper
+
+    def send(self, streams: Sequence[int | None]) -> None:
+        """Nothing to do: a run takes them along."""
+
+    def sync(self, steps: NDArray[np.int64]) -> None:
+        """Nothing to do: the host counts."""
+
+    def tell(self, steps: NDArray[np.int64]) -> None:
+        """Nothing to do: the host counts."""
+
+
+class DeviceCoefficients:
+    """Computed by the prologue; see `Coefficients`. All devices compute alike, so any of them can be asked for the step counts.
+
+    Args:
+        planned: The plan.
+        programs: The program of each device.
+        steps: The parameters' step counts.
+        averaging: Which average of the parameters is kept.
+        shared: Where the steps are counted, if other plans count there too.
+    """
+
+    def __init__(
+        self,
+        planned: StepPlan,
+        programs: Sequence[Program],
+        steps: NDArray[np.int64],
+        averaging: Averaging,
+        shared: SharedCounts | None,
+    ) -> None:
+        self._planned = planned
+        self._programs = programs
+        self._averaging = averaging
+        self._shared = shared
+        self._settings = Settings(planned.cohorts, planned.ranges)
+        self._is_unsent = False
+        self._checked: Sequence[Hyperparameters] | None = None
+        self._left = _left_of(planned.counts(steps))
+        self.rows: CoefficientRows | None = None
+        # The prologue counts.
+        self.count: Stage = ()
+
+    def prepare(self, request: Request, steps: NDArray[np.int64]) -> None:
+        """Take up what the prologue computes them from."""
+        self._count_down()
+        if request.hyper is not self._checked:
+            self._check(request.hyper, steps)
+        if not self._settings.hold(request.hyper, request.scaling, request.limits):
+            # Said first, and until they are sent: an exception may come in between.
+            self._is_unsent = True
+            self._settings.update(request.hyper, self._averaging, request.scaling, request.limits)
+        if self._settings.is_scheduled and self._programs:
+            # Nobody says how often a graph that counts there was replayed.
+            waits = request.follows_replays or (self._shared is not None and self._shared.is_captured)
+            counts, behind = (self._programs[0].counts(), 0) if waits else self._programs[0].recent_counts()
+            if behind >= WINDOW_ENTRIES:
+                counts, behind = self._programs[0].counts(), 0
+            self._is_unsent = True
+            self._settings.update_windows(counts.tolist(), behind)
+
+    def _count_down(self) -> None:
+        """Refuse a step beyond the last that is counted; the device is asked when that may be near."""
+        if self._left < 1 and self._programs:
+            self._left = _left_of(self._programs[0].counts())
+        if self._left < 1:
+            raise ValueError(_NO_MORE_STEPS)
+        self._left -= 1
+
+    def _check(self, hyper: Sequence[Hyperparameters], steps: NDArray[np.int64]) -> None:
+        """Refuse what the host can see to overflow in the next step, as `HostCoefficients` does; the device saturates."""
+        for cohort in self._planned.cohorts:
+            own = hyper[cohort.group]
+            if not own.is_scheduled:
+                record = own.record(self._averaging, cohort.working)
+                t, where = int(steps[cohort.first]) + 1, f"group {cohort.group}"
+                refuse_infinite(coefficients(own, record, t, 1.0, where), own, cohort.working, t, where)
+        self._checked = hyper
+
+    def send(self, streams: Sequence[int | None]) -> None:
+        """Bring the settings to the devices where they have changed."""
+        if self._is_unsent:
+            for program, stream in zip(self._programs, streams, strict=True):
+                program.instruct(self._settings.words, stream)
+            self._is_unsent = False
+
+    def sync(self, steps: NDArray[np.int64]) -> None:
+        """Read the step counts back."""
+        if self._shared is not None:
+            self._shared.collect(steps)
+        elif self._programs:
+            steps[self._planned.members] = self._programs[0].counts()[self._planned.cohort_of]
+
+    def tell(self, steps: NDArray[np.int64]) -> None:
+        """Go on from these step counts, where they are shared with graphs."""
+        if self._shared is not None:
+            self._shared.tell(steps)
+            for program in self._programs:
+                program.counts()  # so that the host knows them as well
+
+
+def _left_of(counts: NDArray[np.int64]) -> int:
+    """Steps that may still be made."""
+    return MOST_STEPS - int(counts.max(initial=0))

@@ -1,0 +1,192 @@
+"""A plan on its devices: compiled, its tables uploaded, run step after step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Family, copying_stream, counts_versions, current_stream
+from ..device import Device
+from ..engines import Memory, Program, Stage
+from ..kernels.specialization import ROLES
+from ..plan.planner import StepPlan
+from ..process.uninterrupted import uninterrupted
+from ..rules.algorithm import Hyperparameters
+from ..rules.hyperparameters import Averaging
+from ..state.parameter import Placed
+from .coefficients import Coefficients, DeviceCoefficients, HostCoefficients
+from .counts import SharedCounts
+from .gradients import Gradients
+from .request import Request
+
+_GRAD = ROLES.index("grad")
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """A device's program, and the library whose current stream it runs on."""
+
+    device: Device
+    library: Family
+    program: Program
+
+    def stream(self, given: int | None) -> int | None:
+        return current_stream(self.library, self.device) if given is None else given
+
+
+class Executor:
+    """What runs a plan's steps, while no gradient comes or goes or changes its format or strides.
+
+    Args:
+        planned: The plan.
+        params: The parameters of the optimizer.
+        gradients: Their gradients.
+        steps: Their step counts.
+        hyper: The groups' hyperparameters.
+        averaging: Which average of the parameters is kept.
+        controls: The control words of each device.
+        shared: Where the steps are counted; ``None`` for memory of the programs' own.
+
+    Attributes:
+        planned: The plan.
+        coefficients: What it multiplies by.
+        shared_counts: Where the steps are counted, if other plans count there too.
+        is_native: Whether `run` is one call of C code from its first change on, so that no handler of a signal comes in between.
+        first: The first parameter that is updated; ``None`` where there is none.
+        tensors: Those that are torch's and count their versions.
+    """
+
+    def __init__(
+        self,
+        planned: StepPlan,
+        params: Sequence[Placed],
+        gradients: Gradients,
+        steps: NDArray[np.int64],
+        hyper: Sequence[Hyperparameters],
+        averaging: Averaging,
+        controls: Mapping[Device, Memory],
+        shared: SharedCounts | None,
+    ) -> None:
+        self.planned = planned
+        self._gradients = gradients
+        self.shared_counts = shared
+        active = [params[index] for index in planned.members]
+        self.first = active[0].ref if active else None
+        firsts = {placed.ref.device: placed for placed in reversed(active)}
+        counts, memory = planned.counts(steps), None if shared is None else shared.memory
+        self._lanes = [
+            _Lane(
+                part.device,
+                firsts[part.device].ref.family,
+                firsts[part.device].engine.load(
+                    part.launches, part.device, part.prologue, controls.get(part.device), counts, memory
+                ),
+            )
+            for part in planned.parts
+        ]
+        if shared is not None:
+            shared.take([cohort.members for cohort in planned.cohorts], counts)
+        programs = [lane.program for lane in self._lanes]
+        self.is_native = len(programs) <= 1 and all(program.is_native for program in programs)
+        self.coefficients: Coefficients = (
+            DeviceCoefficients(planned, programs, steps, averaging, shared)
+            if planned.mode.on_device
+            else HostCoefficients(planned, steps, hyper, averaging)
+        )
+        # The launches whose gradients' pointers a device does not know yet.
+        self._moved: dict[tuple[int, int | None], None] = {}
+        tensors = [placed.ref.array for placed in active if placed.ref.family == "torch"]
+        self.tensors = tuple(tensor for tensor in tensors if counts_versions(tensor))
+        # A graph of the caller's may go on working there when the parameters have got other states.
+        states = {id(placed.state): placed.state for placed in params if placed.place is not None}
+        self._held = [state.memories for state in states.values()]
+
+    def rebind(self, moved: Sequence[int]) -> bool:
+        """Take up the new addresses of these parameters' gradients; they are brought to the devices by the next run.
+
+        Returns:
+            Whether it could: a gradient that has left its bucket needs another plan.
+        """
+        changed = self.planned.rebind(moved, self._gradients.addresses)
+        self._moved.update(dict.fromkeys(changed or ()))
+        return changed is not None
+
+    def send(self, stream: int | None) -> None:
+        """Bring to the devices what they do not know yet: the settings, and where gradients have moved to."""
+        while self._moved:
+            part, launch = next(iter(self._moved))
+            lane = self._lanes[part]
+            lane.program.rebind(launch, _GRAD, lane.stream(stream))
+            del self._moved[part, launch]
+        self.coefficients.send([lane.stream(stream) for lane in self._lanes])
+
+    def run(self, stream: int | None, then: Stage = ()) -> None:
+        """Run a step that was prepared, on each device's current stream unless one is given.
+
+        Args:
+            stream: The stream.
+            then: Functions of C code, called where nothing has failed, as a part of the run.
+        """
+        if self.planned.plan.sums:
+            uninterrupted(self._sum)
+        self.send(stream)
+        streams = [lane.stream(stream) for lane in self._lanes]
+        programs = [lane.program for lane in self._lanes]
+        if self.planned.mode.measures and len(programs) > 1:
+            for program, own in zip(programs, streams, strict=True):
+                program.measure(own)
+            for program, own in zip(programs, streams, strict=True):
+                program.gather([other for other in programs if other is not program], own)
+        rows, last = self.coefficients.rows, len(programs) - 1
+        for number, (program, own) in enumerate(zip(programs, streams, strict=True)):
+            program.run(rows, own, then if number == last else ())
+
+    def _sum(self) -> None:
+        for lane, part in zip(self._lanes, self.planned.parts, strict=True):
+            for one in part.sums:
+                self._gradients.sum_sparse(one.index, lane.stream(None))
+
+    def graph(self) -> Callable[[int | None], None]:
+        """What `run` launches on the only device, as a graph that is replayed on its current stream unless one is given."""
+        (lane,) = self._lanes
+        # What the devices do not know yet could not be sent in a capture that comes next.
+        self.send(None)
+        launch = lane.program.graph()
+
+        def replay(stream: int | None) -> None:
+            self.send(stream)
+            launch(lane.stream(stream))
+
+        return replay
+
+    def ordered(self) -> AbstractContextManager[Any]:
+        """A block: what the arrays' libraries copy in it, each on its stream, comes after the last step and before the next one."""
+        stack = ExitStack()
+        for lane in self._lanes:
+            stack.enter_context(lane.program.ordered(copying_stream(lane.library, lane.device)))
+        return stack
+
+    def finish(self) -> None:
+        """Have the host wait until all steps are done."""
+        for lane in self._lanes:
+            lane.program.finish()
+
+    # Of a step that a caller has captured.
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a caller's graph may run the plan at any time."""
+        return any(lane.program.is_captured for lane in self._lanes)
+
+    def fits(self, hyper: Sequence[Hyperparameters]) -> bool:
+        """Whether these can be sent to it: the compiled rules are still theirs."""
+        return all(hyper[group].rule == rule for group, rule in self.planned.rules.items())
+
+    def prepare(self, request: Request, steps: NDArray[np.int64]) -> None:
+        """Have the next step's coefficients be those that are asked for: see `Coefficients.prepare`."""
+        self.coefficients.prepare(request, steps)

@@ -1,0 +1,79 @@
+"""What a step is to update, as the planner wants it, from parameters and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.abi import MAX_STATES
+from ..plan.cohorts import Mode
+from ..plan.planner import StepPlan, plan_step
+from ..plan.updates import Machine, Operand, Update
+from ..rules.algorithm import Hyperparameters
+from ..rules.hyperparameters import Averaging
+from ..state.parameter import AVERAGE, Placed
+from .gradients import Gradients
+
+
+def plan_of(
+    params: Sequence[Placed],
+    gradients: Gradients,
+    steps: NDArray[np.int64],
+    hyper: Sequence[Hyperparameters],
+    averaging: Averaging,
+    mode: Mode,
+) -> StepPlan:
+    """The plan of a step.
+
+    Args:
+        params: The parameters of the optimizer; those that have a gradient have a place.
+        gradients: Their gradients.
+        steps: Their step counts.
+        hyper: The groups' hyperparameters.
+        averaging: Which average of the parameters is kept.
+        mode: How the step comes to its coefficients.
+    """
+    states = {id(placed.state): placed.state for placed in params if placed.place is not None}
+    numbers = {state: number for number, state in enumerate(states)}
+    active = [params[index] for index in gradients.present]
+    updates = [
+        _update_of(
+            placed, gradients.operand(placed.index), hyper[placed.group], bool(averaging), numbers[id(placed.state)]
+        )
+        for placed in active
+    ]
+    engines = {placed.ref.device: placed.engine for placed in active}
+    machines = {device: Machine(engine.multiprocessors(device), engine.policy) for device, engine in engines.items()}
+    buckets = [state.bucket for state in states.values()]
+    rules = [own.rule for own in hyper]
+    return plan_step(updates, buckets, steps, mode, rules, hyper[0].algorithm.rules[0], machines)
+
+
+def _update_of(placed: Placed, operand: Operand, hyper: Hyperparameters, averages: bool, bucket: int) -> Update:
+    rule = hyper.rule
+    pointers = (
+        placed.ref.address,
+        operand.address,
+        *(placed.address(name) for name in rule.states),
+        *(0,) * (MAX_STATES - len(rule.states)),
+        placed.address("master"),
+        placed.address(AVERAGE) if averages else 0,
+    )
+    home = (placed.address("param"), placed.address("grad"))
+    return Update(
+        index=placed.index,
+        label=placed.label,
+        group=placed.group,
+        device=placed.ref.device,
+        format=placed.ref.format,
+        rule=rule,
+        master=placed.master,
+        average=averages,
+        operand=operand,
+        bucket=bucket,
+        segment=placed.segment,
+        is_home=placed.has("param") and home == pointers[:2],
+        pointers=pointers,
+    )
