@@ -114,8 +114,9 @@ UV := uv==0.13.9
 COVERING := $(patsubst %,tests/%.py,arrays/test_dlpack engines/test_cpu_engine engines/test_gpu_program engines/test_kernel_cache_cpu \
   engines/test_kernel_cache_keys engines/test_nvrtc engines/test_nvvm kernels/test_cpu_features kernels/test_cpu_update \
   kernels/test_cuda_update kernels/test_numba_cuda_intrinsics kernels/test_numba_cuda_prologue kernels/test_numba_cuda_simulated \
-  kernels/test_numba_cuda_update optim/test_interface rules/test_rules state/test_checkpoint step/test_sparse_gradients train/test_data \
-  train/test_train)
+  kernels/test_numba_cuda_update optim/test_bound_gradients optim/test_hyperparameters optim/test_refused_arrays \
+  optim/test_shown_and_copied optim/test_structures rules/test_rules state/test_checkpoint step/test_sparse_gradients train/test_data \
+  train/test_network train/test_train train/test_train_program)
 test-lowest: | $(PY)  ## run the covering tests with the lowest versions that pyproject.toml allows
 	$(PY) -m pip install --disable-pip-version-check --quiet $(UV)
 	$(BIN)/uv venv --no-config --quiet --clear --python $(PYTHON) $(LOWEST)

@@ -29,9 +29,11 @@ from machine import debootstrap, secrets
 ROOT = Path(__file__).resolve().parent.parent
 UID = "10001"
 TESTS = (
-    "engines/test_cpu_engine", "engines/test_kernel_cache", "optim/test_interface", "plan/test_layout",
-    "rules/test_bias_correction", "rules/test_paper_oracle", "rules/test_rules", "state/test_checkpoint",
-    "step/test_clipping", "step/test_loss_scaling", "train/test_train",
+    "engines/test_cpu_engine", "engines/test_kernel_cache", "engines/test_kernel_cache_kernels", "engines/test_kernel_cache_writers",
+    "optim/test_bound_gradients", "optim/test_hyperparameters", "optim/test_refused_arrays", "optim/test_shown_and_copied",
+    "optim/test_structures", "plan/test_launches", "plan/test_layout", "rules/test_bias_correction", "rules/test_paper_oracle",
+    "rules/test_rules", "state/test_checkpoint", "step/test_clipping", "step/test_loss_scaling", "train/test_network",
+    "train/test_train", "train/test_train_program",
 )  # fmt: skip
 """The quick tests: a minute, without a compiler or a GPU."""
 

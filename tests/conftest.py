@@ -4,15 +4,13 @@ asked for. And what is kept out of them: a garbage collection of what earlier fi
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 
-from tests.support.library_programs import case, packing_case, streamed_case, torch_case
+from tests.support.found_gpu import why_no_gpu
+from tests.support.library_cases import case, packing_case, streamed_case, torch_case
 
 __all__ = ["case", "packing_case", "streamed_case", "torch_case"]  # fixtures
 
@@ -60,24 +58,3 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         gc.collect()
         gc.freeze()
     return result
-
-
-@cache
-def why_no_gpu() -> str | None:
-    """What keeps the CUDA driver from showing a GPU, or None if it shows one.
-
-    The driver is asked itself, so the answer depends on no Python package.
-    """
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return f"no NVIDIA driver is installed ({library} was not found)"
-    status = driver.cuInit(0)
-    if status:
-        name = ctypes.c_char_p()
-        driver.cuGetErrorName(status, ctypes.byref(name))
-        return f"the NVIDIA driver does not start ({(name.value or b'unknown error').decode()}, {status})"
-    count = ctypes.c_int()
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    return None if count.value else "the NVIDIA driver finds no GPU"

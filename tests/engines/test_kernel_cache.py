@@ -1,14 +1,12 @@
-"""The cache folder: where it is, what a damaged, unwritable or shared one does, and what an entry's key covers."""
+"""The cache folder: where it is, and what a damaged, unwritable or shared one does."""
 
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -17,22 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_adam.engines.compile import disk as cache
-from tests.engines.cache_programs import NOBODY, NURSERY, can_be_others, run
-from tests.support.shipped import ADAM, AMSGRAD
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "kernels"))
-    return tmp_path / "kernels"
-
-
-@pytest.fixture
-def unusable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    # A file where the folder should be: unlike permissions, it stops the superuser too.
-    (tmp_path / "file").touch()
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "kernels"))
-    return tmp_path / "file" / "kernels"
+from tests.engines.cache_programs import NOBODY, can_be_others, run
 
 
 def test_an_entry_comes_back(folder: Path) -> None:
@@ -226,197 +209,6 @@ def test_a_current_folder_that_is_gone_is_a_warning(tmp_path: Path) -> None:
     printed, warned = run(f"os.chdir({str(tmp_path / 'here')!r}); {program}", Path("kernels"))
     assert printed == "None"
     assert warned.count("the current folder was removed") == 1
-
-
-# ---- What killed writers leave
-
-KEY = "0123456789abcdef" * 2
-
-
-@pytest.mark.parametrize("hours", [-1000, -7, -5, 0, 5, 7, 1000])
-@pytest.mark.parametrize("ahead", [0, 3, -100])
-def test_what_a_killed_writer_left_is_removed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int, ahead: int
-) -> None:
-    """By the clock of the file system, whatever this machine's says."""
-    now = time.time()
-    monkeypatch.setattr("time.time", lambda: now + ahead * 3600)
-    cache.write("a", b"machine code")
-    left = [
-        folder / name for name in (f".adam-{KEY}.numba.ab_d3f9h", ".gpu_adam.a.abcdefgh", ".gpu_adam.probe.12345678")
-    ]
-    others = [
-        folder / name for name in (".config.original", ".a", "a.abcdefgh", ".nfs000000000000001", f"adam-{KEY}.numba")
-    ]
-    for path in (*left, *others):
-        path.write_bytes(b"half")
-        os.utime(path, (now - hours * 3600,) * 2)
-    (folder / ".gpu_adam.folder.abcdefgh").mkdir()
-    cache.write("b", b"more")
-    assert [path.exists() for path in left] == [abs(hours) < 6] * 3
-    assert all(path.exists() for path in others)
-    assert cache.read("a") == b"machine code"
-
-
-KILLS = """
-from hashlib import sha256
-def content(name, k):
-    return k.to_bytes(4, "big") + sha256(f"{name} {k}".encode()).digest() * 50_000
-def work(k):
-    while True:
-        for name in "abc":
-            cache.write(name, content(name, k))
-            time.sleep(0.001)
-found = killed(work, 0.06, 50)
-kept = {name: cache.read(name) for name in "abc"}
-whole = all(entry is None or entry == content(name, int.from_bytes(entry[:4], "big")) for name, entry in kept.items())
-left = [name for name in os.listdir(cache.location()) if name not in "abc"]
-for name in left:
-    path = os.path.join(cache.location(), name)
-    os.utime(path, (time.time() - 7 * 3600,) * 2)
-cache.write("d", b"last")
-print(found, whole, len(left) > 0, sorted(set(os.listdir(cache.location())) - set("abc")))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
-def test_after_50_kills_every_entry_is_whole_or_absent(tmp_path: Path) -> None:
-    assert run(NURSERY + KILLS, tmp_path / "kernels") == ("50 True True ['d']", "")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
-def test_writers_and_readers_at_once(tmp_path: Path) -> None:
-    """A reader finds one writer's entry or another's, whole; a sweep meanwhile takes nothing from a writer."""
-    program = """
-contents = [bytes([k]) * 3_000_000 for k in range(3)]
-cache.write("a", contents[0])
-children = []
-for content in contents:
-    child = os.fork()
-    if not child:
-        warnings.simplefilter("error")
-        for _ in range(30):
-            cache.write("a", content)
-            if cache.read("a") not in contents:
-                os._exit(1)
-        os._exit(0)
-    children.append(child)
-print([os.waitpid(child, 0)[1] for child in children], os.listdir(cache.location()))
-"""
-    assert run(program, tmp_path / "kernels") == ("[0, 0, 0] ['a']", "")
-
-
-# ---- With kernels in it
-
-nvrtc = pytest.importorskip("gpu_adam.engines.compile.nvrtc")
-
-
-@pytest.fixture
-def kernel():  # type: ignore[no-untyped-def]
-    from gpu_adam.dtypes import FLOAT32
-    from gpu_adam.errors import EngineUnavailable
-    from gpu_adam.kernels.specialization import Specialization, UpdateKernel
-
-    try:
-        nvrtc.version()
-    except EngineUnavailable as error:
-        pytest.skip(str(error))
-    nvrtc._compiled.cache_clear()
-    yield UpdateKernel(Specialization("flat", ADAM, FLOAT32, FLOAT32, False), 256, 1)
-    nvrtc._compiled.cache_clear()
-
-
-def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    built: list[list[str]] = []
-    build = nvrtc.build
-
-    def counting(files, expressions, architecture):  # type: ignore[no-untyped-def]
-        built.append(files)
-        return build(files, expressions, architecture)
-
-    monkeypatch.setattr(nvrtc, "build", counting)
-    return built
-
-
-def test_a_kernel_is_compiled_once_for_all_processes(folder: Path, kernel, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    built = count_builds(monkeypatch)
-    first = nvrtc.compile_kernel(kernel, 90)
-    assert nvrtc.compile_kernel(kernel, 90) is first
-    nvrtc._compiled.cache_clear()  # as a new process begins
-    assert nvrtc.compile_kernel(kernel, 90) == first
-    assert built == [["adam.cuh", "flat.cu"]]
-
-
-def test_a_damaged_kernel_is_compiled_again(folder: Path, kernel) -> None:  # type: ignore[no-untyped-def]
-    first = nvrtc.compile_kernel(kernel, 90)
-    (entry,) = folder.iterdir()
-    entry.write_bytes(entry.read_bytes()[:-100])
-    nvrtc._compiled.cache_clear()
-    with pytest.warns(RuntimeWarning, match="damaged"):
-        assert nvrtc.compile_kernel(kernel, 90).symbol == first.symbol
-    nvrtc._compiled.cache_clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        nvrtc.compile_kernel(kernel, 90)
-
-
-def test_without_a_folder_kernels_are_kept_in_memory(unusable: Path, kernel) -> None:  # type: ignore[no-untyped-def]
-    with pytest.warns(RuntimeWarning, match="kept in memory only"):
-        first = nvrtc.compile_kernel(kernel, 90)
-    assert first.binary.startswith(b"\x7fELF")
-    assert nvrtc.compile_kernel(kernel, 90) is first
-
-
-def test_the_key_covers_all_that_the_code_depends_on(kernel, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
-    keys = {nvrtc.key(kernel, "sm_90"), nvrtc.key(kernel, "sm_80"), nvrtc.key(kernel, "compute_90")}
-    geometries = ({"threads": 128}, {"vectors": 2}, {"hint": "plain"}, {"hint": "keep_param"}, {"persistent": True})
-    keys |= {nvrtc.key(replace(kernel, **other), "sm_90") for other in geometries}
-    s = kernel.specialization
-    others = [replace(s, family="strided"), replace(s, rule=AMSGRAD)]
-    keys |= {nvrtc.key(replace(kernel, specialization=other), "sm_90") for other in others}
-    assert len(keys) == 10
-    for name, text in nvrtc.sources().items():
-        changed = {**nvrtc.sources(), name: text + "\n"}
-        with monkeypatch.context() as patch:
-            patch.setattr(nvrtc, "sources", lambda changed=changed: changed)
-            keys.add(nvrtc.key(kernel, "sm_90"))
-    assert len(keys) == 10 + len(nvrtc.sources())
-    with monkeypatch.context() as patch:
-        patch.setattr(nvrtc, "OPTIONS", nvrtc.OPTIONS[1:])
-        keys.add(nvrtc.key(kernel, "sm_90"))
-    with monkeypatch.context() as patch:
-        patch.setattr(nvrtc, "version", lambda: (99, 0))
-        keys.add(nvrtc.key(kernel, "sm_90"))
-    assert len(keys) == 12 + len(nvrtc.sources())
-
-
-def _compile_in(start, results) -> None:  # type: ignore[no-untyped-def]
-    from gpu_adam.dtypes import FLOAT32
-    from gpu_adam.engines.compile import nvrtc
-    from gpu_adam.kernels.specialization import Specialization, UpdateKernel
-
-    start.wait()
-    kernel = UpdateKernel(Specialization("flat", ADAM, FLOAT32, FLOAT32, False), 256, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        results.put(nvrtc.compile_kernel(kernel, 90))
-
-
-def test_two_processes_fill_one_folder_at_once(folder: Path, kernel) -> None:  # type: ignore[no-untyped-def]
-    context = multiprocessing.get_context("spawn")
-    start, results = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=_compile_in, args=(start, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    codes = [results.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-    # NVRTC's bytes differ a little from process to process; what was kept is one of the two, whole.
-    assert codes[0].symbol == codes[1].symbol
-    assert nvrtc.compile_kernel(kernel, 90) in codes
-    assert len(list(folder.iterdir())) == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have other permissions")

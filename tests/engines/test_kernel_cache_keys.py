@@ -23,14 +23,10 @@ from gpu_adam.engines.compile import numba as numba_cache
 from gpu_adam.kernels.specialization import Specialization
 from tests.support.shipped import ADAM
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 INT = numba.int64
 TAKES = (INT, INT)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "kernels"))
-    return tmp_path / "kernels"
 
 
 def add(a: int, b: int) -> int:

@@ -28,12 +28,6 @@ as_root = pytest.mark.skipif(not can_be_others(), reason="only the superuser can
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "kernels"))
-    return tmp_path / "kernels"
-
-
-@pytest.fixture
 def public() -> Iterator[Path]:
     """A folder that other users reach; pytest's own are closed to them."""
     with tempfile.TemporaryDirectory() as name:

@@ -18,7 +18,8 @@ from gpu_adam.kernels.abi import CLIP, FACTOR, LEAF, NORMS, SKIP, SKIPPED, SKIPS
 from gpu_adam.kernels.rules.rule import Rule
 from gpu_adam.plan.tables import MeasureTable
 from tests.support.cuda_cpp import build, cases
-from tests.support.cuda_cpp.prologues import Case, Cohort, Measured, Scaler, World, Worlds, compare, world
+from tests.support.cuda_cpp.prologue_cases import Case, Cohort, Measured, Scaler, World, world
+from tests.support.cuda_cpp.prologues import Worlds, compare
 from tests.support.shipped import OPTIMIZERS
 
 pytest_plugins = ("tests.support.cuda_cpp.fixtures",)

@@ -59,8 +59,8 @@ cuda.finish()
 """
 
 _PROLOGUE = """
-from tests.support.cuda_cpp import prologues
-from tests.support.cuda_cpp.prologues import Cohort, Measured, Scaler
+from tests.support.cuda_cpp import prologue_cases, prologues
+from tests.support.cuda_cpp.prologue_cases import Cohort, Measured, Scaler
 from tests.support.shipped import OPTIMIZERS
 from gpu_adam.dtypes import FLOAT32, FORMATS
 walks = [cases.strided(rng, shape) for shape in ((), (7,), (33, 40), (5, 3, 70))]
@@ -71,12 +71,12 @@ cohorts = [Cohort(k, wide=wide, averaging=k, lr_format=format, window=window if 
            for k in range(3) for wide in (False, True) for format in (None, *FORMATS)]
 for rule in (optimizer.algorithm.rules[0] for optimizer in OPTIMIZERS.values()):
     for case in (
-        prologues.Case(tuple(gradients), tuple(cohorts), rule, max_norm=1.0, ranges=3, guard=0),
-        prologues.Case(tuple(gradients), tuple(cohorts), rule, sources=2, found=(FLOAT32, 1.0), scaler=Scaler(), guard=0),
-        prologues.Case((), (Cohort(),), rule, ranges=0, scaler=Scaler(interval=1), scale_format=FLOAT32, guard=0),
-        prologues.Case((), (Cohort(wide=True),), rule, ranges=0, guard=0),
+        prologue_cases.Case(tuple(gradients), tuple(cohorts), rule, max_norm=1.0, ranges=3, guard=0),
+        prologue_cases.Case(tuple(gradients), tuple(cohorts), rule, sources=2, found=(FLOAT32, 1.0), scaler=Scaler(), guard=0),
+        prologue_cases.Case((), (Cohort(),), rule, ranges=0, scaler=Scaler(interval=1), scale_format=FLOAT32, guard=0),
+        prologue_cases.Case((), (Cohort(wide=True),), rule, ranges=0, guard=0),
     ):
-        made = prologues.world(case)
+        made = prologue_cases.world(case)
         prologues.run(made, library)
         prologues.run(made, library)
 """
@@ -116,8 +116,8 @@ def test_one_element_too_many_would_be_found(guarded: Path) -> None:
 
 def test_one_leaf_too_many_would_be_found(guarded: Path) -> None:
     program = """
-case = prologues.Case((Measured(8),), guard=0)
-made = prologues.world(case)
+case = prologue_cases.Case((Measured(8),), guard=0)
+made = prologue_cases.world(case)
 made.table.sizes[:] += 1
 prologues.run(made, library)
 """
@@ -132,10 +132,10 @@ prologues.run(made, library)
 _RACES = """
 from pathlib import Path
 from tests.support.cuda_cpp import build, prologues
-from tests.support.cuda_cpp.prologues import Case, Cohort, Measured
+from tests.support.cuda_cpp.prologue_cases import Case, Cohort, Measured, world
 from gpu_adam.dtypes import FORMATS
 gradients = tuple(Measured(size, format) for size in (1, 1025, 5000) for format in FORMATS)
-made = prologues.world(Case(gradients, (Cohort(), Cohort(wide=True)), ranges=3, max_norm=1.0))
+made = world(Case(gradients, (Cohort(), Cohort(wide=True)), ranges=3, max_norm=1.0))
 assert made.grid > 1, "blocks that run at the same time"
 prologues.run(made, build.Library(Path({library!r})))
 print("the prologue ran")

@@ -10,21 +10,15 @@ from hypothesis import given
 
 import gpu_adam.state.placement
 from gpu_adam import GpuAdam, LossScaler
-from tests.optim.test_combinations import Campaign, campaigns, run
+from tests.optim.campaign import Campaign, campaigns, run
 from tests.support.cuda_cpp import build
-from tests.support.cuda_cpp.host_gpu import HostEngine
+from tests.support.cuda_cpp.host_gpu import InHostMemory
 from tests.support.reference import DTYPES, assert_same_bits
 from tests.support.strategies import FEW, tame, values
 
 pytest_plugins = ("tests.support.cuda_cpp.fixtures",)
 
 pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.missing))
-
-
-class InHostMemory(HostEngine):
-    """The engine as it is, for parameters that are NumPy's."""
-
-    kind = "cpu"
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,10 @@ import numpy as np
 import pytest
 
 from gpu_adam import GpuAdam, LossScaler
-from tests.support.library_programs import (
-    HOST,
-    Case,
-    Tensor,
-    Training,
-    agree,
-    capturing,
-    compare,
-    dense,
-    host,
-    of_every_format,
-    settle,
-    transposed,
-    write,
-)
+from tests.support.libraries import dense, host, transposed, write
+from tests.support.library_cases import HOST, Case
+from tests.support.library_programs import Tensor, Training, agree, compare, of_every_format
+from tests.support.library_streams import capturing, settle
 from tests.support.reference import DTYPES, assert_same_bits
 from tests.support.strategies import tame
 

@@ -6,6 +6,10 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
+timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+
 
 class Stopped(Exception):
     """What a time limit raises."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+from tests.process.alarms import timers
+
+pytestmark = timers
 
 PROGRAM = str(Path(__file__).with_name("storm_program.py"))
 STEPS = ["small", "formats", "threads", "clipped", "packed", "averaging"]

@@ -19,7 +19,7 @@ import pytest
 from gpu_adam import GpuAdam, GpuSgd
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool, thread_count
-from tests.process.alarms import Stopped, alarmed
+from tests.process.alarms import Stopped, alarmed, timers
 from tests.support.reference import assert_same_bits
 
 SIZE = 100_000  # more than one thread's share
@@ -121,7 +121,7 @@ def test_an_error_in_any_share_is_raised_after_all_are_done() -> None:
         assert sorted(done) == [k for k in range(3) if k != bad]
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+@timers
 def test_whatever_a_signal_handler_raises_all_shares_are_done_or_none() -> None:
     pool = ThreadPool(3)
     counts = np.zeros(3, np.int64)
@@ -152,7 +152,7 @@ def test_whatever_a_signal_handler_raises_all_shares_are_done_or_none() -> None:
     assert counts[1] == counts[2] == done
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+@timers
 @pytest.mark.parametrize("options", [{}, {"pack": True}])
 def test_whatever_a_signal_handler_raises_all_formats_are_updated_or_none(options: dict[str, Any]) -> None:
     def stop(*_: object) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import gpu_adam
 from gpu_adam import cli, schedules
-from tests.conftest import why_no_gpu
+from tests.support.found_gpu import why_no_gpu
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import gpu_adam.state.placement
 from gpu_adam.engines import engine_named
-from tests.optim.test_cuda_kernels_on_cpu import InHostMemory
 from tests.rules.rule_programs import Program, run
 from tests.rules.rule_references import DEFAULTS
 from tests.support.cuda_cpp import build
+from tests.support.cuda_cpp.host_gpu import InHostMemory
 from tests.support.rule_cases import CASES, SETTINGS, Settings
 from tests.support.shipped import OPTIMIZERS
 from tests.support.strategies import FEW, PROVE

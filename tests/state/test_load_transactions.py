@@ -14,7 +14,7 @@ from gpu_adam import GpuAdam
 from gpu_adam.engines import cpu
 from tests.state.snapshots import everything, unchanged
 from tests.support.fault_injection import injected
-from tests.support.library_programs import address_of
+from tests.support.libraries import address_of
 from tests.support.reference import DTYPES, assert_same_bits
 from tests.support.strategies import values
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from gpu_adam import GpuAdam
-from tests.support.library_programs import Array, Case, dense, host, write
+from tests.support.libraries import Array, dense, host, write
+from tests.support.library_cases import Case
 from tests.support.reference import DTYPES, assert_same_bits
 from tests.support.strategies import values
 

@@ -6,8 +6,7 @@ A stream's work is done as late as it can be, so that what is not made to wait f
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,41 +15,18 @@ import pytest
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.device import Device
 from gpu_adam.dtypes import FLOAT32
-from gpu_adam.engines.cuda import cupy
-from gpu_adam.engines.cuda.program import GpuProgram
 from gpu_adam.engines.cuda.staging import SLOTS
-from tests.optim.test_host_gpus import HostArray
+from tests.state import streamed
+from tests.state.streamed import OTHER, SIDE, Streamed
 from tests.support import host_library
 from tests.support.cuda_cpp import build
-from tests.support.cuda_cpp.host_gpu import GLOBAL, HostEngine
-from tests.support.host_library import KeptPair
+from tests.support.cuda_cpp.host_gpu import GLOBAL
+from tests.support.host_pairs import HostArray
 
 pytest_plugins = ("tests.support.cuda_cpp.fixtures",)
 pytestmark = pytest.mark.skipif(build.missing is not None, reason=str(build.missing))
 
-SIDE, OTHER = 11, 12
-
-
-@pytest.fixture
-def host(library: build.Library, monkeypatch: pytest.MonkeyPatch) -> Any:
-    engine = HostEngine(library)
-    host_library.use(monkeypatch, engine.binding)
-    monkeypatch.setattr(cupy, "engine", lambda: engine)
-    return SimpleNamespace(engine=engine, binding=engine.binding)
-
-
-class Streamed(KeptPair):
-    """A pair whose first steps on a stream that its library does not work on."""
-
-    def __init__(self, host: Any, devices: Sequence[int] = (0, 0, 0), **options: Any) -> None:
-        super().__init__(host, devices, **options)
-        self.kept: list[Any] = []
-
-    def step(self, stream: int | None = SIDE) -> None:
-        gradients = self.gradients()
-        self.kept.append(self.up(gradients))
-        self.on_gpu.step(self.kept[-1], stream=stream)
-        self.on_cpu.step(gradients)
+host = streamed.host
 
 
 def numbers(value: Any) -> Any:
@@ -226,84 +202,6 @@ def test_a_state_is_loaded_after_the_last_step_and_before_the_next(host: Any) ->
     pair.step(OTHER)
     host.binding.streams.finish(OTHER)
     pair.check()
-
-
-# ---- A scaler of PyTorch's kind -----------------------------------------------------------------------------------------------------
-
-
-class Pool:
-    """Numbers on the GPU as PyTorch's allocator gives them out: of the memory that nobody holds, that of the lowest address."""
-
-    def __init__(self, host: Any) -> None:
-        self.host = host
-        self.memory = host.engine.allocate(Device("cuda"), 4096)
-        self.free = list(range(0, 4096, 512))
-
-    def number(self, value: float) -> Any:
-        offset = self.free.pop(0)
-        self.host.engine.upload(self.memory, offset, np.array([value], np.float32))
-        return Number(self, offset)
-
-
-class Number:
-    def __init__(self, pool: Pool, offset: int) -> None:
-        self.pool, self.offset = pool, offset
-        self.shape = ()
-        self.device = SimpleNamespace(id=0)
-        data = (pool.memory.address + offset, False)
-        self.__cuda_array_interface__ = {
-            "shape": (), "typestr": "<f4", "data": data, "version": 3, "strides": None
-        }  # fmt: skip
-
-    def __del__(self) -> None:
-        self.pool.free = sorted([*self.pool.free, self.offset])
-
-
-def given(optimizer: Any, pool: Pool, infinite: bool) -> None:
-    """What PyTorch's GradScaler does before a step: two new tensors."""
-    optimizer.grad_scale = pool.number(8.0)
-    optimizer.found_inf = pool.number(float(infinite))
-
-
-@pytest.mark.parametrize("capturable", [False, True])
-@pytest.mark.parametrize("limit", [None, 3.0])
-def test_steps_with_a_scaler_send_nothing_but_the_gradients_addresses(
-    host: Any, limit: float | None, capturable: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pair = Streamed(host, capturable=capturable, max_grad_norm=limit)
-    pool = Pool(host)
-    sent = []
-    instruct = GpuProgram.instruct
-    monkeypatch.setattr(GpuProgram, "instruct", lambda *given: (sent.append(given), instruct(*given)))
-    for k in range(12):
-        gradients = pair.gradients()
-        pair.kept.append(pair.up(gradients))
-        infinite = k % 5 == 3
-        given(pair.on_gpu, pool, infinite)
-        pair.on_gpu.step(pair.kept[-1])
-        del pair.on_gpu.grad_scale, pair.on_gpu.found_inf
-        host.engine.finish()
-        if not infinite:
-            pair.on_cpu.step([g / g.dtype.type(8) for g in gradients])
-    assert len(sent) == 1  # in the first step
-    assert sorted(pool.free) == list(range(0, 4096, 512))  # nobody holds one
-    if limit is None:
-        pair.check()
-
-
-def test_what_another_stream_reads_is_held_until_the_next_step(host: Any) -> None:
-    pair, pool = Streamed(host), Pool(host)
-    for _ in range(2):
-        pair.kept.append(pair.up(pair.gradients()))
-        given(pair.on_gpu, pool, False)
-        pair.on_gpu.step(pair.kept[-1], stream=SIDE)
-        del pair.on_gpu.grad_scale, pair.on_gpu.found_inf
-        assert len(pool.free) == 6
-    pair.on_gpu.step(pair.kept[-1], grad_scale=2.0)
-    assert len(pool.free) == 8
-
-
-# ---- Contexts, captures of others, and empty views ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mine", [0, 5000, 1000, 1002])

@@ -13,12 +13,11 @@ import pytest
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.state.buckets import BucketState
 from gpu_adam.step.scaling import Scaling
-from tests.optim import test_host_gpus
-from tests.support import gpu_rigs, host_library
+from tests.support import gpu_rigs, host_library, host_pairs
 from tests.support.gpu_rigs import Array, Host
 from tests.support.host_library import KeptPair
 
-host, host_kernels, engines = gpu_rigs.host, gpu_rigs.host_kernels, test_host_gpus.engines
+host, host_kernels, engines = gpu_rigs.host, gpu_rigs.host_kernels, host_pairs.engines
 
 
 @pytest.fixture

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 import torch
 
 from gpu_adam import GpuOptimizer, GpuSgd
 
 FORMATS = ("float64", "float32", "float16", "bfloat16")
+OTHER = {"float64": "float32", "float32": "float16", "float16": "bfloat16", "bfloat16": "float16"}
 SIZE = 6
 SHAPE = (2, 3)
 _ARENA = 1 << 14
+
+PACK = pytest.mark.parametrize("pack", [False, True], ids=["in place", "packed"])
+READING = pytest.mark.parametrize("reading", ["structures", "attributes"], indirect=True)
+DEPRECATED = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of setting an array's shape and strides
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -73,6 +80,19 @@ class Watched:
                 if 0 <= at < _ARENA:
                     copy[at : at + itemsize] = 0
         return copy
+
+
+Change = Callable[[Any, Watched], Any]
+
+
+def alias(tensor: Any, watched: Watched) -> Any:
+    """The same memory under a storage of its own."""
+    if not tensor.is_contiguous() or tensor.is_neg():
+        raise ValueError("not made for it")
+    watched.kept.append(tensor.detach())
+    nbytes = tensor.numel() * tensor.element_size()
+    flat = torch.from_numpy(np.frombuffer((ctypes.c_char * nbytes).from_address(tensor.data_ptr()), np.uint8))
+    return flat.view(tensor.dtype).reshape(tensor.shape)
 
 
 def step(

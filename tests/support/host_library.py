@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gpu_adam.arrays import views
-from tests.optim.test_host_gpus import HostArray, Pair
 from tests.support.cuda_cpp.host_gpu import HostBinding
+from tests.support.host_pairs import HostArray, Pair
 
 
 class HostView(HostArray):

@@ -136,3 +136,9 @@ def build_driver(folder: Path) -> Path:
     folder.mkdir()
     subprocess.run(["g++", "-shared", "-fPIC", str(source), "-o", str(folder / "libcuda.so.1")], check=True)
     return folder
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, environment: dict[str, object]) -> None:
+    """Set what the driver that is built answers."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))

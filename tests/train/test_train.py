@@ -1,13 +1,9 @@
-"""``gpu-adam train``: the network's gradient, what training reaches, and what the program prints, writes and refuses."""
+"""``gpu-adam train``: what training reaches, and where it runs."""
 
 from __future__ import annotations
 
-import gzip
-import re
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,22 +11,14 @@ import numpy as np
 import pytest
 
 from gpu_adam import EngineUnavailable
-from gpu_adam.cli import main
 from gpu_adam.dtypes import BFLOAT16
 from gpu_adam.train import backend as backends
 from gpu_adam.train.backend import Backend, Stopwatch, choose
 from gpu_adam.train.curve import smoothed
 from gpu_adam.train.data import Dataset, load_digits
 from gpu_adam.train.loop import Options, Result, train
-from gpu_adam.train.network import backward, forward, initial
-from tests.train.test_data import HYPHENS, some_data, write
 
-PNG = b"\x89PNG\r\n\x1a\n"
 CPU = Backend(np, "cpu")
-
-# Central differences of step 1e-6 in float64: cancellation costs 1e-16 / 1e-6, the third derivative 1e-12.
-DIFFERENCE_STEP = 1e-6
-DIFFERENCE_TOLERANCE = 1e-8
 
 
 class Bar:
@@ -50,84 +38,6 @@ class Bar:
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
     return load_digits()
-
-
-# The network.
-
-
-@pytest.mark.parametrize("sizes", [(5, 3), (5, 7, 3), (5, 7, 4, 3)])
-def test_the_gradient_is_that_of_the_loss(sizes: Sequence[int]) -> None:
-    random = np.random.default_rng(0)
-    params = initial(sizes, np.float64, random)
-    for name in params:
-        params[name] += 0.1 * random.standard_normal(params[name].shape)  # biases too
-    x, targets = random.standard_normal((6, 5)), np.eye(3)[[0, 1, 2, 2, 1, 0]]
-    grads = {name: np.full_like(value, np.nan) for name, value in params.items()}
-    spare = {name: np.empty_like(value) for name, value in params.items()}
-    backward(np, params, grads, x, targets)
-    for name, value in params.items():
-        for place in np.ndindex(value.shape):
-            old = value[place]
-            value[place] = old + DIFFERENCE_STEP
-            above = backward(np, params, spare, x, targets)
-            value[place] = old - DIFFERENCE_STEP
-            below = backward(np, params, spare, x, targets)
-            value[place] = old
-            slope = (above - below) / (2 * DIFFERENCE_STEP)
-            assert grads[name][place] == pytest.approx(slope, abs=DIFFERENCE_TOLERANCE), (name, place)
-
-
-def test_a_network_that_knows_nothing_loses_the_logarithm_of_the_classes() -> None:
-    params = {"w0": np.zeros((5, 10)), "b0": np.zeros(10)}
-    grads = {name: np.empty_like(value) for name, value in params.items()}
-    loss = backward(np, params, grads, np.ones((4, 5)), np.eye(10)[:4])
-    assert loss == pytest.approx(np.log(10))
-
-
-def test_large_logits_do_not_overflow() -> None:
-    params = {"w0": np.diag([1e30, -1e30]).astype(np.float32), "b0": np.zeros(2, np.float32)}
-    grads = {name: np.empty_like(value) for name, value in params.items()}
-    loss = backward(np, params, grads, np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
-    assert np.isfinite(loss)
-    assert all(np.isfinite(value).all() for value in grads.values())
-
-
-def test_signals_keep_their_size_through_the_layers() -> None:
-    params = initial((400, 400, 400, 400), np.float64, np.random.default_rng(0))
-    *_, last = forward(np, params, np.random.default_rng(1).standard_normal((200, 400)))
-    assert float((last**2).mean()) == pytest.approx(
-        2, rel=0.2
-    )  # a ReLU halves the square, and 2/inputs makes up for it
-
-
-@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16.dtype])
-def test_parameters_of_16_bits_meet_activations_of_32(dtype: Any) -> None:
-    params = initial((5, 7, 3), dtype, np.random.default_rng(0))
-    assert {value.dtype for value in params.values()} == {np.dtype(dtype)}
-    assert {value.dtype for value in forward(np, params, np.ones((2, 5), np.float32))} == {np.dtype(np.float32)}
-
-
-def test_a_loss_scale_multiplies_what_is_stored_and_not_the_loss() -> None:
-    random = np.random.default_rng(0)
-    params = initial((5, 7, 3), np.float64, random)
-    x, targets = random.standard_normal((6, 5)), np.eye(3)[[0, 1, 2, 2, 1, 0]]
-    plain, scaled = ({name: np.empty_like(value) for name, value in params.items()} for _ in range(2))
-    loss = backward(np, params, plain, x, targets)
-    assert backward(np, params, scaled, x, targets, np.array(1024.0, np.float32)) == loss
-    for name, value in plain.items():
-        np.testing.assert_array_equal(scaled[name], 1024 * value)
-
-
-@pytest.mark.parametrize(("dtype", "lost"), [(np.float16, True), (BFLOAT16.dtype, False)])
-def test_a_loss_scale_saves_small_gradients_from_underflow(dtype: Any, lost: bool) -> None:
-    """Those below 2^-25, which are 0 in float16; bfloat16 has the range of float32."""
-    params = initial((5, 3), dtype, np.random.default_rng(0))
-    x, targets = np.full((2, 5), 2.0**-26, np.float32), np.eye(3, dtype=np.float32)[:2]
-    grads = {name: np.empty_like(value) for name, value in params.items()}
-    backward(np, params, grads, x, targets)
-    assert (grads["w0"] == 0).all() == lost
-    backward(np, params, grads, x, targets, 1024.0)
-    assert (grads["w0"] != 0).all()
 
 
 # Training.
@@ -362,158 +272,3 @@ def test_it_trains_on_a_gpu(digits: Dataset, engine: str, more: dict[str, Any]) 
     assert result.accuracies[-1] > 0.93
     assert all(accuracy > 0.75 for accuracy in result.averaged_accuracies[-1:])
     assert min(result.step_seconds) > 0
-
-
-# The program.
-
-
-def test_it_prints_what_was_reached_and_writes_the_curve(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--engine", "cpu", "--epochs", "10", "--hidden", "64"]) == 0
-    printed, progress = capsys.readouterr()
-    lines = dict(re.findall(r"^(.+?)  +(.*)$", printed, re.MULTILINE))
-    assert lines["network"] == "64-64-10, 4,810 parameters of float32"
-    assert lines["engine"] == "cpu"
-    assert float(lines["test accuracy"].split("%")[0]) > 60
-    assert re.fullmatch(r"[\d.e+]+( \w+)? parameters a second in step\(\), .* overall", lines["updates"])
-    assert lines["loss curve"] == str(Path("runs/digits-cpu.png"))
-    assert Path("runs/digits-cpu.png").read_bytes().startswith(PNG)
-    assert not progress, "a bar in a pipe would be one endless line"
-    assert not {"with averages", "gradient norm", "loss scale"} & set(lines)
-
-
-def test_it_prints_what_mixed_precision_came_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "curve.png"
-    options = ["--epochs", "6", "--hidden", "32", "--dtype", "float16", "--schedule", "cosine", "--warmup", "20"]
-    more = ["--loss-scale", "1e9", "--max-grad-norm", "1", "--ema-decay", "0.9"]
-    assert main(["train", "--engine", "cpu", "--out", str(out), *options, *more]) == 0
-    printed, _ = capsys.readouterr()
-    lines = dict(re.findall(r"^(.+?)  +(.*)$", printed, re.MULTILINE))
-    assert re.fullmatch(r"[\d.]+%, the parameters being their averages", lines["with averages"])
-    assert lines["gradient norm"] == "inf in the last step, before clipping"
-    assert lines["loss scale"] == "1e+09 at the end; steps skipped: 132"
-    assert out.read_bytes().startswith(PNG)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--warmup", "23"], "--warmup 23: must be at most the 22 steps of training"),
-        (["--warmup", "5", "--schedule", "inverse-sqrt"], "--warmup 5: must be 0 with --schedule inverse-sqrt"),
-    ],
-)
-def test_a_warm_up_that_does_not_fit_is_refused(
-    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", "--engine", "cpu", "--epochs", "1", "--out", str(tmp_path / "curve.png"), *options]) == 1
-    assert message in capsys.readouterr().err
-
-
-def test_it_trains_on_idx_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "tiny", some_data(), HYPHENS + ".gz", gzip.compress)
-    out = tmp_path / "a new folder" / "curve.out"
-    options = ["--data-dir", str(tmp_path / "tiny"), "--out", str(out), "--hidden", "--epochs", "1", "--amsgrad"]
-    assert main(["train", "--engine", "cpu", *options, "--betas", "0.8", "0.9", "--dtype", "bfloat16"]) == 0
-    assert "tiny: 6 training and 4 test images" in capsys.readouterr().out
-    assert out.read_bytes().startswith(PNG)
-
-
-def test_a_missing_data_set_is_a_message_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--data-dir", str(tmp_path)]) == 1
-    assert "gpu-adam train: " in (said := capsys.readouterr().err)
-    assert "train-images-idx3-ubyte.gz" in said
-
-
-def test_a_folder_in_place_of_the_curve_is_refused_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", "--out", str(tmp_path)]) == 1
-    assert "is a folder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("module", ["tqdm", "matplotlib.figure", "threadpoolctl", "sklearn.datasets"])
-def test_a_missing_dependency_is_named_with_the_remedy(
-    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    assert main(["train"]) == 1
-    printed, said = capsys.readouterr()
-    assert "pip install 'gpu_adam[train]'" in said
-    assert not printed  # it stopped before training
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("lr", ["1e30", "1e38"])
-def test_a_loss_that_is_not_finite_is_a_failure(lr: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--engine", "cpu", "--lr", lr, "--epochs", "1", "--out", str(tmp_path / "curve.png")]
-    assert main(["train", *options]) == 1
-    assert "try a smaller --lr" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--lr", "1e300"], "is infinite in float32, .*: try a smaller --lr"),
-        (
-            ["--lr", "1e30", "--weight-decay", "1e30"],
-            "make a coefficient of step 1 infinite in float32, .*: try a smaller --lr",
-        ),
-        (["--eps", "1e-46"], "eps=1e-46 of group 0: is 0 in float32, .*: try a larger --eps"),
-        (["--weight-decay", "1e39"], "is infinite in float32, .*: try a smaller --weight-decay"),
-        (["--loss-scale", "1e-39"], "is infinite in float32: .*: try a larger --loss-scale"),
-    ],
-)
-def test_numbers_that_float32_cannot_hold_are_named(
-    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", "--engine", "cpu", "--epochs", "1", *options, "--out", str(tmp_path / "curve.png")]) == 1
-    error = capsys.readouterr().err
-    assert re.search(f"gpu-adam train: .*{message}", error)
-    assert "Traceback" not in error
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--epochs", "0"], "'0' is not a whole number of at least 1"),
-        (["--batch-size", "many"], "'many' is not a whole number of at least 1"),
-        (["--lr", "nan"], "'nan' is not a number of at least 0"),
-        (["--lr", "inf"], "'inf' is not a number of at least 0"),
-        (["--betas", "0.9", "1"], "'1' is not a number of at least 0 and less than 1"),
-        (["--dtype", "int8"], "float32"),
-        (["--engine", "tpu"], "cupy"),
-        (["--loss-scale", "0"], "'0' is not above 0"),
-        (["--loss-scale", "static"], "'static' is not a number of at least 0"),
-        (["--max-grad-norm", "-1"], "'-1' is not a number of at least 0"),
-        (["--ema-decay", "1"], "'1' is not a number of at least 0 and less than 1"),
-        (["--schedule", "step"], "inverse-sqrt"),
-        (["--warmup", "-1"], "'-1' is not a whole number of at least 0"),
-        (["--momentum", "1"], "unrecognized arguments: --momentum 1"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(
-    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["train", *options])
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_doctor_is_handed_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[str]] = []
-    doctor = ModuleType("gpu_adam.doctor")
-    doctor.main = lambda args: given.append(args) or 1  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "gpu_adam.doctor", doctor)
-    assert main(["doctor", "--help", "-x"]) == 1
-    assert given == [["--help", "-x"]]
-
-
-def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(args: Any) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("gpu_adam.train.command.main", interrupt)
-    assert main(["train"]) == 130

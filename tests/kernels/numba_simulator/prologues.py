@@ -11,7 +11,8 @@ from gpu_adam.kernels.specialization import PrologueKernel
 from gpu_adam.strides import Walk
 from tests.kernels.numba_simulator.machine import Machine, Simulator
 from tests.support.cuda_cpp import prologues
-from tests.support.cuda_cpp.prologues import Case, Cohort, Measured, Scaler, World, assert_same, expect, world
+from tests.support.cuda_cpp.prologue_cases import Case, Cohort, Measured, Scaler, World, world
+from tests.support.cuda_cpp.prologues import assert_same, expect
 from tests.support.shipped import OPTIMIZERS
 
 

@@ -1,0 +1,15 @@
+"""How the tests of changed memory read arrays."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpu_adam.arrays import traits
+
+
+@pytest.fixture
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How arrays are read: the second is for versions of NumPy and torch that lay them out or compare them otherwise."""
+    if request.param == "attributes":
+        monkeypatch.setattr(traits, "trusted", lambda: False)
+        monkeypatch.setattr(traits, "guard", lambda tensors: None)
