@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -69,8 +68,8 @@ def check(contender: Contender, start: Start) -> None:
             ends = np.arange(SAMPLE // 4)
             places = np.unique(np.concatenate((ends, n - 1 - ends, rng.integers(0, n, SAMPLE // 2))))
         theta, gradient = (array.reshape(-1)[places].astype(float) for array in (param, grad))
-        steps = RULES[start.case.optimizer].formula(theta, contender.factor * gradient, **start.hyperparameters)
-        path = list(islice(steps, contender.taken))
+        paper = RULES[start.case.optimizer].paper(theta, **start.hyperparameters)
+        path = [paper.step(contender.factor * gradient) for _ in range(contender.taken)]
         mean = theta
         for t, theta in enumerate(path, start=1):
             mean = mean + contender.weight(t) * (theta - mean)

@@ -72,8 +72,6 @@ def run(c: Campaign, finish: Callable[[], None] = lambda: None) -> None:
     """Step with all that is chosen, and compare everything after each step; ``finish`` waits for an engine."""
     params = [tame(DTYPES[f], n, c.seed + k, 3) for k, (f, n) in enumerate(zip(c.formats, c.sizes, strict=True))]
     references = [Reference(p, c.master_weights, ema_decay=c.average.get("ema_decay")) for p in params]
-    for reference, p in zip(references, params, strict=True):
-        reference.average = p.astype(reference.working)
     chosen = replace(c.adam, lr=lambda t: c.adam.lr / t) if c.scheduled else c.adam  # type: ignore[operator]
     optimizer = GpuAdam(
         [{"params": params[:1]}, {"params": params[1:]}], **vars(chosen), max_grad_norm=c.max_grad_norm,

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.support.reference import average_weight, decayed_squares, fma, power
+from tests.support import reference
+from tests.support.reference import decayed_squares, fma, power
 
 Array = NDArray[Any]
 States = dict[str, Array]
@@ -51,16 +52,11 @@ def decayed(weight: Any, x: Array) -> Array:
 
 
 def adam(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[str], bool]) -> Array:
-    fl = p.dtype.type
-    w1, w2 = (fl(1.0 - beta) for beta in h["betas"])
-    s["exp_avg"] = fma(w1, g, decayed(w1, s["exp_avg"]))
-    x = s["exp_avg_sq"] = fma(w2 * g, g, decayed_squares(w2, s["exp_avg_sq"]))
-    if h["amsgrad"]:
-        x = s["max_exp_avg_sq"] = np.maximum(s["max_exp_avg_sq"], x)
-    c1 = 1.0 - power(1.0 - float(w1), t)
-    c2 = 1.0 - power(1.0 - float(w2), t)
-    d = fma(np.sqrt(x), fl(1.0 / math.sqrt(c2)), fl(h["eps"]))
-    return fma(fl(-h["lr"] / c1), s["exp_avg"] / d, p)
+    names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    c = reference.coefficients(reference.Options(**h), t, p.dtype.type)
+    p, *states = reference.adam(p, g, c, *(s[name] for name in names), h["amsgrad"])
+    s.update(zip(names, states, strict=True))
+    return p
 
 
 def adamax(p: Array, g: Array, s: States, h: Settings, t: int, has: Callable[[str], bool]) -> Array:
@@ -146,32 +142,20 @@ RULES = {
 """Of each optimizer the function, and the states that it may have."""
 
 
-class Reference:
-    """One parameter and its states, all of them zero at first. `p` is what is stored."""
+class Reference(reference.Parameter):
+    """A parameter of any rule, and its states, all of them zero at first."""
 
     def __init__(self, name: str, p: Array, keeps_master: bool = True, ema_decay: float | None = None) -> None:
-        self.name, self.ema_decay, self.t = name, ema_decay, 0
-        self.p = p.copy()
-        self.working = np.dtype(np.float64 if p.dtype == np.float64 else np.float32)
+        super().__init__(p, keeps_master, ema_decay)
+        self.name = name
         self.states = {state: np.zeros(p.shape, self.working) for state in RULES[name][1]}
-        self.average = p.astype(self.working)
-        self.master = p.astype(np.float32) if keeps_master and p.dtype.itemsize == 2 else None
 
     def step(self, gradient: Array, settings: Settings, factor: float = 1.0) -> None:
         """One step; ``factor`` is the clip factor over the loss scale."""
-        self.t += 1
-        h = at(settings, self.name, self.t)
-        fl = self.working.type
-        with np.errstate(all="ignore"):
-            p = self.master if self.master is not None else self.p.astype(self.working)
-            g = fl(-factor if h["maximize"] else factor) * gradient.astype(self.working)
-            if h["weight_decay"] and not h["decoupled_weight_decay"]:
-                g = fma(fl(h["weight_decay"]), p, g)
-            if h["weight_decay"] and h["decoupled_weight_decay"]:
-                p = fma(fl(-h["lr"] * h["weight_decay"]), p, p)
-            p = RULES[self.name][0](p, g, self.states, h, self.t, lambda key: bool(settings.get(key)))
-            weight = average_weight(self.t, fl, self.ema_decay)
-            self.average = fma(weight, p, fma(-weight, self.average, self.average))
-            if self.master is not None:
-                self.master = p
-            self.p = p.astype(self.p.dtype)
+        h = at(settings, self.name, self.t + 1)
+
+        def move(p: Array, g: Array, c: reference.Coefficients) -> Array:
+            return RULES[self.name][0](p, g, self.states, h, self.t, lambda key: bool(settings.get(key)))
+
+        common = reference.Options(lr=h["lr"], **{key: h[key] for key in COMMON})
+        self.advance(gradient, common, factor, move)

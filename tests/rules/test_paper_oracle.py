@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_adam import GpuAdam
-from tests.rules.paper_oracle import Adam
+from tests.support.paper_oracle import Adam
 from tests.support.reference import DTYPES
 from tests.support.strategies import FEW
 

@@ -15,63 +15,13 @@ from numpy.typing import NDArray
 Float64s = NDArray[np.float64]
 
 
-class Adam:
-    """One parameter and its moments."""
+class Rule:
+    """One parameter: what comes before the update is the same for all optimizers, `_move` is the paper's formula."""
 
     def __init__(
         self,
         theta: Any,
         lr: Any = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        decoupled_weight_decay: bool = False,
-        amsgrad: bool = False,
-        maximize: bool = False,
-        bias_correction: bool = True,
-        eps_hat: bool = False,
-    ) -> None:
-        self.theta = np.array(theta, np.float64)
-        self.m = np.zeros_like(self.theta)
-        self.v = np.zeros_like(self.theta)
-        self.v_max = np.zeros_like(self.theta)
-        self.t = 0
-        self.lr, (self.beta1, self.beta2), self.eps, self.weight_decay = lr, betas, eps, weight_decay
-        self.decoupled, self.amsgrad, self.maximize = decoupled_weight_decay, amsgrad, maximize
-        self.bias_correction, self.eps_hat = bias_correction, eps_hat
-
-    def step(self, gradient: Any) -> Float64s:
-        """Move the parameter, and return it."""
-        g = np.array(gradient, np.float64)
-        self.t += 1
-        lr = self.lr(self.t) if callable(self.lr) else self.lr
-        if self.maximize:
-            g = -g
-        if self.decoupled:
-            self.theta = self.theta * (1 - lr * self.weight_decay)
-        else:
-            g = g + self.weight_decay * self.theta
-        self.m = self.beta1 * self.m + (1 - self.beta1) * g
-        self.v = self.beta2 * self.v + (1 - self.beta2) * g**2
-        self.v_max = np.maximum(self.v_max, self.v)
-        v = self.v_max if self.amsgrad else self.v
-        correction1 = 1 - self.beta1**self.t if self.bias_correction else 1.0
-        correction2 = 1 - self.beta2**self.t if self.bias_correction else 1.0
-        if self.eps_hat:
-            self.theta = self.theta - lr * np.sqrt(correction2) / correction1 * self.m / (np.sqrt(v) + self.eps)
-        else:
-            self.theta = self.theta - lr * (self.m / correction1) / (np.sqrt(v / correction2) + self.eps)
-        return self.theta
-
-
-class Rule:
-    """One parameter of another optimizer: what comes before the update is the same for all, `_move` is the paper's formula."""
-
-    def __init__(
-        self,
-        theta: Any,
-        lr: Any,
         weight_decay: float = 0.0,
         *,
         decoupled_weight_decay: bool = False,
@@ -105,16 +55,43 @@ class Rule:
         return self.theta
 
 
-class AdaMax(Rule):
-    """Kingma and Ba (2014), Algorithm 2; there is no ε in it."""
+class Adam(Rule):
+    """Kingma and Ba (2014), Algorithm 1, with what others have added to it."""
 
-    def _begin(self, betas: tuple[float, float] = (0.9, 0.999)) -> None:
-        self.beta1, self.beta2 = betas
+    def _begin(
+        self,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        amsgrad: bool = False,
+        bias_correction: bool = True,
+        eps_hat: bool = False,
+    ) -> None:
+        (self.beta1, self.beta2), self.eps = betas, eps
+        self.amsgrad, self.bias_correction, self.eps_hat = amsgrad, bias_correction, eps_hat
+        self.m, self.v, self.v_max = (np.zeros_like(self.theta) for _ in range(3))
+
+    def _move(self, g: Float64s, lr: float) -> Float64s:
+        self.m = self.beta1 * self.m + (1 - self.beta1) * g
+        self.v = self.beta2 * self.v + (1 - self.beta2) * g**2
+        self.v_max = np.maximum(self.v_max, self.v)
+        v = self.v_max if self.amsgrad else self.v
+        correction1 = 1 - self.beta1**self.t if self.bias_correction else 1.0
+        correction2 = 1 - self.beta2**self.t if self.bias_correction else 1.0
+        if self.eps_hat:
+            return lr * np.sqrt(correction2) / correction1 * self.m / (np.sqrt(v) + self.eps)
+        return lr * (self.m / correction1) / (np.sqrt(v / correction2) + self.eps)
+
+
+class AdaMax(Rule):
+    """Kingma and Ba (2014), Algorithm 2; there is no ε in it, but PyTorch adds one to |g|."""
+
+    def _begin(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 0.0) -> None:
+        (self.beta1, self.beta2), self.eps = betas, eps
         self.m, self.u = np.zeros_like(self.theta), np.zeros_like(self.theta)
 
     def _move(self, g: Float64s, lr: float) -> Float64s:
         self.m = self.beta1 * self.m + (1 - self.beta1) * g
-        self.u = np.maximum(self.beta2 * self.u, np.abs(g))
+        self.u = np.maximum(self.beta2 * self.u, np.abs(g) + self.eps)
         return lr / (1 - self.beta1**self.t) * self.m / self.u
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -165,56 +165,68 @@ def average_weight(t: int, fl: type[Any], ema_decay: float | None) -> Any:
 # ---- Steps --------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Reference:
-    """One parameter, its state and its step count. `p` is what is stored, `unrounded` the same in the working format.
+class Parameter:
+    """One parameter and its step count. `p` is what is stored, `unrounded` the same in the working format.
 
     `average` is the plain mean of the parameters after each step, or with `ema_decay` an exponential one.
     """
 
-    p: Array
-    keeps_master: bool = True
-    ema_decay: float | None = None
-    t: int = 0
-    m: Array = field(init=False)
-    v: Array = field(init=False)
-    v_max: Array = field(init=False)
-    average: Array = field(init=False)
-    unrounded: Array = field(init=False)
-    master: Array | None = field(init=False, default=None)
+    def __init__(self, p: Array, keeps_master: bool = True, ema_decay: float | None = None) -> None:
+        self.p, self.ema_decay, self.t = p.copy(), ema_decay, 0
+        self.working = np.dtype(np.float64 if p.dtype == np.float64 else np.float32)
+        self.average = self.unrounded = p.astype(self.working)
+        self.master = p.astype(np.float32) if keeps_master and p.dtype.itemsize == 2 else None
 
-    def __post_init__(self) -> None:
-        self.p = self.p.copy()
-        self.working = np.dtype(np.float64 if self.p.dtype == np.float64 else np.float32)
-        self.m, self.v, self.v_max, self.average = (np.zeros(self.p.shape, self.working) for _ in range(4))
-        if self.keeps_master and self.p.dtype.itemsize == 2:
-            self.master = self.p.astype(np.float32)
-
-    def step(self, gradient: Array, options: Options, factor: float = 1.0) -> None:
-        """One step, each line a rounding a call; ``factor`` is the clip factor over the loss scale."""
+    def advance(self, gradient: Array, options: Options, factor: float, move: Move) -> None:
+        """One step of any rule, each line a rounding a call; ``factor`` is the clip factor over the loss scale."""
         self.t += 1
         with np.errstate(all="ignore"):
-            self._step(gradient.astype(self.working), options, coefficients(options, self.t, self.working.type, factor))
+            c = coefficients(options, self.t, self.working.type, factor)
+            p = self.master if self.master is not None else self.p.astype(self.working)
+            g = c.scale * gradient.astype(self.working)
+            if options.weight_decay and not options.decoupled_weight_decay:
+                g = fma(c.decay, p, g)
+            if options.weight_decay and options.decoupled_weight_decay:
+                p = fma(c.k, p, p)
+            p = self.unrounded = move(p, g, c)
+            weight = average_weight(self.t, self.working.type, self.ema_decay)
+            self.average = fma(weight, p, fma(-weight, self.average, self.average))
+            if self.master is not None:
+                self.master = p
+            self.p = p.astype(self.p.dtype)
 
-    def _step(self, g: Array, options: Options, c: Coefficients) -> None:
-        p = self.master if self.master is not None else self.p.astype(self.working)
-        g = c.scale * g
-        if options.weight_decay and not options.decoupled_weight_decay:
-            g = fma(c.decay, p, g)
-        if options.weight_decay and options.decoupled_weight_decay:
-            p = fma(c.k, p, p)
-        self.m = fma(c.w1, g, fma(-c.w1, self.m, self.m))
-        self.v = fma(c.w2 * g, g, decayed_squares(c.w2, self.v))
-        x = self.v
-        if options.amsgrad:
-            x = self.v_max = np.maximum(self.v_max, self.v)  # in which NaN wins
-        d = fma(np.sqrt(x), c.r2, c.eps)
-        p = self.unrounded = fma(c.a, self.m / d, p)
-        weight = average_weight(self.t, self.working.type, self.ema_decay)
-        self.average = fma(weight, p, fma(-weight, self.average, self.average))
-        if self.master is not None:
-            self.master = p
-        self.p = p.astype(self.p.dtype)
+
+Move = Callable[[Array, Array, Coefficients], Array]
+"""A rule: of the parameter and its gradient, both in the working format and after decay; the parameter."""
+
+
+def adam(
+    p: Array, g: Array, c: Coefficients, m: Array, v: Array, v_max: Array, amsgrad: bool
+) -> tuple[Array, Array, Array, Array]:
+    """Adam's move: the parameter and its moments."""
+    m = fma(c.w1, g, fma(-c.w1, m, m))
+    x = v = fma(c.w2 * g, g, decayed_squares(c.w2, v))
+    if amsgrad:
+        x = v_max = np.maximum(v_max, v)  # in which NaN wins
+    d = fma(np.sqrt(x), c.r2, c.eps)
+    return fma(c.a, m / d, p), m, v, v_max
+
+
+class Reference(Parameter):
+    """A parameter of Adam, and its moments."""
+
+    def __init__(self, p: Array, keeps_master: bool = True, ema_decay: float | None = None) -> None:
+        super().__init__(p, keeps_master, ema_decay)
+        self.m, self.v, self.v_max = (np.zeros(p.shape, self.working) for _ in range(3))
+
+    def step(self, gradient: Array, options: Options, factor: float = 1.0) -> None:
+        """One step; ``factor`` is the clip factor over the loss scale."""
+
+        def move(p: Array, g: Array, c: Coefficients) -> Array:
+            p, self.m, self.v, self.v_max = adam(p, g, c, self.m, self.v, self.v_max, options.amsgrad)
+            return p
+
+        self.advance(gradient, options, factor, move)
 
 
 # ---- Norms, and what follows from them ----------------------------------------------------------------------------------------------
