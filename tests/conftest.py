@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.array_reading import reading
 from tests.support.found_gpu import why_no_gpu
 from tests.support.library_cases import case, packing_case, streamed_case, torch_case
+from tests.support.strict import strict_test
 
-__all__ = ["case", "packing_case", "streamed_case", "torch_case"]  # fixtures
+__all__ = ["case", "packing_case", "reading", "streamed_case", "strict_test", "torch_case"]  # fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_adam.arrays import Lifetime, guards, seen, structs, traits, traits_of
+from gpu_adam.arrays import Lifetime, guards, seen, structs, traits_of
 
 SHAPES = ((2, 3), (3, 2), (6,), (1, 6), (6, 1), (2, 3, 1), (), (0, 3), (1,))
 DTYPES = ("float32", "float16", "float64", "int32")
@@ -55,14 +55,6 @@ MAKERS: dict[str, tuple[Any, Callable[[np.ndarray], Any]]] = {
     "numba of old": ("numba", OldNumbaArray),
 }
 LIBRARY = pytest.mark.parametrize("library", MAKERS)
-
-
-@pytest.fixture(params=["structures", "attributes"])
-def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How arrays are read: the second is for versions of NumPy and torch that lay them out or compare them otherwise."""
-    if request.param == "attributes":
-        monkeypatch.setattr(traits, "trusted", lambda: False)
-        monkeypatch.setattr(traits, "guard", lambda tensors: None)
 
 
 @LIBRARY

@@ -75,14 +75,20 @@ def test_cases_are_chosen_by_name() -> None:
 # Contenders.
 
 
+def checked(start: Start) -> list[str]:
+    """Check all contenders, and tell the names of their ways."""
+    labels: list[str] = []
+    for contender in made(start):
+        check.check(contender, start)
+        labels += contender.steps
+    return labels
+
+
 @pytest.mark.parametrize("case", [TINY, TINY_BFLOAT16], ids=lambda case: case.name)
 def test_every_contender_computes_adam(case: Case) -> None:
     start = Start.of(case)
     before = [p.copy() for p in start.params]
-    labels = []
-    for contender in made(start):
-        check.check(contender, start)
-        labels += contender.steps
+    labels = checked(start)
     assert labels[0] == LIMIT
     assert {"GpuAdam cpu in place", "GpuAdam cpu packed", "NumPy"} < set(labels)
     for p, q in zip(start.params, before, strict=True):
@@ -93,10 +99,7 @@ def test_every_contender_computes_adam(case: Case) -> None:
 def test_every_contender_computes_what_is_added_to_adam(case: Case) -> None:
     start = Start.of(case)
     before = [a.copy() for a in (*start.params, *start.grads)]
-    labels = []
-    for contender in made(start):
-        check.check(contender, start)
-        labels += contender.steps
+    labels = checked(start)
     assert labels[0] == LIMIT
     assert {"GpuAdam cpu in place", f"GpuAdam cpu in place, {variants.ADDED[case.variant]}"} < set(labels)
     for a, b in zip((*start.params, *start.grads), before, strict=True):
@@ -107,10 +110,7 @@ def test_every_contender_computes_what_is_added_to_adam(case: Case) -> None:
 def test_every_contender_computes_its_optimizer(case: Case) -> None:
     start = Start.of(case)
     before = [a.copy() for a in (*start.params, *start.grads)]
-    labels = []
-    for contender in made(start):
-        check.check(contender, start)
-        labels += contender.steps
+    labels = checked(start)
     assert labels[:2] == [LIMIT, f"{RULES[case.optimizer].ours.__name__} cpu in place"]
     for a, b in zip((*start.params, *start.grads), before, strict=True):
         np.testing.assert_array_equal(a, b)

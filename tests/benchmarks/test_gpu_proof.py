@@ -197,9 +197,6 @@ def proving(
     return run
 
 
-REAL = ("bits", "counts", "training", "sweep")
-
-
 def statuses(results: dict[str, Any]) -> list[str]:
     return [part["status"] for part in results["parts"].values()]
 

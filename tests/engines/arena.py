@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,25 +17,11 @@ from gpu_adam.plan.policy import Policy
 from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import Walk, walk
 from tests.support.shipped import RULES, formats_of
+from tests.support.tensor_kinds import Kind
 
 GPU, CPU = Device("cuda", 0), Device("cpu")
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 255, 256, 257, 1023, 65_535, 65_537)
 SPECIAL = (0.0, -0.0, 1e-45, -1e-40, 6e-8, 1.17e-38, 3.3e38, 65_504.0, np.inf, -np.inf, np.nan, 1.0, -1.0)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a tensor is made of."""
-
-    param: Format
-    grad: Format
-    master: bool
-    rule: str
-    average: bool = False
-
-    def __str__(self) -> str:
-        master, average = "-master" if self.master else "", "-average" if self.average else ""
-        return f"{self.rule}-{self.param}-{self.grad}{master}{average}"
 
 
 KINDS = [
@@ -61,8 +46,7 @@ class Arena:
     ) -> None:
         size = int(np.prod(journey.shape, dtype=np.int64))
         phase = param_off % (VECTOR_BYTES // kind.param.itemsize) if journey.contiguous and not flat else 0
-        working = kind.param.working
-        states = len(RULES[kind.rule].states)
+        working, states = kind.working, kind.states
         places = [
             self._stream(kind.param, journey.shape, journey.param, param_off),
             self._stream(kind.grad, journey.shape, journey.grad, grad_off),

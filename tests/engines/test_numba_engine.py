@@ -14,8 +14,9 @@ from gpu_adam.plan.launches import Task
 from gpu_adam.plan.policy import Policy
 from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import Walk
-from tests.engines.arena import CPU, GPU, KINDS, SIZES, Arena, Kind, agree, coefficients, contiguous
+from tests.engines.arena import CPU, GPU, KINDS, SIZES, Arena, agree, coefficients, contiguous
 from tests.support.shipped import RULES
+from tests.support.tensor_kinds import Kind
 
 pytestmark = pytest.mark.gpu
 

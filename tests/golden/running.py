@@ -11,6 +11,7 @@ import numpy as np
 
 import gpu_adam
 from gpu_adam import GpuOptimizer, LossScaler
+from tests.support.torch_tensors import as_torch
 
 from .cases import STEPS, Array, Case, Tensor, array_of
 from .stand_in import Gpus, StandInArray
@@ -52,7 +53,7 @@ def run(case: Case, gpus: Gpus | None = None, library: str = "numpy", steps: int
 
     def handed_over(array: Array, tensor: Tensor) -> Any:
         if library == "torch":
-            return _tensor(array)
+            return as_torch(array)
         return array if gpus is None else StandInArray(array, tensor.device)
 
     params = [handed_over(array, one) for array, one in zip(case.parameters(), case.tensors, strict=True)]
@@ -107,14 +108,6 @@ def take_step(case: Case, run: Run, grads: list[Any], bound: bool = False) -> No
 
 def _dealt_out(each: list[Any], case: Case) -> list[list[Any]]:
     return [each[k :: len(case.groups)] for k in range(len(case.groups))]
-
-
-def _tensor(array: Array) -> Any:
-    import torch
-
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 # ---- What came of it ---------------------------------------------------------------------------------------------------------------

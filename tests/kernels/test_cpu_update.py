@@ -46,7 +46,7 @@ class Case:
         working = self.reference.working
         self.states = [np.zeros(size, working) for _ in range(2)]
         self.master = p.astype(np.float32) if p.itemsize == 2 else None
-        self.average = np.zeros(size, working)
+        self.average, self.reference.average = np.zeros(size, working), np.zeros(size, working)
         pointers = [one.ctypes.data for one in (p, g, *self.states)]
         pointers += [0, 0 if self.master is None else self.master.ctypes.data, self.average.ctypes.data]
         journey = walk(p.shape, *((one.strides[0] // one.itemsize,) for one in (p, g)))

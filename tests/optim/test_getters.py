@@ -15,17 +15,12 @@ from gpu_adam import GpuAdam, LossScaler
 from tests.support.reference import DTYPES
 from tests.support.rule_cases import SETTINGS
 from tests.support.shipped import OPTIMIZERS
+from tests.support.torch_tensors import as_torch
 
 torch = pytest.importorskip("torch")
 
 SHAPES = [(3, 2), (4,), (), (0,)]
 FLAGS = ("pack", "skip_nonfinite", "capturable", "group_norms", "maximize")
-
-
-def as_tensor(array: Any) -> Any:
-    if array.dtype == DTYPES["bfloat16"]:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def bits(value: Any) -> Any:
@@ -49,7 +44,7 @@ class Program:
         self.torch = bool(rng.integers(2))
         self.formats = [DTYPES[str(rng.choice(sorted(DTYPES)))] for _ in SHAPES]
         empty = [np.full(shape, np.nan, f) for shape, f in zip(SHAPES, self.formats, strict=True)]
-        self.given = [torch.nn.Parameter(as_tensor(one)) for one in empty] if self.torch else empty
+        self.given = [torch.nn.Parameter(as_torch(one)) for one in empty] if self.torch else empty
         groups = [{"params": self.given[:2]}, {"params": self.given[2:]}]
         self.opt: Any = OPTIMIZERS[name](groups, **table[rng.integers(len(table))], **options)  # type: ignore[call-arg]
         self.scaler = LossScaler(self.opt) if rng.random() < 0.3 else None
@@ -66,7 +61,7 @@ class Program:
             np.asarray(scale * self.rng.choice([-1, 1], shape) * self.rng.uniform(1, 2, shape)).astype(f).reshape(shape)
             for shape, f in zip(SHAPES, self.formats, strict=True)
         ]
-        return [as_tensor(one) for one in arrays] if self.torch else arrays
+        return [as_torch(one) for one in arrays] if self.torch else arrays
 
     def params(self) -> list[Any]:
         return [param for group in self.opt.params for param in group]

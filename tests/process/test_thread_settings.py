@@ -6,7 +6,6 @@ import copy
 import inspect
 import pickle
 import platform
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -20,6 +19,8 @@ from tests.support.reference import DTYPES
 from tests.support.rule_cases import SETTINGS
 from tests.support.shipped import OPTIMIZERS
 from tests.support.strategies import values
+from tests.support.strict import strict
+from tests.support.torch_tensors import as_torch
 
 torch = pytest.importorskip("torch")
 
@@ -48,13 +49,6 @@ def flushing() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-@contextmanager
-def strict() -> Iterator[None]:
-    with warnings.catch_warnings(), np.errstate(all="raise"):
-        warnings.simplefilter("error")
-        yield
 
 
 def scheduled(rng: np.random.Generator) -> Any:
@@ -103,14 +97,8 @@ def arrays(seed: int, torches: bool) -> tuple[list[Any], list[list[Any]]]:
         for k in range(4)
     ]
     if torches:
-        made = [[tensor(array) for array in each] for each in made]
+        made = [[as_torch(array) for array in each] for each in made]
     return made[0], made[1:]
-
-
-def tensor(array: Any) -> Any:
-    if array.dtype == DTYPES["bfloat16"]:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def bits(value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 import gpu_adam
 import gpu_adam.kernels
+from tests.support import imports as support
 
 PACKAGE = Path(gpu_adam.__file__).parent
 KERNELS = Path(gpu_adam.kernels.__file__).parent
@@ -51,17 +51,8 @@ MODULES = modules()
 def imports(name: str) -> Iterator[str]:
     """The modules of the package that a module imports anywhere in its text."""
     file, is_package = MODULES[name]
-    parts = name.split(".") if is_package else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names if one.name in MODULES)
-        if isinstance(node, ast.ImportFrom):
-            above = parts[: len(parts) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            for one in node.names:
-                whole = f"{base}.{one.name}"
-                if whole in MODULES or base in MODULES:
-                    yield whole if whole in MODULES else base
+    parts = name.split(".")
+    return support.imports(file, parts if is_package else parts[:-1], MODULES)
 
 
 def room_of(name: str) -> str:

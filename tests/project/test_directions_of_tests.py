@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
+
+from tests.support.imports import imports
 
 ROOT = Path(__file__).parents[2]
 MODULES = {
@@ -15,23 +15,9 @@ SHARED = ("support", "golden")
 """The rooms that others use."""
 
 
-def imports(name: str) -> Iterator[str]:
-    """The modules of the tests that one of them imports anywhere in its text."""
-    path = MODULES[name]
-    parts = path.relative_to(ROOT).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names if one.name in MODULES)
-        if isinstance(node, ast.ImportFrom):
-            above = parts[: len(parts) - node.level + 1] if node.level else ()
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            for one in node.names:
-                whole = f"{base}.{one.name}"
-                if whole in MODULES or base in MODULES:
-                    yield whole if whole in MODULES else base
-
-
-USED = [(name, used) for name in MODULES for used in imports(name)]
+USED = [
+    (name, used) for name, path in MODULES.items() for used in imports(path, path.relative_to(ROOT).parts[:-1], MODULES)
+]
 
 
 def room_of(name: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from gpu_adam import GpuAdaDelta, GpuAdaGrad, GpuAdam, GpuAdaMax, GpuNAdam, GpuRmsProp, GpuSgd, LossScaler
 from gpu_adam.dtypes import FLOAT32, FLOAT64, FORMATS
-from tests.rules.finite import states_of
+from tests.rules.states import states_of
 from tests.support.reference import DTYPES
 from tests.support.rule_cases import Settings
 

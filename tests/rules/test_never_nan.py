@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gpu_adam import Algorithm, GpuAdam, GpuAdaMax, GpuNAdam, GpuOptimizer, LossScaler, Number, Rule
 from gpu_adam.kernels.abi import LR, OWN_0, own
 from gpu_adam.kernels.rules.rule import decayed
-from tests.rules.finite import has_nan, states_of
+from tests.rules.states import states_of
 from tests.support.reference import DTYPES, is_beyond
 from tests.support.rule_cases import SETTINGS, TORCH, Settings
 from tests.support.shipped import OPTIMIZERS
@@ -26,6 +26,10 @@ SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "sum", "ex
 EVERY = [(name, chosen) for name, table in SETTINGS.items() for chosen in table.values()]
 SUMS_SQUARES = [(name, chosen) for name, chosen in EVERY if name not in ("GpuSgd", "GpuAdaMax")]
 WORKING = {"float64": np.float64, "float32": np.float32, "float16": np.float32, "bfloat16": np.float32}
+
+
+def has_nan(array: Any) -> bool:
+    return bool(np.isnan(np.asarray(array).astype(np.float64)).any())
 
 
 # ---- Squares beyond the format ------------------------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ from tests.step.watched_memory import (  # noqa: E402
     READING,
     SHAPE,
     Watched,
-    as_torch,
     dtype_of,
     sgd,
     step,
 )
+from tests.support.torch_tensors import as_torch  # noqa: E402
 
 pytestmark = DEPRECATED
 

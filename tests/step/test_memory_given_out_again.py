@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 from gpu_adam import GpuAdam, GpuSgd  # noqa: E402
 from gpu_adam.arrays import Lifetime, seen  # noqa: E402
-from tests.step.watched_memory import DEPRECATED, FORMATS, PACK, READING, Watched, as_torch, dtype_of  # noqa: E402
+from tests.step.watched_memory import DEPRECATED, FORMATS, PACK, READING, Watched, dtype_of  # noqa: E402
+from tests.support.torch_tensors import as_torch  # noqa: E402
 
 pytestmark = DEPRECATED
 

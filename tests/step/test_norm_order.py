@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpu_adam import GpuAdam
 from tests.support.reference import DTYPES
 from tests.support.strategies import laid_out
+from tests.support.torch_tensors import as_torch
 
 torch = pytest.importorskip("torch")
 
@@ -61,8 +62,7 @@ def as_numpy(array: Any) -> Array:
 
 
 def as_tensor(array: Array) -> Any:
-    tensor = torch.from_numpy(array.view(np.int16) if array.dtype == DTYPES["bfloat16"] else array)
-    return torch.nn.Parameter(tensor.view(torch.bfloat16) if array.dtype == DTYPES["bfloat16"] else tensor)
+    return torch.nn.Parameter(as_torch(array))
 
 
 COPIES: dict[str, Callable[[Any], Any]] = {

@@ -9,9 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
 from gpu_adam import GpuOptimizer, GpuSgd
+from tests.support.torch_tensors import as_torch
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
 
 FORMATS = ("float64", "float32", "float16", "bfloat16")
 OTHER = {"float64": "float32", "float32": "float16", "float16": "bfloat16", "bfloat16": "float16"}
@@ -26,13 +28,6 @@ DEPRECATED = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of sett
 
 def dtype_of(name: str) -> np.dtype[Any]:
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
-
-
-def as_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    """A tensor over the memory of an array, with a storage of its own."""
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def meaning(array: Any) -> np.ndarray[Any, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from gpu_adam.arrays import dlpack
 
-_new = ctypes.pythonapi.PyCapsule_New
-_new.restype, _new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype, new_capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
 CODES = {"float64": (2, 64), "float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
 
@@ -46,9 +46,9 @@ class Tensor:
         )
         if versioned:
             self.keep = dlpack._Versioned(1, 0, None, None, int(self.about["read_only"]), tensor)
-            return _new(ctypes.addressof(self.keep), b"dltensor_versioned", None)
+            return new_capsule(ctypes.addressof(self.keep), b"dltensor_versioned", None)
         self.keep = tensor
-        return _new(ctypes.addressof(tensor), b"dltensor", None)
+        return new_capsule(ctypes.addressof(tensor), b"dltensor", None)
 
 
 class OldTensor(Tensor):

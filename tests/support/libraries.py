@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gpu_adam.arrays import dlpack
+from tests.support.dlpack_exporters import CODES, new_capsule
 from tests.support.reference import DTYPES
 
 Array = np.ndarray[Any, Any]
@@ -155,11 +156,6 @@ class Interface:
         }
 
 
-_new_capsule = ctypes.pythonapi.PyCapsule_New
-_new_capsule.restype, _new_capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-_CODES = {"float64": 2, "float32": 2, "float16": 2, "bfloat16": 4}
-
-
 class Capsule:
     """An array with DLPack and nothing else."""
 
@@ -168,7 +164,7 @@ class Capsule:
         self._memory = memory
         self._device = (1 if isinstance(memory, np.ndarray) else 2, 0)
         self._shape, self._strides = (ctypes.c_int64 * ndim)(*layout.shape), (ctypes.c_int64 * ndim)(*layout.strides)
-        code, bits, offset = _CODES[dtype.name], 8 * dtype.itemsize, layout.offset * dtype.itemsize
+        (code, bits), offset = CODES[dtype.name], layout.offset * dtype.itemsize
         tensor = dlpack._Tensor(
             address_of(memory), *self._device, ndim, code, bits, 1, self._shape, self._strides, offset
         )
@@ -178,7 +174,7 @@ class Capsule:
         return self._device
 
     def __dlpack__(self, *, stream: Any = None, max_version: tuple[int, int] | None = None) -> Any:
-        return _new_capsule(ctypes.addressof(self._exported), b"dltensor_versioned", None)
+        return new_capsule(ctypes.addressof(self._exported), b"dltensor_versioned", None)
 
 
 def address_of(array: Any) -> int:

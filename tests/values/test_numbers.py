@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -20,6 +19,7 @@ from tests.support.rule_cases import SETTINGS
 from tests.support.shipped import OPTIMIZERS
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("strict")
 
 HUGE = [2**63, 2**64, 2**1023, 2**1024, 10**400, 10**5000, -(2**63), -(10**400), -(10**5000)]
 ODD: list[Any] = [
@@ -36,13 +36,6 @@ ODD: list[Any] = [
     lambda: 1.0,
     object(),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def strict() -> Iterator[None]:
-    with warnings.catch_warnings(), np.errstate(all="raise"):
-        warnings.simplefilter("error")
-        yield
 
 
 def made(cls: type[GpuOptimizer] = GpuAdam, **options: Any) -> Any:

@@ -12,7 +12,8 @@ from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.engines import SparseSums
 from gpu_adam.kernels.abi import SKIP
 from gpu_adam.plan.policy import Geometry, Policy
-from tests.kernels.numba_simulator.tensors import GPU, Kind, Stretch, Tensor, coefficients, contiguous, run
+from tests.kernels.numba_simulator.tensors import GPU, Stretch, Tensor, coefficients, contiguous, run
+from tests.support.tensor_kinds import Kind
 
 KINDS = [
     Kind(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -19,6 +18,7 @@ from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.strides import Walk, walk
 from tests.kernels.numba_simulator.machine import Bounds, SimulatedEngine, fma
 from tests.support.shipped import RULES
+from tests.support.tensor_kinds import Kind
 
 GPU = Device("cuda", 0)
 # Few threads, since each one is a thread of the host's; chunks that several blocks and several rounds of a block share.
@@ -62,29 +62,6 @@ class Stretch:
     def check(self, what: str) -> None:
         wrong = np.flatnonzero(self.memory != self.expected)
         assert not wrong.size, f"{what}: byte {wrong[0] - self.offset} from its first"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a tensor is made of."""
-
-    param: Format = FLOAT32
-    grad: Format = FLOAT32
-    master: bool = False
-    rule: str = "adam"
-    average: bool = False
-
-    @property
-    def states(self) -> int:
-        return len(RULES[self.rule].states)
-
-    @property
-    def working(self) -> Format:
-        return self.param.working
-
-    def __str__(self) -> str:
-        master, average = "-master" if self.master else "", "-average" if self.average else ""
-        return f"{self.rule}-{self.param}-{self.grad}{master}{average}"
 
 
 KINDS = [

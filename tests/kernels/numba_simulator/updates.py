@@ -18,7 +18,6 @@ from tests.kernels.numba_simulator.tensors import (
     GPU,
     KINDS,
     SMALL,
-    Kind,
     Stretch,
     Tensor,
     coefficients,
@@ -26,6 +25,7 @@ from tests.kernels.numba_simulator.tensors import (
     run,
 )
 from tests.support.shipped import RULES
+from tests.support.tensor_kinds import Kind
 
 SIZES = [0, 0, 1, 2, 3, 4, 5, 0, 31, 127, 128, 129, 255, 256, 257, 0]
 

@@ -1,4 +1,4 @@
-"""What an optimizer's states hold."""
+"""An optimizer's states, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from typing import Any
 import numpy as np
 
 from gpu_adam import GpuOptimizer
-
-
-def has_nan(array: Any) -> bool:
-    return bool(np.isnan(np.asarray(array).astype(np.float64)).any())
 
 
 def states_of(optimizer: GpuOptimizer, k: int = 0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How the tests of changed memory read arrays."""
+"""The two ways in which the package reads arrays, as a fixture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from gpu_adam.arrays import traits
 
 
-@pytest.fixture
+@pytest.fixture(params=["structures", "attributes"])
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How arrays are read: the second is for versions of NumPy and torch that lay them out or compare them otherwise."""
     if request.param == "attributes":
