@@ -40,10 +40,8 @@ def _described(path: str, value: Any) -> Iterator[str]:
         # A graph is made by its optimizer only.
         yield f"class {path}{'' if value.__name__ == 'StepGraph' else inspect.signature(value)}"
         base = gpu_adam.GpuOptimizer
-        inherited = vars(base) if issubclass(value, base) and value is not base else {}
-        own = {
-            name: member for kind in reversed(value.__mro__) if _is_ours(kind) for name, member in vars(kind).items()
-        }
+        inherited = _members_of(base) if issubclass(value, base) and value is not base else {}
+        own = _members_of(value)
         for name, member in sorted(own.items()):
             chosen = DOCUMENTED_MEMBERS.get(value.__name__, own)
             if not name.startswith("_") and name in chosen and inherited.get(name) is not member:
@@ -54,8 +52,10 @@ def _described(path: str, value: Any) -> Iterator[str]:
         yield f"{'module' if isinstance(value, ModuleType) else type(value).__name__} {path}"
 
 
-def _is_ours(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "gpu_adam"
+def _members_of(kind: type) -> dict[str, Any]:
+    """What a class has of this package."""
+    ours = [one for one in reversed(kind.__mro__) if one.__module__.partition(".")[0] == "gpu_adam"]
+    return {name: member for one in ours for name, member in vars(one).items()}
 
 
 def _member(path: str, member: Any) -> Iterator[str]:
@@ -86,7 +86,7 @@ def documented_imports() -> set[str]:
         found |= {f"{module}.{name}" for name in _documented_names(module)}
     for value in (getattr(gpu_adam, name) for name in gpu_adam.__all__):
         whole = inspect.isclass(value) and value.__name__ not in DOCUMENTED_MEMBERS
-        members = [vars(value)[name] for name in vars(value) if not name.startswith("_")] if whole else []
+        members = [one for name, one in _members_of(value).items() if not name.startswith("_")] if whole else []
         texts += [inspect.getdoc(one) or "" for one in (value, *members)]
     for text in texts:
         for module, names in re.findall(r"^[>. ]*from (gpu_adam[\w.]*) import ([\w, ]+)", text, re.MULTILINE):
