@@ -198,7 +198,7 @@ class ParameterLayer:
         if dispatcher is not None:
             # What a caller has captured is not forgotten.
             dispatcher.settle()
-        for name in ("_devices", "_working", "_narrowest"):
+        for name in ("_devices", "_working", "_narrowest", "_unscaled"):
             vars(self).pop(name, None)
         vars(self).update(self._remade(self._params, steps, bound, residence))
         self._captures.tell(steps)

@@ -14,6 +14,7 @@ import numpy as np
 from ..arrays import ArrayRef
 from ..cuda.streams import handle_of
 from ..engines import Engine
+from ..lazy import cached_property
 from ..plan.cohorts import Mode
 from ..plan.launches import Plan
 from ..process.sole import changing, reading
@@ -93,7 +94,7 @@ class StepLayer(ParameterLayer):
         """What a step with these gradients is asked for; what is wrong with the arguments or hyperparameters is raised here."""
         self._read_hyperparameters(capturing)
         scaling = self._scaling(grad_scale)
-        limits, mode = self._limits(scaling), self._mode(scaling)
+        limits, mode = self._unscaled if scaling is UNSCALED else (self._limits(scaling), self._mode(scaling))
         return Request(self._hyper, scaling, limits, mode, arrays, arrays is self._bound.steady, stream, capturing)
 
     def _read_hyperparameters(self, capturing: bool = False) -> None:
@@ -129,6 +130,12 @@ class StepLayer(ParameterLayer):
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
         self._max_grad_norm = None if value is None else max_norm(value)
+        vars(self).pop("_unscaled", None)
+
+    @cached_property
+    def _unscaled(self) -> tuple[Limits, Mode]:
+        """Those of steps whose gradients are not scaled."""
+        return self._limits(UNSCALED), self._mode(UNSCALED)
 
     def _limits(self, scaling: Scaling) -> Limits:
         most = inf if self._max_grad_norm is None else self._max_grad_norm

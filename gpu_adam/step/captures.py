@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +78,7 @@ class Captures:
         """
         fitting = [(executor, scaling) for executor, scaling in self._kept if executor.fits(request.hyper)]
         for executor, scaling in fitting:
-            executor.prepare(replace(request, scaling=scaling), steps)
+            executor.coefficients.prepare(request._replace(scaling=scaling), steps)
         return [executor for executor, _ in fitting]
 
     def __bool__(self) -> bool:

@@ -96,7 +96,7 @@ class HostCoefficients:
         # Numbers that follow no schedule give the largest coefficients at the smallest t.
         first = request.hyper is not self._checked
         for cohort, record in zip(self._cohorts, self._records, strict=True):
-            t = int(steps[cohort.first]) + 1
+            t = int(steps[cohort.members[0]]) + 1
             if t > MOST_STEPS:
                 raise ValueError(_NO_MORE_STEPS)
             hyper, where = request.hyper[cohort.group], f"group {cohort.group}"
@@ -184,7 +184,7 @@ class DeviceCoefficients:
             own = hyper[cohort.group]
             if not own.is_scheduled:
                 record = own.record(self._averaging, cohort.working)
-                t, where = int(steps[cohort.first]) + 1, f"group {cohort.group}"
+                t, where = int(steps[cohort.members[0]]) + 1, f"group {cohort.group}"
                 refuse_infinite(coefficients(own, record, t, 1.0, where), own, cohort.working, t, where)
         self._checked = hyper
 

@@ -190,7 +190,7 @@ class Dispatcher:
         if request.stream is not None and self._gradients.has_sparse:
             raise ValueError("gradients of rows are sorted on the current stream: make stream= the current one")
         if not request.is_captured:
-            executor.prepare(request, self.steps)
+            executor.coefficients.prepare(request, self.steps)
         elif self._first:
             raise RuntimeError(
                 "parameters whose state was loaded are read before they are stepped, which cannot be captured: "
@@ -289,7 +289,7 @@ class Dispatcher:
         """
         executors = self._captures.prepare(self.read_steps(), request) if self._captures else []
         if self.executor is not None:
-            self.executor.prepare(request, self.steps)
+            self.executor.coefficients.prepare(request, self.steps)
             executors.append(self.executor)
         for executor in executors:
             _on_stream(request.stream, partial(executor.send, request.stream))
@@ -333,7 +333,7 @@ class Dispatcher:
         return self.executor.ordered() if self._lanes and self.executor is not None else nullcontext()
 
 
-def _on_stream(stream: int | None, work: Callable[[], None]) -> None:
+def _on_stream(stream: int | None, work: Callable[[], Any]) -> None:
     """Do some work in a stream, where no handlers run."""
     if stream == PER_THREAD:
         # In another thread it would be another stream.

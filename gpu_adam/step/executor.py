@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Family, copying_stream, counts_versions, current_stream
+from ..arrays import copying_stream, counts_versions, current_stream
 from ..device import Device
 from ..engines import Memory, Program, Stage
 from ..kernels.specialization import ROLES
@@ -22,21 +21,8 @@ from ..state.parameter import Placed
 from .coefficients import Coefficients, DeviceCoefficients, HostCoefficients
 from .counts import SharedCounts
 from .gradients import Gradients
-from .request import Request
 
 _GRAD = ROLES.index("grad")
-
-
-@dataclass(frozen=True)
-class _Lane:
-    """A device's program, and the library whose current stream it runs on."""
-
-    device: Device
-    library: Family
-    program: Program
-
-    def stream(self, given: int | None) -> int | None:
-        return current_stream(self.library, self.device) if given is None else given
 
 
 class Executor:
@@ -79,22 +65,19 @@ class Executor:
         self.first = active[0].ref if active else None
         firsts = {placed.ref.device: placed for placed in reversed(active)}
         counts, memory = planned.counts(steps), None if shared is None else shared.memory
-        self._lanes = [
-            _Lane(
-                part.device,
-                firsts[part.device].ref.family,
-                firsts[part.device].engine.load(
-                    part.launches, part.device, part.prologue, controls.get(part.device), counts, memory
-                ),
+        # Where each part runs: on the current stream of a library on a device.
+        self._places = [(firsts[part.device].ref.family, part.device) for part in planned.parts]
+        self._programs: list[Program] = [
+            firsts[part.device].engine.load(
+                part.launches, part.device, part.prologue, controls.get(part.device), counts, memory
             )
             for part in planned.parts
         ]
         if shared is not None:
             shared.take([cohort.members for cohort in planned.cohorts], counts)
-        programs = [lane.program for lane in self._lanes]
-        self.is_native = len(programs) <= 1 and all(program.is_native for program in programs)
+        self.is_native = len(self._programs) <= 1 and all(program.is_native for program in self._programs)
         self.coefficients: Coefficients = (
-            DeviceCoefficients(planned, programs, steps, averaging, shared)
+            DeviceCoefficients(planned, self._programs, steps, averaging, shared)
             if planned.mode.on_device
             else HostCoefficients(planned, steps, hyper, averaging)
         )
@@ -116,14 +99,22 @@ class Executor:
         self._moved.update(dict.fromkeys(changed or ()))
         return changed is not None
 
-    def send(self, stream: int | None) -> None:
-        """Bring to the devices what they do not know yet: the settings, and where gradients have moved to."""
+    def send(self, stream: int | None) -> list[int | None]:
+        """Bring to the devices what they do not know yet: the settings, and where gradients have moved to.
+
+        Args:
+            stream: The stream; ``None`` for each library's current one.
+
+        Returns:
+            The stream of each device.
+        """
+        streams = [current_stream(*place) if stream is None else stream for place in self._places]
         while self._moved:
             part, launch = next(iter(self._moved))
-            lane = self._lanes[part]
-            lane.program.rebind(launch, _GRAD, lane.stream(stream))
+            self._programs[part].rebind(launch, _GRAD, streams[part])
             del self._moved[part, launch]
-        self.coefficients.send([lane.stream(stream) for lane in self._lanes])
+        self.coefficients.send(streams)
+        return streams
 
     def run(self, stream: int | None, then: Stage = ()) -> None:
         """Run a step that was prepared, on each device's current stream unless one is given.
@@ -134,9 +125,7 @@ class Executor:
         """
         if self.planned.plan.sums:
             uninterrupted(self._sum)
-        self.send(stream)
-        streams = [lane.stream(stream) for lane in self._lanes]
-        programs = [lane.program for lane in self._lanes]
+        streams, programs = self.send(stream), self._programs
         if self.planned.mode.measures and len(programs) > 1:
             for program, own in zip(programs, streams, strict=True):
                 program.measure(own)
@@ -147,46 +136,41 @@ class Executor:
             program.run(rows, own, then if number == last else ())
 
     def _sum(self) -> None:
-        for lane, part in zip(self._lanes, self.planned.parts, strict=True):
+        for place, part in zip(self._places, self.planned.parts, strict=True):
             for one in part.sums:
-                self._gradients.sum_sparse(one.index, lane.stream(None))
+                self._gradients.sum_sparse(one.index, current_stream(*place))
 
     def graph(self) -> Callable[[int | None], None]:
         """What `run` launches on the only device, as a graph that is replayed on its current stream unless one is given."""
-        (lane,) = self._lanes
+        (program,) = self._programs
         # What the devices do not know yet could not be sent in a capture that comes next.
         self.send(None)
-        launch = lane.program.graph()
+        launch = program.graph()
 
         def replay(stream: int | None) -> None:
-            self.send(stream)
-            launch(lane.stream(stream))
+            launch(*self.send(stream))
 
         return replay
 
     def ordered(self) -> AbstractContextManager[Any]:
         """A block: what the arrays' libraries copy in it, each on its stream, comes after the last step and before the next one."""
         stack = ExitStack()
-        for lane in self._lanes:
-            stack.enter_context(lane.program.ordered(copying_stream(lane.library, lane.device)))
+        for program, place in zip(self._programs, self._places, strict=True):
+            stack.enter_context(program.ordered(copying_stream(*place)))
         return stack
 
     def finish(self) -> None:
         """Have the host wait until all steps are done."""
-        for lane in self._lanes:
-            lane.program.finish()
+        for program in self._programs:
+            program.finish()
 
     # Of a step that a caller has captured.
 
     @property
     def is_captured(self) -> bool:
         """Whether a caller's graph may run the plan at any time."""
-        return any(lane.program.is_captured for lane in self._lanes)
+        return any(program.is_captured for program in self._programs)
 
     def fits(self, hyper: Sequence[Hyperparameters]) -> bool:
         """Whether these can be sent to it: the compiled rules are still theirs."""
         return all(hyper[group].rule == rule for group, rule in self.planned.rules.items())
-
-    def prepare(self, request: Request, steps: NDArray[np.int64]) -> None:
-        """Have the next step's coefficients be those that are asked for: see `Coefficients.prepare`."""
-        self.coefficients.prepare(request, steps)

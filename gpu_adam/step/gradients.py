@@ -142,7 +142,7 @@ class Gradients:
         before, addresses = self.addresses, self.addresses.copy()
         unknown = self._recognition.look(arrays, addresses)
         self._place_empty(addresses)
-        moved = np.flatnonzero(addresses != before)
+        moved = (addresses != before).nonzero()[0]
         if len(moved):
             clear = self._are_clear(moved, addresses[moved])
             if not clear.all():
@@ -176,7 +176,7 @@ class Gradients:
         self._place_empty(addresses)
         self.addresses = addresses
         self._recognition.learn(arrays, families, lifetime)
-        return reshaped, [] if reshaped else np.flatnonzero(addresses != before).tolist()
+        return reshaped, [] if reshaped else (addresses != before).nonzero()[0].tolist()
 
     def check(self, arrays: Sequence[Any]) -> None:
         """Raise what `update` would raise, and for what cannot be bound; change nothing."""

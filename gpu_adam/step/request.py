@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..plan.cohorts import Mode
 from ..rules.algorithm import Hyperparameters
@@ -12,8 +11,7 @@ from .scaling import Scaling
 from .settings import Limits
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A step.
 
     Attributes:

@@ -309,8 +309,8 @@ def test_steps_that_are_captured_come_after_the_weights_were_read(monkeypatch: p
     optimizer = GpuAdam([p], capturable=True)
     optimizer.step([p])
     optimizer.load_state_dict(optimizer.state_dict())
-    optimizer._prepare([p], None, None, False)  # as graph() does, which launches nothing
+    optimizer._dispatcher.prepare(optimizer._request([p], None, None, False))  # as graph() does, which launches nothing
     with pytest.raises(RuntimeError, match=r"call step\(\) once before the capture"):
-        optimizer._prepare([p], None, None, True)
+        optimizer._dispatcher.prepare(optimizer._request([p], None, None, True))
     optimizer.step([p])
-    optimizer._prepare([p], None, None, True)
+    optimizer._dispatcher.prepare(optimizer._request([p], None, None, True))
