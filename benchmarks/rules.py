@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_adam import GpuAdaDelta, GpuAdaGrad, GpuAdam, GpuAdaMax, GpuNAdam, GpuRmsProp, GpuSgd
-from tests.support import paper_oracle
+
+from . import paper_oracle
 
 LR, BETAS = 1e-3, (0.9, 0.999)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 from tests.support.imports import imports
@@ -13,7 +14,6 @@ MODULES = {
 }
 SHARED = ("support", "golden")
 """The rooms that others use."""
-
 
 USED = [
     (name, used) for name, path in MODULES.items() for used in imports(path, path.relative_to(ROOT).parts[:-1], MODULES)
@@ -38,3 +38,10 @@ def test_what_is_shared_by_all_uses_no_room() -> None:
 def test_a_room_uses_itself_and_what_is_shared() -> None:
     wrong = [f"{name} -> {used}" for name, used in USED if room_of(used) not in (room_of(name), *SHARED)]
     assert wrong == []
+
+
+def test_the_benchmarks_start_without_the_tests() -> None:
+    # As in the image for GPUs, which has none.
+    for file in sorted((ROOT / "benchmarks").rglob("*.py")):
+        first = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)]
+        assert not [node for node in first if (node.module or "").startswith("tests")], file

@@ -1,4 +1,4 @@
-"""Against Adam as the paper writes it, computed in float64 by `paper_oracle.py`, and against what the paper proves of it."""
+"""Against Adam as the paper writes it, computed in float64 by `benchmarks.paper_oracle`, and against what the paper proves of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.paper_oracle import Adam
 from gpu_adam import GpuAdam
-from tests.support.paper_oracle import Adam
 from tests.support.reference import DTYPES
 from tests.support.strategies import FEW
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import paper_oracle
 from gpu_adam.kernels.abi import RECORD_WORDS, ROW_WORDS
 from gpu_adam.kernels.rules import nadam
 from gpu_adam.kernels.rules.rule import power
 from tests.rules.rule_programs import assert_as_written
 from tests.rules.rule_references import Reference
-from tests.support import paper_oracle
 from tests.support.reference import DTYPES, assert_same_bits
 from tests.support.rule_cases import CASES, SETTINGS, Settings, each, gradients, parameters
 from tests.support.shipped import OPTIMIZERS
