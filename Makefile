@@ -167,11 +167,12 @@ TYPES := build/types
 lint: $(STAMPS)/lint  ## check format, style and types, and the workflows
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/gpu_adam
 	@ln -s $(CURDIR)/gpu_adam/* $(CURDIR)/kernels $(TYPES)/gpu_adam/
+	@$(PY) -m gpu_adam.kernels.header > $(TYPES)/abi.cuh
 	@failed=; \
 	check() { echo "$$*"; "$$@" || failed="$$failed $$(basename $$1)"; }; \
 	check $(BIN)/ruff format --check $(PYTHON_CODE); \
 	check $(BIN)/ruff check $(PYTHON_CODE); \
-	check $(BIN)/clang-format --dry-run -Werror $(CPP_CODE); \
+	check $(BIN)/clang-format --dry-run -Werror $(CPP_CODE) $(TYPES)/abi.cuh; \
 	check $(BIN)/yamllint --strict -c .github/yamllint.yml .github; \
 	check $(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml; \
 	check $(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github/workflows; \

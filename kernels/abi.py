@@ -1,4 +1,7 @@
-"""Every number that the host and the kernels of all languages must agree on: rows, records, tables, control words, orders of sums."""
+"""Every number that the host and the kernels of all languages must agree on: rows, records, tables, control words, orders of sums.
+
+For CUDA C++ `gpu_adam.kernels.header` writes them down; the rules' own are in the rules' files.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from .row import AVERAGE_DECAY as AVERAGE_DECAY
 from .row import AVERAGING as AVERAGING
 from .row import DECAY as DECAY
 from .row import DECOUPLED as DECOUPLED
+from .row import EXPONENTIAL_AVERAGE as EXPONENTIAL_AVERAGE
 from .row import FIRST_OWN as FIRST_OWN
 from .row import IS_DECOUPLED as IS_DECOUPLED
 from .row import L2 as L2
@@ -16,6 +20,7 @@ from .row import LR as LR
 from .row import LR_ADDRESS as LR_ADDRESS
 from .row import LR_FORMAT as LR_FORMAT
 from .row import MAXIMIZE as MAXIMIZE
+from .row import MEAN_AVERAGE as MEAN_AVERAGE
 from .row import OWN_0 as OWN_0
 from .row import OWN_1 as OWN_1
 from .row import OWN_SETTINGS as OWN_SETTINGS
@@ -43,6 +48,14 @@ MAX_DIMS = 8
 WALK_WORDS = 1 + 3 * MAX_DIMS
 """Words that describe one strided walk in a table: its dimensions, then sizes, parameter strides and gradient strides."""
 
+SEGMENT_ROWS = ("begin", "end", "coefficients")
+"""The rows of a table of chunks that follow the streams' pointers: for each segment its first element, the element after its last, and the
+row of coefficients that it takes."""
+
+MEASURE_ROWS = ("pointer", "size", "first_leaf", "slot", "format")
+"""The rows of a table of gradients to measure: for each its address, its elements, its first leaf among those of the table, that leaf's
+slot, and its format, ``STRIDED`` more where it is strided."""
+
 PROLOGUE_THREADS = 256
 """Threads of a block; as many as the sum over all slots has accumulators."""
 
@@ -58,11 +71,14 @@ STRIDED = len(FORMATS)
 LEAF = 1024
 """Elements of a leaf."""
 
-LANES = 128
+LEAF_LANES = 128
 """Accumulators of a leaf."""
 
 SUM_LANES = 256
 """Accumulators of the sum over all slots."""
+
+CLIP_EPS = 1e-6
+"""What is added to the norm that the clip factor is divided by, as in PyTorch."""
 
 LARGEST_SINGLE = (2.0 - 2.0**-23) * 2.0**127
 """The largest float32."""

@@ -9,7 +9,7 @@ The kernel that every engine has for it runs in three stages:
 This file has the scalar text of the second and third stage, which the CPU engine and the Numba CUDA kernels compile; `prologue.cuh` is
 the same in CUDA C++. Memory is reached by address. Everything is float64.
 
-The order of the sums is fixed, whatever the launch. Within a leaf, element ``i`` is added to accumulator ``i % LANES`` as
+The order of the sums is fixed, whatever the launch. Within a leaf, element ``i`` is added to accumulator ``i % LEAF_LANES`` as
 ``fma(g, g, sum)``, in the order of ``i``; the accumulators are then added as neighbours: 2k and 2k+1, and so on up to one. Over a range
 of slots, its ``j``-th is added to accumulator ``j % SUM_LANES`` in the order of ``j``, and these again as neighbours. An element counts
 by its place in the order in which its parameter lies in memory, a leaf begins at every multiple of ``LEAF``, and leaves follow
@@ -23,6 +23,7 @@ from typing import Any
 
 from .abi import (
     CLIP,
+    CLIP_EPS,
     FACTOR,
     FOUND_ADDRESS,
     FOUND_FORMAT,
@@ -100,7 +101,7 @@ def decide(on: Any) -> Callable[..., Any]:
             most = load_number(settings + MAX_NORM * WORD)
             # Neither infinity less itself nor a NaN is 0.
             if most - most == 0.0:
-                clip = most / (norm + 1e-6)
+                clip = most / (norm + CLIP_EPS)
                 # A NaN stays one: without skipping, a step on NaN gives NaN.
                 if clip > 1.0:
                     clip = 1.0

@@ -12,7 +12,7 @@ from ..arrays.scalars import Scalar, scalar_on
 from ..checks import _range, number
 from ..dtypes import Format
 from ..errors import MisfitError
-from ..kernels.abi import LR, SCHEDULED_WORDS
+from ..kernels.abi import EXPONENTIAL_AVERAGE, LR, MEAN_AVERAGE, SCHEDULED_WORDS
 from ..messages import shown
 
 Scheduled = float | Callable[[int], float]
@@ -132,7 +132,7 @@ class Averaging:
     """Which average of the parameters is kept.
 
     Attributes:
-        kind: As a record has it: 0 for none, 1 for an exponential one, 2 for the plain mean.
+        kind: As a record has it: 0 for none, ``EXPONENTIAL_AVERAGE`` or ``MEAN_AVERAGE``.
         decay: The exponential one's decay.
     """
 
@@ -155,5 +155,5 @@ class Averaging:
                 f"ema_decay={shown(ema_decay)} and polyak_average=True: one average is kept, choose one of the two"
             )
         if ema_decay is not None:
-            return cls(1.0, number(ema_decay, "ema_decay", "the optimizer", below=1.0))
-        return cls(2.0) if polyak_average else cls()
+            return cls(EXPONENTIAL_AVERAGE, number(ema_decay, "ema_decay", "the optimizer", below=1.0))
+        return cls(MEAN_AVERAGE) if polyak_average else cls()

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..abi import LANES
+from ..abi import LEAF_LANES as LANES
 from .half import widen_bfloat16_in, widen_float16_in
 from .intrinsics import LINE, ask_for_line
 from .processor import fuses

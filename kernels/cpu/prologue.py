@@ -12,7 +12,8 @@ from numba import int64
 from gpu_adam.dtypes import FORMATS
 from gpu_adam.kernels.abi import MAX_DIMS, MEASURE_WALK_WORDS, STRIDED
 
-from ..abi import COHORTS, LANES, LEAF, NORMS, RANGES, RANGES_AT, RECORD_WORDS, ROW_WORDS, SUM_LANES, WORD
+from ..abi import COHORTS, LEAF, NORMS, RANGES, RANGES_AT, RECORD_WORDS, ROW_WORDS, SUM_LANES, WORD
+from ..abi import LEAF_LANES as LANES
 from ..prologue import advance, decide
 from ..rules.rule import Rule, coefficients, power
 from .float_mode import enter_ieee_mode, leave_ieee_mode

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "half.cuh"
 
 namespace gpu_adam {
@@ -32,9 +33,9 @@ using Working = typename WorkingOf<T>::type;
 template <typename W>
 constexpr W kLargest = W();
 template <>
-constexpr float kLargest<float> = 0x1.fffffep127f;
+constexpr float kLargest<float> = static_cast<float>(kLargestSingle);
 template <>
-constexpr double kLargest<double> = 0x1.fffffffffffffp1023;
+constexpr double kLargest<double> = kLargestDouble;
 
 // widen<W>(x): x in the working format W. Exact, but for a double gradient of a float parameter, which is rounded once.
 

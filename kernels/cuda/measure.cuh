@@ -5,14 +5,14 @@
 
 #pragma once
 
-#include "prologue.cuh"
+#include "abi.cuh"
+#include "element.cuh"
 #include "stream.cuh"
 #include "walk.cuh"
 
 namespace gpu_adam {
 
-constexpr int kLeafThreads = 16;
-constexpr int kOwn = kLanesOfLeaf / kLeafThreads;
+constexpr int kOwn = kLeafLanes / kLeafThreads;
 
 // What a thread has of a leaf's sum: one number for each of its vectors of a row, four at most; the others are 0.
 struct Columns {
@@ -67,12 +67,12 @@ __device__ __forceinline__ Columns measure(const G* leaf, int size) {
   const Window window = {0, size};
   S squares;
 #pragma unroll 1
-  for (int first = 0; first < size; first += kRows * kLanesOfLeaf) {
+  for (int first = 0; first < size; first += kRows * kLeafLanes) {
     Lanes<G, kLanes> vector[kRows][S::kVectors];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-      for (int v = 0; v < S::kVectors; ++v) stream.template load<Kept>(first + r * kLanesOfLeaf + S::place(v), window, vector[r][v]);
+      for (int v = 0; v < S::kVectors; ++v) stream.template load<Kept>(first + r * kLeafLanes + S::place(v), window, vector[r][v]);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -96,11 +96,8 @@ __device__ __forceinline__ void gather(const G* grad, const long long (&place)[k
   for (int k = 0; k < kOwn; ++k) to[k] = widen<double>(element[k]);
 }
 
-// The table of gpu_adam.plan.tables.MeasureTable: for S gradients and K leaves S pointers, S sizes, S first leaves, S slots, S formats, K
-// leaves' gradients and, if any is strided, S walks.
-enum MeasureRow { kPointer, kSize, kFirstLeaf, kSlot, kFormat, kMeasureRows };
-
-// A leaf's share of the table.
+// A leaf's share of a table. The table is gpu_adam.plan.tables.MeasureTable: for S gradients kMeasureRows rows of S words; for K leaves the
+// K gradients that they are of; and, if any is strided, S walks.
 struct Leaf {
   long long pointer;
   long long start;
@@ -129,13 +126,13 @@ struct Leaf {
 
  private:
   __device__ __forceinline__ Leaf(const long long* table, long long segments, long long leaves, long long leaf, long long segment)
-      : pointer(table[kPointer * segments + segment]),
-        start((leaf - table[kFirstLeaf * segments + segment]) * kLeaf),
-        slot(table[kSlot * segments + segment] + start / kLeaf),
-        format(table[kFormat * segments + segment]),
-        walk(table + kMeasureRows * segments + leaves + Walk<1>::kWords * segment, table[kSize * segments + segment]) {
-    const long long rest = table[kSize * segments + segment] - start;
-    size = static_cast<int>(rest < kLeaf ? rest : kLeaf);
+      : pointer(table[kPointerRow * segments + segment]),
+        start((leaf - table[kFirstLeafRow * segments + segment]) * kLeaf),
+        slot(table[kSlotRow * segments + segment] + start / kLeaf),
+        format(table[kFormatRow * segments + segment]),
+        walk(table + kMeasureRows * segments + leaves + kMeasureWalkWords * segment, table[kSizeRow * segments + segment]) {
+    const long long rest = table[kSizeRow * segments + segment] - start;
+    size = rest < kLeaf ? static_cast<int>(rest) : kLeaf;
   }
 
   // A leaf that is reached through strides, element by element: the threads may as well take eight neighbours each, whatever the format.
@@ -143,12 +140,12 @@ struct Leaf {
     using S = Squares<kOwn>;
     S squares;
 #pragma unroll 1
-    for (int first = S::place(0); first < size; first += kLanesOfLeaf) {
+    for (int first = S::place(0); first < size; first += kLeafLanes) {
       long long place[kOwn];
       double g[kOwn];
 #pragma unroll
       for (int k = 0; k < kOwn; ++k) place[k] = walk.at(start + first + k).of[0];
-      switch (format - kStridedFormat) {
+      switch (format - kStrided) {
         case kFloat64:
           gather(reinterpret_cast<const double*>(pointer), place, size - first, g);
           break;

@@ -1,16 +1,14 @@
 // Multi-tensor apply: any number of tensors in one launch, by the chunks of a table that stays on the device: a block for each,
 // or where the grid is persistent, fewer blocks that take one after the other.
 
+#include "abi.cuh"
 #include "update.cuh"
 #include "walk.cuh"
 
 namespace gpu_adam {
 
-// The table of gpu_adam.plan.tables.Table: for S segments and C chunks seven rows of S pointers, S begins, S ends, S coefficient rows, C
-// chunk segments, C chunk starts and, for strided tensors, S walks.
-enum TableRow { kParam, kGrad, kState, kMasterRow = kState + kMaxStates, kAverageRow, kBegin, kEnd, kCoefficients, kTableRows };
-
-// One chunk of the table: its tensor, and which of its elements are updated.
+// One chunk of a table: its tensor, and which of its elements are updated. The table is gpu_adam.plan.tables.Table: for S segments
+// kTableRows rows of S words; for C chunks C segments and C starts; and, for strided tensors, S walks.
 template <typename K>
 struct Chunk {
   Tensor<K> tensor;
@@ -27,18 +25,18 @@ struct Chunk {
     start = chunk_starts[number];
     const long long* const column = table + segment;
 
-    tensor.param = reinterpret_cast<typename K::Param*>(column[kParam * segments]);
-    tensor.grad = reinterpret_cast<const typename K::Grad*>(column[kGrad * segments]);
+    tensor.param = reinterpret_cast<typename K::Param*>(column[kParamRow * segments]);
+    tensor.grad = reinterpret_cast<const typename K::Grad*>(column[kGradRow * segments]);
 #pragma unroll
-    for (int s = 0; s < K::kStates; ++s) tensor.state[s] = reinterpret_cast<typename K::W*>(column[(kState + s) * segments]);
+    for (int s = 0; s < K::kStates; ++s) tensor.state[s] = reinterpret_cast<typename K::W*>(column[(kState0Row + s) * segments]);
     if constexpr (K::kMaster) tensor.master = reinterpret_cast<float*>(column[kMasterRow * segments]);
     if constexpr (K::kAverage) tensor.average = reinterpret_cast<typename K::W*>(column[kAverageRow * segments]);
 
-    const long long begin = column[kBegin * segments];
-    const long long end = column[kEnd * segments];
+    const long long begin = column[kBeginRow * segments];
+    const long long end = column[kEndRow * segments];
     window = {begin > start ? begin : start, end < start + chunk ? end : start + chunk};
-    row = coefficients + kRowWords * column[kCoefficients * segments];
-    walk = chunk_starts + chunks + Walk<2>::kWords * segment;
+    row = coefficients + kRowWords * column[kCoefficientsRow * segments];
+    walk = chunk_starts + chunks + kWalkWords * segment;
   }
 };
 

@@ -1,12 +1,12 @@
 // The prologue: measure the gradients, decide, compute the rows of coefficients, in one launch.
 
+#include "abi.cuh"
 #include "measure.cuh"
 #include "prologue.cuh"
 
 namespace gpu_adam {
 
-// As many as the sum over all slots has accumulators.
-constexpr int kPrologueThreads = 256;
+static_assert(kPrologueThreads == kSumLanes, "a thread has an accumulator of the sum over all slots");
 
 // Blocks that a multiprocessor must have registers for: left to itself NVRTC leaves room for two, and with this bound nothing spills.
 constexpr int kPrologueBlocks = 3;

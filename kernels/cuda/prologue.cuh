@@ -1,39 +1,12 @@
 // What a step begins with, but for the measuring: decide by the norm, then compute the rows of coefficients. The Python text is
-// prologue.py, which says what each word means; the tests pin the two to each other bit by bit.
+// prologue.py; the tests pin the two to each other bit by bit.
 
 #pragma once
 
+#include "abi.cuh"
 #include "rule.cuh"
 
 namespace gpu_adam {
-
-// Elements of a leaf, and the accumulators that they are summed in.
-constexpr int kLeaf = 1024;
-constexpr int kLanesOfLeaf = 128;
-
-enum ControlWord { kTicket, kSkipped, kSkips, kFactor, kClip, kNorms = 8 };
-
-enum SettingsWord {
-  kMaxNorm,
-  kLossScale,
-  kSkipNonfinite,
-  kRanges,
-  kRangesAt,
-  kCohorts,
-  kScaleAddress,
-  kScaleFormat,
-  kFoundAddress,
-  kFoundFormat,
-  kScalerAddress,
-  kNarrow,
-  kHeaderWords = 16
-};
-
-// The state of a loss scaler; the scale itself is a float in the first half of its word.
-enum ScalerWord { kScalerScale, kScalerTracker, kScalerGrowth, kScalerBackoff, kScalerInterval };
-
-// The places of gpu_adam.dtypes.FORMATS, and what a table adds for a gradient that is reached through its strides.
-enum FormatNumber { kFloat64, kFloat32, kFloat16, kBfloat16, kStridedFormat };
 
 // A word that holds a float64.
 __device__ __forceinline__ double number(const long long* word) { return __longlong_as_double(*word); }
@@ -67,7 +40,7 @@ __device__ __forceinline__ void decide(long long* control, const long long* sett
     const double norm = number(control + kNorms);
     const double most = number(settings + kMaxNorm);
     if (finite(most)) {
-      clip = div(most, norm + 1e-6);
+      clip = div(most, norm + kClipEps);
       // A NaN stays one: without skipping, a step on NaN gives NaN.
       if (clip > 1.0) clip = 1.0;
     }

@@ -1,39 +1,12 @@
-// What all update rules share: a row of coefficients, how it is computed, and what comes before and after the rule itself. The Python texts
-// are row.py, which says what each word means, and rules.py.
+// What all update rules share: a row of coefficients, how it is computed, and what comes before and after the rule itself. The Python text
+// is rules/rule.py.
 
 #pragma once
 
+#include "abi.cuh"
 #include "element.cuh"
 
 namespace gpu_adam {
-
-constexpr int kRowWords = 16;
-constexpr int kMaxStates = 3;
-
-// The places of a row that every rule has; a rule's own begin at kFirstOwn.
-enum Common { kScale, kL2, kDecoupled, kWeightDecay, kShrink, kSkip, kAverageWeight, kFirstOwn };
-
-// The words of a record of settings, from which a row is computed. The first kScheduledWords may follow a schedule.
-constexpr int kRecordWords = 24;
-constexpr int kScheduledWords = 4;
-enum RecordWord {
-  kLr,
-  kOwn0,
-  kOwn1,
-  kDecay,
-  kIsDecoupled,
-  kMaximize,
-  kAveraging,
-  kAverageDecay,
-  kWide,
-  kRow,
-  kLrAddress,
-  kLrFormat,
-  kWindow,
-  kWindowFirst,
-  kWindowLength,
-  kOwnSettings = 16
-};
 
 // What a rule works on: one element in the working format. State slots that a rule does not keep are never read, nor is an average that
 // is not kept.
@@ -81,7 +54,7 @@ __device__ __forceinline__ void scale_and_decay(Element<W>& e, const Row<W>& c) 
 // Moves the average of the parameters towards the new parameter, after the rule.
 template <typename W>
 __device__ __forceinline__ void average(Element<W>& e, const Row<W>& c) {
-  e.average = fma(c[kAverageWeight], e.param, fma(-c[kAverageWeight], e.average, e.average));
+  e.average = fma(c[kAverage], e.param, fma(-c[kAverage], e.average, e.average));
 }
 
 // base ** exponent, by repeated squaring from the lowest bit up, so that every machine rounds alike.
@@ -114,12 +87,12 @@ __device__ __forceinline__ void coefficients(const double* h, long long t, doubl
   row[kWeightDecay] = h[kDecay];
   row[kShrink] = mul(-h[kLr], h[kDecay]);
   row[kSkip] = 0.0;
-  row[kAverageWeight] = 0.0;
-  if (h[kAveraging] == 1.0) {
+  row[kAverage] = 0.0;
+  if (h[kAveraging] == kExponentialAverage) {
     const double w = to_working(1.0 - h[kAverageDecay], wide);
-    row[kAverageWeight] = div(w, 1.0 - power(1.0 - w, t));
+    row[kAverage] = div(w, 1.0 - power(1.0 - w, t));
   }
-  if (h[kAveraging] == 2.0) row[kAverageWeight] = div(1.0, static_cast<double>(t));
+  if (h[kAveraging] == kMeanAverage) row[kAverage] = div(1.0, static_cast<double>(t));
   Rule::coefficients(h, t, wide, row);
 }
 

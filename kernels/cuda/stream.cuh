@@ -2,11 +2,10 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "global.cuh"
 
 namespace gpu_adam {
-
-constexpr int kVectorBytes = 16;
 
 // The integer that an access of so many bytes moves.
 template <int kBytes>

@@ -2,9 +2,9 @@
 
 #pragma once
 
-namespace gpu_adam {
+#include "abi.cuh"
 
-constexpr int kMaxDims = 8;
+namespace gpu_adam {
 
 // Where an element lies in each of the tensors, in elements, counted from their first.
 template <int kTensors>
@@ -15,8 +15,6 @@ struct Places {
 // A walk in a table: the number of dimensions, kMaxDims sizes, and for each tensor kMaxDims strides.
 template <int kTensors>
 struct Walk {
-  static constexpr int kWords = 1 + (1 + kTensors) * kMaxDims;
-
   const long long* words;
   bool small;
 

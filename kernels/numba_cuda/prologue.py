@@ -19,7 +19,8 @@ from numba import cuda
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
 from gpu_adam.kernels.abi import LEAF_THREADS, MAX_DIMS, MEASURE_WALK_WORDS, PROLOGUE_THREADS, STRIDED, VECTOR_BYTES
 
-from ..abi import COHORTS, LANES, LEAF, NORMS, RANGES, RANGES_AT, RECORD_WORDS, ROW_WORDS, SUM_LANES, TICKET, WORD
+from ..abi import COHORTS, LEAF, NORMS, RANGES, RANGES_AT, RECORD_WORDS, ROW_WORDS, SUM_LANES, TICKET, WORD
+from ..abi import LEAF_LANES as LANES
 from ..prologue import advance, decide
 from ..rules.rule import Rule, coefficients, power
 from .target import Target, device_target, inlined

@@ -4,14 +4,12 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "rule.cuh"
 
 namespace gpu_adam {
 
-struct AdaDelta {
-  enum Own { kW = kFirstOwn, kEps, kA };
-  enum OwnSetting { kRho = kOwn0, kEpsilon = kOwnSettings };
-
+struct AdaDelta : AdaDeltaNumbers {
   // square_avg and acc_delta.
   static constexpr int kStates = 2;
 

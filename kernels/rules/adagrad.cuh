@@ -4,14 +4,12 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "rule.cuh"
 
 namespace gpu_adam {
 
-struct AdaGrad {
-  enum Own { kA = kFirstOwn, kEps };
-  enum OwnSetting { kEpsilon = kOwnSettings, kLrDecay };
-
+struct AdaGrad : AdaGradNumbers {
   // sum.
   static constexpr int kStates = 1;
 

@@ -5,17 +5,12 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "rule.cuh"
 
 namespace gpu_adam {
 
-struct AdamCoefficients {
-  // The rule's own coefficients in a row.
-  enum Own { kW1 = kFirstOwn, kW2, kR2, kEps, kA };
-
-  // The rule's own settings in a record.
-  enum OwnSetting { kBeta1 = kOwn0, kBeta2 = kOwn1, kEpsilon = kOwnSettings, kBiasCorrection, kEpsHat };
-
+struct AdamCoefficients : AdamNumbers {
   // The rule's own coefficients of step t, in float64. w1 and w2 are rounded to the working format before anything follows from them,
   // so that the bias that is corrected is the one that the moments have.
   __device__ static __forceinline__ void coefficients(const double* h, long long t, bool wide, double* row) {

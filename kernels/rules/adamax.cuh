@@ -4,14 +4,12 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "rule.cuh"
 
 namespace gpu_adam {
 
-struct AdaMax {
-  enum Own { kW1 = kFirstOwn, kB2, kEps, kA };
-  enum OwnSetting { kBeta1 = kOwn0, kBeta2 = kOwn1, kEpsilon = kOwnSettings };
-
+struct AdaMax : AdaMaxNumbers {
   // exp_avg and exp_inf.
   static constexpr int kStates = 2;
 

@@ -4,19 +4,12 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "rule.cuh"
 
 namespace gpu_adam {
 
-struct NAdam {
-  enum Own { kW1 = kFirstOwn, kW2, kR2, kEps, kAm, kAg, kProduct };
-  enum OwnSetting { kBeta1 = kOwn0, kBeta2 = kOwn1, kEpsilon = kOwnSettings, kQ };
-
-  // What is smaller leaves no trace when it is taken off 1.
-  static constexpr double kNegligible = 0x1p-60;
-  // Nor does half of what is smaller than this: from there on every momentum is beta1.
-  static constexpr double kFaded = 0x1p-53;
-
+struct NAdam : NAdamNumbers {
   // exp_avg and exp_avg_sq.
   static constexpr int kStates = 2;
 

@@ -4,22 +4,20 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "rule.cuh"
 
 namespace gpu_adam {
 
-template <bool kCentered, bool kMomentum>
-struct RmsProp {
-  enum Own { kW = kFirstOwn, kEps, kMu, kA };
-  enum OwnSetting { kAlpha = kOwn0, kMomentumSetting = kOwn1, kEpsilon = kOwnSettings };
-
+template <bool kCentered, bool kHasMomentum>
+struct RmsProp : RmsPropNumbers {
   // square_avg, then as far as they are kept grad_avg and momentum_buffer.
-  static constexpr int kStates = 1 + kCentered + kMomentum;
+  static constexpr int kStates = 1 + kCentered + kHasMomentum;
 
   __device__ static __forceinline__ void coefficients(const double* h, long long, bool, double* row) {
     row[kW] = 1.0 - h[kAlpha];
     row[kEps] = h[kEpsilon];
-    row[kMu] = h[kMomentumSetting];
+    row[kMu] = h[kMomentum];
     row[kA] = -h[kLr];
   }
 
@@ -35,7 +33,7 @@ struct RmsProp {
       if (x < W(0)) x = W(0);
     }
     W step = div(e.grad, sqrt(x) + c[kEps]);
-    if constexpr (kMomentum) {
+    if constexpr (kHasMomentum) {
       W& b = e.state[1 + kCentered];
       b = fma(c[kMu], b, step);
       step = b;

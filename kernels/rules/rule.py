@@ -25,11 +25,13 @@ from ..abi import (
     AVERAGING,
     DECAY,
     DECOUPLED,
+    EXPONENTIAL_AVERAGE,
     IS_DECOUPLED,
     L2,
     LR,
     MAX_STATES,
     MAXIMIZE,
+    MEAN_AVERAGE,
     SCALE,
     SHRINK,
     SKIP,
@@ -229,10 +231,10 @@ def coefficients(
         row[SHRINK] = mul(-h[LR], h[DECAY])
         row[SKIP] = 0.0
         row[AVERAGE] = 0.0
-        if h[AVERAGING] == 1.0:
+        if h[AVERAGING] == EXPONENTIAL_AVERAGE:
             w = narrow(1.0 - h[AVERAGE_DECAY], wide)
             row[AVERAGE] = w / (1.0 - power(1.0 - w, t))
-        if h[AVERAGING] == 2.0:
+        if h[AVERAGING] == MEAN_AVERAGE:
             row[AVERAGE] = 1.0 / t
         own(h, t, wide, row)
 

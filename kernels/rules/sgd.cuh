@@ -4,21 +4,19 @@
 
 #pragma once
 
+#include "abi.cuh"
 #include "rule.cuh"
 
 namespace gpu_adam {
 
-template <bool kMomentum>
-struct Sgd {
-  enum Own { kA = kFirstOwn, kMu, kD, kNesterov };
-  enum OwnSetting { kMomentumSetting = kOwn0, kDampening = kOwnSettings, kIsNesterov };
-
+template <bool kHasMomentum>
+struct Sgd : SgdNumbers {
   // With momentum, momentum_buffer.
-  static constexpr int kStates = kMomentum ? 1 : 0;
+  static constexpr int kStates = kHasMomentum ? 1 : 0;
 
   __device__ static __forceinline__ void coefficients(const double* h, long long t, bool, double* row) {
     row[kA] = -h[kLr];
-    row[kMu] = h[kMomentumSetting];
+    row[kMu] = h[kMomentum];
     row[kD] = t == 1 ? 1.0 : 1.0 - h[kDampening];
     row[kNesterov] = h[kIsNesterov];
   }
@@ -26,7 +24,7 @@ struct Sgd {
   template <typename W>
   __device__ static __forceinline__ void apply(Element<W>& e, const Row<W>& c) {
     W step = e.grad;
-    if constexpr (kMomentum) {
+    if constexpr (kHasMomentum) {
       W& b = e.state[0];
       b = fma(c[kD], e.grad, mul(c[kMu], b));
       step = b;

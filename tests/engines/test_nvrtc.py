@@ -141,12 +141,12 @@ def test_a_gpu_that_is_too_old_is_refused() -> None:
 
 
 def test_a_failing_compile_shows_the_compilers_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {**nvrtc.sources(), "adam.cuh": nvrtc.sources()["adam.cuh"].replace("kW2, kR2", "kR2")}
+    texts = {**nvrtc.sources(), "adam.cuh": nvrtc.sources()["adam.cuh"].replace("row[kW2]", "row[kW3]")}
     monkeypatch.setattr(nvrtc, "sources", lambda: texts)
     with pytest.raises(CompileError) as caught:
         nvrtc.build(nvrtc.files_of(FLAT), [nvrtc.expression_of(FLAT)], "sm_90")
     message = str(caught.value)
-    assert 'identifier "kW2" is undefined' in message
+    assert 'identifier "kW3" is undefined' in message
     assert "adam.cuh(" in message
     assert nvrtc.expression_of(FLAT) in message
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...cuda.driver import remedy
 from ...errors import CompileError, EngineUnavailable
+from ...kernels import header
 from ...kernels.specialization import CoalesceKernel, Hint, Kernel, PrologueKernel, UpdateKernel
 from .binaries import kept
 from .fingerprint import digest, environment, library
@@ -206,10 +207,11 @@ def build(files: Sequence[str], expressions: Iterable[str], architecture: str) -
 
 @cache
 def sources() -> dict[str, str]:
-    """All CUDA C++ files by name, read once: the text that is digested is the text that is compiled."""
+    """All of the CUDA C++ by name, the files and the header that Python writes: the text that is digested is the text that is compiled."""
     kernels = files("gpu_adam.kernels")
     entries = (entry for folder in ("cuda", "rules") for entry in (kernels / folder).iterdir())
-    return {entry.name: entry.read_text(encoding="utf-8") for entry in entries if entry.name.endswith((".cu", ".cuh"))}
+    texts = {entry.name: entry.read_text(encoding="utf-8") for entry in entries if entry.name.endswith((".cu", ".cuh"))}
+    return {header.NAME: header.text(), **texts}
 
 
 @cache

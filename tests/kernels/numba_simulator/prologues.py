@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.kernels.abi import LANES, LEAF, SKIPS, SUM_LANES, TICKET
+from gpu_adam.kernels.abi import LEAF, LEAF_LANES, SKIPS, SUM_LANES, TICKET
 from gpu_adam.kernels.specialization import PrologueKernel
 from gpu_adam.strides import Walk
 from tests.kernels.numba_simulator.machine import Machine, Simulator
@@ -49,7 +49,7 @@ def allow(machine: Machine, made: World) -> None:
             machine.bounds.add_array(scalar)
 
 
-SIZES = (1, 3, 8, LANES - 1, LANES, LANES + 5, LEAF - 1, LEAF, LEAF + 1, 2 * LEAF + 333)
+SIZES = (1, 3, 8, LEAF_LANES - 1, LEAF_LANES, LEAF_LANES + 5, LEAF - 1, LEAF, LEAF + 1, 2 * LEAF + 333)
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)

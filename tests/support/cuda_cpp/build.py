@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_adam.kernels
-from gpu_adam.engines.compile.nvrtc import expression_of, files_of
+from gpu_adam.engines.compile.nvrtc import expression_of, files_of, sources
 from gpu_adam.engines.processors import usable_processors
 from gpu_adam.kernels.specialization import CoalesceKernel, Kernel, UpdateKernel
 
@@ -32,8 +32,6 @@ FLAGS = (
     "-Wextra",
     "-Werror",
     "-Wno-unknown-pragmas",
-    f"-I{KERNELS / 'cuda'}",
-    f"-I{KERNELS / 'rules'}",
     "-include",
     str(HERE / "cuda_stand_in.h"),
 )
@@ -56,7 +54,7 @@ def symbol(kernel: Kernel) -> str:
 
 def has_barriers(kernel: Kernel) -> bool:
     """Whether the threads of a block wait for each other."""
-    return "__syncthreads" in (KERNELS / "cuda" / files_of(kernel)[-1]).read_text()
+    return "__syncthreads" in sources()[files_of(kernel)[-1]]
 
 
 def _launcher(kernel: Kernel) -> str:
@@ -74,8 +72,8 @@ def build(instances: Sequence[Kernel], flags: Sequence[str], folder: Path) -> Pa
         for k in range(UNITS)
     ]
     units.append((HERE / "conversions.cpp").read_text())
-    digest = sha256(repr((units, FLAGS, flags)).encode())
-    for file in sorted([*KERNELS.rglob("*.cu*"), *HERE.glob("*.h")]):
+    digest = sha256(repr((units, sorted(sources().items()), FLAGS, flags)).encode())
+    for file in sorted(HERE.glob("*.h")):
         digest.update(file.read_bytes())
     library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,6 +83,9 @@ def build(instances: Sequence[Kernel], flags: Sequence[str], folder: Path) -> Pa
                 tempfile.TemporaryDirectory(dir=folder) as scratch,
                 ThreadPoolExecutor(usable_processors().count) as pool,
             ):
+                # What NVRTC is handed is what g++ reads, in files of the same names.
+                for name, text in sources().items():
+                    (Path(scratch) / name).write_text(text)
                 objects = list(
                     pool.map(lambda k: _compile(units[k], Path(scratch) / f"{k}.cpp", flags), range(len(units)))
                 )
@@ -108,7 +109,7 @@ class Library:
 
 def _compile(text: str, file: Path, flags: Sequence[str]) -> Path:
     file.write_text(text)
-    run("g++", *FLAGS, *flags, "-c", str(file), "-o", str(file.with_suffix(".o")))
+    run("g++", *FLAGS, f"-I{file.parent}", *flags, "-c", str(file), "-o", str(file.with_suffix(".o")))
     return file.with_suffix(".o")
 
 

@@ -74,9 +74,9 @@ def expect(made: World) -> None:
 def leaf_sums(elements: NDArray[np.float64]) -> NDArray[np.float64]:
     """The sum of squares of each leaf, in the order that `gpu_adam.kernels.prologue` sets."""
     leaves = leaves_of(len(elements))
-    rows = np.zeros((leaves, abi.LEAF // abi.LANES, abi.LANES))
+    rows = np.zeros((leaves, abi.LEAF // abi.LEAF_LANES, abi.LEAF_LANES))
     rows.reshape(-1)[: len(elements)] = elements
-    sums = np.zeros((leaves, abi.LANES))
+    sums = np.zeros((leaves, abi.LEAF_LANES))
     with np.errstate(all="ignore"):
         narrow = np.array_equal(elements.astype(np.float32).astype(np.float64), elements, equal_nan=True)
         for k in range(rows.shape[1]):
