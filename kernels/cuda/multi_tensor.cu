@@ -29,8 +29,8 @@ struct Chunk {
     tensor.grad = reinterpret_cast<const typename K::Grad*>(column[kGradRow * segments]);
 #pragma unroll
     for (int s = 0; s < K::kStates; ++s) tensor.state[s] = reinterpret_cast<typename K::W*>(column[(kState0Row + s) * segments]);
-    if constexpr (K::kMaster) tensor.master = reinterpret_cast<float*>(column[kMasterRow * segments]);
-    if constexpr (K::kAverage) tensor.average = reinterpret_cast<typename K::W*>(column[kAverageRow * segments]);
+    if constexpr (K::kHasMaster) tensor.master = reinterpret_cast<float*>(column[kMasterRow * segments]);
+    if constexpr (K::kHasAverage) tensor.average = reinterpret_cast<typename K::W*>(column[kAverageRow * segments]);
 
     const long long begin = column[kBeginRow * segments];
     const long long end = column[kEndRow * segments];
@@ -46,34 +46,30 @@ struct Chunk {
 //   table, segments, chunks: the table and its sizes; a grid that is not persistent has `chunks` blocks.
 //   chunk: elements of a chunk, a multiple of every vector.
 //   coefficients: all rows; the table says which one a tensor takes.
-template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint, bool kPersistent>
-__global__ void __launch_bounds__(kThreads)
-    multi_tensor(const long long* table, long long segments, long long chunks, long long chunk, const Working<P>* coefficients) {
-  using K = Kind<Rule, P, G, kMaster, kAverage>;
-  constexpr int kStep = kVectors * kThreads * K::kLanes;
+template <typename K>
+__global__ void __launch_bounds__(K::kThreads)
+    multi_tensor(const long long* table, long long segments, long long chunks, long long chunk, const typename K::W* coefficients) {
   long long number = blockIdx.x;
   do {
     const Chunk<K> share(table, segments, chunks, chunk, coefficients, number);
-    const Row<Working<P>> row(share.row);
+    const Row<typename K::W> row(share.row);
     if (row.skips()) continue;
-    for (long long at = share.start; at < share.window.last; at += kStep)
-      update_vectors<K, kVectors, kThreads, Hint>(share.tensor, at, share.window, row);
-  } while (kPersistent && (number += gridDim.x) < chunks);
+    for (long long at = share.start; at < share.window.last; at += K::kStep) update_vectors(share.tensor, at, share.window, row);
+  } while (K::kPersistent && (number += gridDim.x) < chunks);
 }
 
 // Threads that a multiprocessor must have registers for: left to itself NVRTC 13.5 aims at four blocks of 256 on sm_120, and spills.
-template <typename P>
-constexpr int kStridedThreads = sizeof(P) == 8 ? 512 : 768;
+template <typename K>
+constexpr int kStridedThreads = sizeof(typename K::Param) == 8 ? 512 : 768;
 
 // Tensors with strides of their own. The states and the master copy lie in the walk's order; parameter and gradient are reached
 // through their strides, element by element, kElements of them in flight.
-template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint, bool kPersistent>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kStridedThreads<P>, kThreads>))
-    strided(const long long* table, long long segments, long long chunks, long long chunk, const Working<P>* coefficients) {
-  using K = Kind<Rule, P, G, kMaster, kAverage>;
-  using W = Working<P>;
-  using Streams = typename Hint::Streams;
-  constexpr int kElements = 4 * kVectors;
+template <typename K>
+__global__ void __launch_bounds__(K::kThreads, (kMinBlocks<K, kStridedThreads<K>>))
+    strided(const long long* table, long long segments, long long chunks, long long chunk, const typename K::W* coefficients) {
+  using W = typename K::W;
+  using Streams = typename K::Hint::Streams;
+  constexpr int kElements = 4 * K::kVectors;
   long long number = blockIdx.x;
   do {
     const Chunk<K> share(table, segments, chunks, chunk, coefficients, number);
@@ -81,15 +77,15 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kStridedThreads<P>, kThr
     const Row<W> row(share.row);
     if (row.skips()) continue;
     const Walk<2> walk(share.walk, share.window.last);
-    for (long long at = share.window.first + threadIdx.x; at < share.window.last; at += kElements * kThreads) {
+    for (long long at = share.window.first + threadIdx.x; at < share.window.last; at += kElements * K::kThreads) {
       Places<2> place[kElements];
       Element<W> e[kElements];
 #pragma unroll
       for (int k = 0; k < kElements; ++k) {
-        const long long i = at + k * kThreads;
+        const long long i = at + k * K::kThreads;
         if (i >= share.window.last) continue;
         place[k] = walk.at(i);
-        if constexpr (K::kMaster) {
+        if constexpr (K::kHasMaster) {
           e[k].param = get<Streams>(tensor.master + i);
         } else {
           e[k].param = widen<W>(get<Streams>(tensor.param + place[k].of[0]));
@@ -97,21 +93,21 @@ __global__ void __launch_bounds__(kThreads, (kMinBlocks<kStridedThreads<P>, kThr
         e[k].grad = widen<W>(get<Streams>(tensor.grad + place[k].of[1]));
 #pragma unroll
         for (int s = 0; s < K::kStates; ++s) e[k].state[s] = get<Streams>(tensor.state[s] + i);
-        if constexpr (K::kAverage) e[k].average = get<Streams>(tensor.average + i);
+        if constexpr (K::kHasAverage) e[k].average = get<Streams>(tensor.average + i);
       }
 #pragma unroll
       for (int k = 0; k < kElements; ++k) {
-        const long long i = at + k * kThreads;
+        const long long i = at + k * K::kThreads;
         if (i >= share.window.last) continue;
         update<K>(e[k], row);
-        put<typename Hint::Param>(tensor.param + place[k].of[0], narrow<P>(e[k].param));
-        if constexpr (K::kMaster) put<Streams>(tensor.master + i, e[k].param);
+        put<typename K::Hint::Param>(tensor.param + place[k].of[0], narrow<typename K::Param>(e[k].param));
+        if constexpr (K::kHasMaster) put<Streams>(tensor.master + i, e[k].param);
 #pragma unroll
         for (int s = 0; s < K::kStates; ++s) put<Streams>(tensor.state[s] + i, e[k].state[s]);
-        if constexpr (K::kAverage) put<Streams>(tensor.average + i, e[k].average);
+        if constexpr (K::kHasAverage) put<Streams>(tensor.average + i, e[k].average);
       }
     }
-  } while (kPersistent && (number += gridDim.x) < chunks);
+  } while (K::kPersistent && (number += gridDim.x) < chunks);
 }
 
 }  // namespace gpu_adam

@@ -16,33 +16,31 @@ constexpr int kRowsThreads = 768;
 //   count: rows of the gradient; the grid has as many blocks.
 //   indices: for each of them its number; a negative one is left alone.
 //   row: the row of coefficients.
-template <typename Rule, typename P, typename G, bool kMaster, bool kAverage, int kVectors, int kThreads, typename Hint>
-__global__ void __launch_bounds__(kThreads, (kMinBlocks<kRowsThreads, kThreads>))
-    rows(P* param, const G* grad, Working<P>* state0, Working<P>* state1, Working<P>* state2, float* master, Working<P>* average,
-         long long width, long long count, const long long* indices, const Working<P>* row) {
-  using K = Kind<Rule, P, G, kMaster, kAverage>;
+template <typename K>
+__global__ void __launch_bounds__(K::kThreads, (kMinBlocks<K, kRowsThreads>))
+    rows(typename K::Param* param, const typename K::Grad* grad, typename K::W* state0, typename K::W* state1, typename K::W* state2,
+         float* master, typename K::W* average, long long width, long long count, const long long* indices, const typename K::W* row) {
   const long long place = blockIdx.x;
   if (place >= count) return;
   const long long number = indices[place];
-  const Row<Working<P>> coefficients(row);
+  const Row<typename K::W> coefficients(row);
   if (number < 0 || coefficients.skips()) return;
 
   // Indices count from the last vector boundary at or before the row's first element, as in a table: rows of any width begin anywhere.
   const long long first = number * width;
-  const long long phase = reinterpret_cast<unsigned long long>(param + first) / sizeof(P) % K::kLanes;
+  const long long phase = reinterpret_cast<unsigned long long>(param + first) / sizeof(typename K::Param) % K::kLanes;
   const long long from = first - phase;
   Tensor<K> tensor = {};
   tensor.param = param + from;
   tensor.grad = grad + (place * width - phase);
-  Working<P>* const states[kMaxStates] = {state0, state1, state2};
+  typename K::W* const states[kMaxStates] = {state0, state1, state2};
 #pragma unroll
   for (int s = 0; s < K::kStates; ++s) tensor.state[s] = states[s] + from;
-  if constexpr (K::kMaster) tensor.master = master + from;
-  if constexpr (K::kAverage) tensor.average = average + from;
+  if constexpr (K::kHasMaster) tensor.master = master + from;
+  if constexpr (K::kHasAverage) tensor.average = average + from;
 
   const Window window = {phase, phase + width};
-  constexpr int kStep = kVectors * kThreads * K::kLanes;
-  for (long long at = 0; at < window.last; at += kStep) update_vectors<K, kVectors, kThreads, Hint>(tensor, at, window, coefficients);
+  for (long long at = 0; at < window.last; at += K::kStep) update_vectors(tensor, at, window, coefficients);
 }
 
 // The end of the run of equal numbers that begins at `first`: by steps that double, since most runs are short, then by halving.

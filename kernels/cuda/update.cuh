@@ -7,17 +7,23 @@
 
 namespace gpu_adam {
 
-// What a kernel is compiled for: all that changes the bytes it moves, and nothing that a uniform branch can decide.
-// The Python text is gpu_adam.kernels.specialization.Specialization.
-template <typename R, typename P, typename G, bool kMaster_, bool kAverage_>
+// What a kernel is compiled for, the one template argument of each kernel that updates: all that changes the bytes that it moves, and
+// nothing that a uniform branch can decide; then its geometry. The Python text is gpu_adam.kernels.specialization.UpdateKernel.
+template <typename Rule_, typename Param_, typename Grad_, bool kHasMaster_, bool kHasAverage_, int kThreads_, int kVectors_,
+          typename Hint_, bool kPersistent_>
 struct Kind {
-  using Rule = R;
-  using Param = P;
-  using Grad = G;
-  using W = Working<P>;
-  static constexpr bool kMaster = kMaster_;
-  static constexpr bool kAverage = kAverage_;
-  static constexpr int kStates = R::kStates;
+  using Rule = Rule_;
+  using Param = Param_;
+  using Grad = Grad_;
+  using W = Working<Param>;
+  static constexpr bool kHasMaster = kHasMaster_;
+  static constexpr bool kHasAverage = kHasAverage_;
+  static constexpr int kStates = Rule::kStates;
+
+  static constexpr int kThreads = kThreads_;
+  static constexpr int kVectors = kVectors_;
+  using Hint = Hint_;
+  static constexpr bool kPersistent = kPersistent_;
 
   template <bool kFirst, typename A, typename B>
   struct Choose {
@@ -28,12 +34,16 @@ struct Kind {
     using type = B;
   };
   // What the arithmetic reads the parameter from: the master copy where there is one; the parameter is then only written.
-  using Source = typename Choose<kMaster, float, P>::type;
+  using Source = typename Choose<kHasMaster, float, Param>::type;
 
-  static_assert(!kMaster || sizeof(P) == 2, "master copies are for 16-bit parameters");
+  static_assert(!kHasMaster || sizeof(Param) == 2, "master copies are for 16-bit parameters");
 
-  // As many elements as 16 bytes of the narrowest stream hold; the others take several words for them. No state is narrower than P.
-  static constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(P) < sizeof(G) ? sizeof(P) : sizeof(G));
+  // As many elements as 16 bytes of the narrowest stream hold; the others take several words for them. No state is narrower than the
+  // parameter.
+  static constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Param) < sizeof(Grad) ? sizeof(Param) : sizeof(Grad));
+
+  // Elements that a block updates at a time where they lie one after the other.
+  static constexpr long long kStep = kThreads * kVectors * kLanes;
 };
 
 // Where the elements of one tensor lie. Streams that the kind does not have are null and never touched.
@@ -46,7 +56,7 @@ struct Tensor {
   typename K::W* average;
 
   __device__ __forceinline__ typename K::Source* source() const {
-    if constexpr (K::kMaster) {
+    if constexpr (K::kHasMaster) {
       return master;
     } else {
       return param;
@@ -54,47 +64,48 @@ struct Tensor {
   }
 };
 
-// Blocks of kThreads threads that make up kWanted threads, for which a multiprocessor must have registers. Said in threads, so that what
-// a thread may have is the same in blocks of any size.
-template <int kWanted, int kThreads>
-constexpr int kMinBlocks = kWanted > kThreads ? kWanted / kThreads : 1;
+// Blocks that make up kWanted threads, for which a multiprocessor must have registers. Said in threads, so that what a thread may have is
+// the same in blocks of any size.
+template <typename K, int kWanted>
+constexpr int kMinBlocks = kWanted > K::kThreads ? kWanted / K::kThreads : 1;
 
 template <typename K>
 __device__ __forceinline__ void update(Element<typename K::W>& e, const Row<typename K::W>& coefficients) {
   scale_and_decay(e, coefficients);
   K::Rule::apply(e, coefficients);
-  if constexpr (K::kAverage) average(e, coefficients);
+  if constexpr (K::kHasAverage) average(e, coefficients);
 }
 
-// Updates this thread's vectors of [at, at + kVectors * kThreads * kLanes), as far as they lie in the window. Neighbouring threads
-// take neighbouring vectors. All loads are issued before the first is waited for: that, and not arithmetic, sets the speed.
-template <typename K, int kVectors, int kThreads, typename Hint>
+// Updates this thread's vectors of [at, at + kStep), as far as they lie in the window. Neighbouring threads take neighbouring vectors. All
+// loads are issued before the first is waited for: that, and not arithmetic, sets the speed.
+template <typename K>
 __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long long at, const Window& window,
                                                const Row<typename K::W>& coefficients) {
   using W = typename K::W;
-  using Streams = typename Hint::Streams;
+  using Streams = typename K::Hint::Streams;
+  constexpr int kVectors = K::kVectors;
   constexpr int kLanes = K::kLanes;
   const Stream<typename K::Source> sources(tensor.source());
   const Stream<const typename K::Grad> grads(tensor.grad);
   Lanes<typename K::Source, kLanes> source[kVectors];
   Lanes<typename K::Grad, kLanes> grad[kVectors];
   Lanes<W, kLanes> state[kVectors][K::kStates > 0 ? K::kStates : 1];
-  Lanes<W, kLanes> average[K::kAverage ? kVectors : 1];
+  Lanes<W, kLanes> average[K::kHasAverage ? kVectors : 1];
 
   at += static_cast<long long>(threadIdx.x) * kLanes;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
-    const long long i = at + v * kThreads * kLanes;
+    const long long i = at + v * K::kThreads * kLanes;
     sources.template load<Streams>(i, window, source[v]);
     grads.template load<Streams>(i, window, grad[v]);
 #pragma unroll
     for (int s = 0; s < K::kStates; ++s) Stream<W>(tensor.state[s]).template load<Streams>(i, window, state[v][s]);
-    if constexpr (K::kAverage) Stream<W>(tensor.average).template load<Streams>(i, window, average[v]);
+    if constexpr (K::kHasAverage) Stream<W>(tensor.average).template load<Streams>(i, window, average[v]);
   }
 
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
-    const long long i = at + v * kThreads * kLanes;
+    const long long i = at + v * K::kThreads * kLanes;
     Lanes<typename K::Param, kLanes> param;
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) {
@@ -103,19 +114,19 @@ __device__ __forceinline__ void update_vectors(const Tensor<K>& tensor, long lon
       e.grad = widen<W>(grad[v].lane[k]);
 #pragma unroll
       for (int s = 0; s < K::kStates; ++s) e.state[s] = state[v][s].lane[k];
-      if constexpr (K::kAverage) e.average = average[v].lane[k];
+      if constexpr (K::kHasAverage) e.average = average[v].lane[k];
       update<K>(e, coefficients);
       param.lane[k] = narrow<typename K::Param>(e.param);
-      if constexpr (K::kMaster) source[v].lane[k] = e.param;
+      if constexpr (K::kHasMaster) source[v].lane[k] = e.param;
 #pragma unroll
       for (int s = 0; s < K::kStates; ++s) state[v][s].lane[k] = e.state[s];
-      if constexpr (K::kAverage) average[v].lane[k] = e.average;
+      if constexpr (K::kHasAverage) average[v].lane[k] = e.average;
     }
-    Stream<typename K::Param>(tensor.param).template store<typename Hint::Param>(i, window, param);
-    if constexpr (K::kMaster) sources.template store<Streams>(i, window, source[v]);
+    Stream<typename K::Param>(tensor.param).template store<typename K::Hint::Param>(i, window, param);
+    if constexpr (K::kHasMaster) sources.template store<Streams>(i, window, source[v]);
 #pragma unroll
     for (int s = 0; s < K::kStates; ++s) Stream<W>(tensor.state[s]).template store<Streams>(i, window, state[v][s]);
-    if constexpr (K::kAverage) Stream<W>(tensor.average).template store<Streams>(i, window, average[v]);
+    if constexpr (K::kHasAverage) Stream<W>(tensor.average).template store<Streams>(i, window, average[v]);
   }
 }
 

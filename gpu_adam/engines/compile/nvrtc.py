@@ -53,7 +53,7 @@ def expression_of(kernel: Kernel) -> str:
     >>> from gpu_adam.kernels.rules.adam import ADAM, AMSGRAD
     >>> kind = Specialization("flat", ADAM, BFLOAT16, FLOAT32, True)
     >>> expression_of(UpdateKernel(kind, 256, 1))
-    'gpu_adam::flat<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 1, 256, gpu_adam::Streaming, false>'
+    'gpu_adam::flat<gpu_adam::Kind<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 256, 1, gpu_adam::Streaming, false>>'
     >>> expression_of(PrologueKernel(AMSGRAD))
     'gpu_adam::prologue<gpu_adam::Adam<true>>'
     >>> expression_of(CoalesceKernel(FLOAT16, FLOAT32, 128))
@@ -67,13 +67,12 @@ def expression_of(kernel: Kernel) -> str:
                 _C_TYPES[s.grad.name],
                 "true" if s.master else "false",
                 "true" if s.average else "false",
-                str(vectors),
                 str(threads),
+                str(vectors),
                 _HINTS[hint],
+                "true" if persistent else "false",
             ]
-            if s.family != "rows":  # a block for each row, always
-                arguments.append("true" if persistent else "false")
-            return f"gpu_adam::{s.family}<{', '.join(arguments)}>"
+            return f"gpu_adam::{s.family}<gpu_adam::Kind<{', '.join(arguments)}>>"
         case PrologueKernel(rule):
             return f"gpu_adam::prologue<gpu_adam::{rule.cuda}>"
         case CoalesceKernel(values, working, threads):
