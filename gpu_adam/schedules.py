@@ -22,8 +22,10 @@ from math import cos, pi, sqrt
 from typing import Any
 
 from .casting import in_ieee_mode
-from .checks import MOST_WORDS, number, whole
+from .checks import MOST_WORDS, Range, from_zero, number, whole
 from .messages import shown
+
+_FACTOR = Range(0.0, 1.0, has_low=False, has_high=True)
 
 # Classes in lower case, as `functools.partial` is one: to whoever calls them they are functions that return a function.
 
@@ -195,10 +197,8 @@ class exponential_decay:  # noqa: N801
 
     @in_ieee_mode
     def __post_init__(self) -> None:
-        decay = _number(self, "decay")
-        if not 0.0 < decay <= 1.0:
-            raise ValueError(f"decay={decay!r} of {_name(self)}: must be in (0, 1]")
-        _set(self, beta=number(self.beta, "beta", _name(self), below=1.0), decay=decay)
+        decay = _FACTOR.check(_number(self, "decay"), "decay", f" of {_name(self)}")
+        _set(self, beta=number(self.beta, "beta", _name(self), from_zero(1.0)), decay=decay)
 
     @in_ieee_mode
     def __call__(self, t: int) -> float:
@@ -222,7 +222,7 @@ def _name(schedule: Any) -> str:
 
 def _number(schedule: Any, name: str) -> float:
     """An attribute as a float, checked to be at least 0 and finite."""
-    return number(getattr(schedule, name), name, _name(schedule))
+    return number(getattr(schedule, name), name, _name(schedule), from_zero())
 
 
 def _whole(schedule: Any, name: str, least: int) -> int:

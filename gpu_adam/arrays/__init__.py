@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from .kinds import name_of
-from .ordinary import counts_versions, ordinary_tensors
+from .copies import assign, snapshot, to_host
+from .libraries import library_of
+from .libraries.torch import Writes
+from .library import ArrayRef, Library, name_of, reach
 from .overlap import Occupied
-from .probe import ArrayRef, Family, probe, probe_named, reach
+from .probe import probe, probe_named
 from .raised import raise_if_foreign
 from .streams import copying_stream, current_stream
-from .traits import Lifetime, Seen, plainly, seen, traits_of
-from .views import assign, copy_of, snapshot, to_host, view, zero
+from .traits import Lifetime, Seen
 
 __all__ = [
     "ArrayRef",
-    "Family",
+    "Library",
     "Lifetime",
     "Occupied",
     "Seen",
+    "Writes",
     "assign",
-    "copy_of",
     "copying_stream",
-    "counts_versions",
     "current_stream",
+    "library_of",
     "name_of",
-    "ordinary_tensors",
-    "plainly",
     "probe",
     "probe_named",
     "raise_if_foreign",
     "reach",
-    "seen",
     "snapshot",
     "to_host",
-    "traits_of",
-    "view",
-    "zero",
 ]

@@ -48,9 +48,9 @@ def trusted() -> bool:
         return False
     try:
         with torch._C.DisableTorchFunction():
-            flat = torch.arange(9.0, device="cpu")
+            flat = torch.arange(9.0, dtype=torch.float32, device="cpu")
             own = flat[:6].view(2, 3)
-            alike = [own, flat[3:].view(2, 3), torch.zeros(2, 3, device="cpu")]
+            alike = [own, flat[3:].view(2, 3), torch.zeros(2, 3, dtype=torch.float32, device="cpu")]
             others = [
                 flat[:6].view(3, 2),
                 flat[:6],

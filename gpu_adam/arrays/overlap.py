@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .probe import ArrayRef, reach
-from .views import HostStretch
+from .library import ArrayRef, reach
+from .stretches import HostStretch
 
 _MAX_WORK = 100_000
 """Candidate solutions that the exact test may look at; past that two arrays count as overlapping."""

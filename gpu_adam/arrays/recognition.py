@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import Family, Lifetime, Seen, seen, traits_of
+from . import Library, Lifetime, Seen
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Recognition:
     def __init__(self, count: int) -> None:
         self.held: Sequence[Any] | None = None
         self._types: list[type] = [type(None)] * count
-        self._families: list[Family | None] = [None] * count
+        self._libraries: list[Library | None] = [None] * count
         self._traits: list[list[Any] | None] = [None] * count
         self._parts: list[_Part] = []
         self._alone: list[int] = []
@@ -82,15 +82,15 @@ class Recognition:
     def _one_by_one(self, arrays: Sequence[Any], indices: Sequence[int], addresses: NDArray[np.int64]) -> list[int]:
         unknown = []
         for index in indices:
-            array, family = arrays[index], self._families[index]
-            found = None if family is None or type(array) is not self._types[index] else traits_of(family, array)
+            array, library = arrays[index], self._libraries[index]
+            found = None if library is None or type(array) is not self._types[index] else library.traits_of(array)
             if found is None or found[0] != self._traits[index]:
                 unknown.append(index)
             else:
                 addresses[index] = found[1]
         return unknown
 
-    def learn(self, arrays: Sequence[Any], fresh: Mapping[int, Family | None], lifetime: Lifetime) -> None:
+    def learn(self, arrays: Sequence[Any], fresh: Mapping[int, Library | None], lifetime: Lifetime) -> None:
         """Remember what gradients are like.
 
         Args:
@@ -99,9 +99,9 @@ class Recognition:
             lifetime: Of the list and its arrays.
         """
         held = None if lifetime is Lifetime.GIVEN else arrays
-        for index, family in fresh.items():
-            found = None if family is None else traits_of(family, arrays[index])
-            self._families[index], self._traits[index] = (family, found[0]) if found else (None, None)
+        for index, library in fresh.items():
+            found = None if library is None else library.traits_of(arrays[index])
+            self._libraries[index], self._traits[index] = (library, found[0]) if found else (None, None)
         types = self._types if arrays is self.held else list(map(type, arrays))
         if not self._misses and types == self._types and self.held is held and not fresh.keys() - set(self._alone):
             for part in self._parts:
@@ -109,13 +109,13 @@ class Recognition:
             return
         self._types, self.held = types, held
         self._parts, self._alone, self._misses = [], [], False
-        members: dict[Family | None, list[int]] = {}
+        members: dict[Library | None, list[int]] = {}
         for index, array in enumerate(arrays):
             if array is not None:
-                members.setdefault(self._families[index], []).append(index)
-        for family, indices in members.items():
+                members.setdefault(self._libraries[index], []).append(index)
+        for library, indices in members.items():
             pick = _picking(indices, len(arrays))
-            look = None if family is None else seen(family, pick(arrays), lifetime)
+            look = None if library is None else library.seen(pick(arrays), lifetime)
             if look is None:
                 self._alone.extend(indices)
             else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import refuse_dimensions
 from ..device import Device
 from ..dtypes import FORMATS
 from . import probe_named
@@ -39,6 +40,5 @@ def scalar_on(value: Any, name: str) -> Scalar | None:
     if isinstance(value, (int, float, np.ndarray, np.generic)) or not hasattr(value, "shape"):
         return None
     ref = probe_named(value, name)
-    if ref.shape not in ((), (1,)):
-        raise ValueError(f"{name} has shape {ref.shape}: must be a number or a 0-dimensional array")
+    refuse_dimensions(ref.shape, name, but_one=True)
     return Scalar(ref.device, ref.address, FORMATS.index(ref.format), value)

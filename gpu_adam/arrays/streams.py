@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from ..cuda.streams import numba_stream
 from ..device import Device
-from .probe import Family
+from .library import Library
 
 
-def current_stream(family: Family, device: Device) -> int | None:
+def current_stream(library: Library, device: Device) -> int | None:
     """The stream that a library's user works on, as a handle; ``None`` for a CPU, and to leave the choice to the engine."""
-    if device.kind == "cpu":
-        return None
-    if family == "torch":
-        import torch
-
-        return int(torch.cuda.current_stream(device.index).cuda_stream)
-    if family == "cupy":
-        import cupy
-
-        return int(cupy.cuda.get_current_stream(device.index).ptr)
-    return None
+    return None if device.kind == "cpu" else library.stream(device.index)
 
 
-def copying_stream(family: Family, device: Device) -> int | None:
-    """The stream on which a library copies its arrays, as `current_stream`; Numba's is always the default one."""
-    return numba_stream() if family == "numba" else current_stream(family, device)
+def copying_stream(library: Library, device: Device) -> int | None:
+    """The stream on which a library copies its arrays, as `current_stream`."""
+    return None if device.kind == "cpu" else library.copying_stream(device.index)

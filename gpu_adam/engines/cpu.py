@@ -23,7 +23,7 @@ from ..plan.launches import Launch
 from ..plan.policy import CPU_POLICY, Policy
 from ..plan.prologue import Prologue
 from ..process.uninterrupted import uninterruptedly
-from . import CoefficientRows, Memory, Replay, SparseSums, Stage
+from . import CoefficientRows, Memory, Replay, SparseSums, Stage, capture_errors
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
@@ -143,7 +143,7 @@ class CpuProgram:
 
     def graph(self) -> Replay:
         """Refused: a CPU has no graphs."""
-        raise RuntimeError("a CPU has no CUDA graphs: call step()")
+        raise capture_errors.no_graphs()
 
     is_native, is_captured = True, False
 

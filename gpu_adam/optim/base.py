@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-import numpy as np
-
 from ..arrays import to_host
 from ..arrays.tree import read_structure
+from ..checks import flag
 from ..engines import ENGINES
 from ..messages import shown
 from ..process.sole import User, reading
@@ -118,26 +117,17 @@ class GpuOptimizer(StateLayer):
         }
         if set(self.defaults) != set(self.algorithm.keys):
             raise TypeError(f"hyperparameters are {sorted(self.defaults)}: must be {sorted(self.algorithm.keys)}")
-        for name, flag in (
-            ("pack", pack),
-            ("group_norms", group_norms),
-            ("skip_nonfinite", skip_nonfinite),
-            ("capturable", capturable),
-            ("polyak_average", polyak_average),
-            ("master_weights", True if master_weights is None else master_weights),
-        ):
-            if not isinstance(flag, (bool, np.bool_)):
-                raise TypeError(f"{name}={shown(flag)}: must be True or False")
-        self._capturable = bool(capturable)
+        self._pack = flag(pack, "pack")
+        self._group_norms = flag(group_norms, "group_norms")
+        self._skip_nonfinite = flag(skip_nonfinite, "skip_nonfinite")
+        self._capturable = flag(capturable, "capturable")
+        flag(polyak_average, "polyak_average")
+        self._master_weights = True if master_weights is None else flag(master_weights, "master_weights")
         self.algorithm.hyperparameters(self.defaults, "the defaults", read_lr=not self._capturable)
         self._engine_name = engine
-        self._pack = pack
-        self._master_weights = True if master_weights is None else bool(master_weights)
         self._averaging = Averaging.of(ema_decay, polyak_average)
         self._averages = {"ema_decay": ema_decay, "polyak_average": polyak_average}
         self.max_grad_norm = max_grad_norm
-        self._group_norms = bool(group_norms)
-        self._skip_nonfinite = bool(skip_nonfinite)
         self._control = Control()
         self._captures = Captures()
         self._users: dict[None, User] = {}
@@ -222,7 +212,7 @@ class GpuOptimizer(StateLayer):
             for placed, value in zip(self._params, saved["bound"], strict=True):
                 if value is not None and placed.has("grad"):
                     placed.write("grad", to_host(value))
-                elif placed.ref.family == "torch":
+                elif placed.ref.library.holds_gradients:
                     placed.ref.array.grad = value
         else:
             self._bound.bind(saved["bound"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..cuda.streams import handle_of
+from ..engines import capture_errors
 from ..process.sole import changing
 from ..process.uninterrupted import uninterrupted
 from ..step.graph import StepGraph
@@ -29,9 +30,9 @@ class GraphLayer(StepLayer):
             RuntimeError: Without ``capturable=True``, on a CPU, which has no graphs, and for parameters on several devices.
         """
         if any(one.engine.name == "cpu" for one in self._params):
-            raise RuntimeError("a CPU has no CUDA graphs: call step()")
+            raise capture_errors.no_graphs()
         if not self._capturable:
-            raise RuntimeError("a graph needs its coefficients on the device: make the optimizer with capturable=True")
+            raise capture_errors.graph_not_capturable()
         self.only_device("a graph")
         self._check_stream(None)
         executor = self._dispatcher.prepare(self._request(self._arrays(None), grad_scale, None))
@@ -41,13 +42,11 @@ class GraphLayer(StepLayer):
     def _replay(self, graph: StepGraph, stream: Any) -> None:
         on = None if stream is None else handle_of(stream)
         if self._check_stream(on):
-            raise RuntimeError("a graph's replay cannot be captured in another graph: capture step() there")
+            raise capture_errors.graph_in_graph("step()")
         executor, arrays = graph.executor, self._arrays(None)
         holds = self._dispatcher.executor is executor
         if not (holds and self._dispatcher.prepare(self._request(arrays, graph.grad_scale, on)) is executor):
-            raise RuntimeError(
-                "the optimizer's plan has changed since the graph was captured: make another with graph()"
-            )
+            raise capture_errors.graph_of_other_plan()
         self._dispatcher.run(executor, on, lambda _: graph.launch(on))
 
     @changing
@@ -66,14 +65,11 @@ class GraphLayer(StepLayer):
         """
         executor = self._dispatcher.executor
         if (executor is None and not self._captures) or not self._capturable:
-            raise RuntimeError("no step was captured: capturable=True, and a step before the capture")
+            raise capture_errors.nothing_captured()
         self._read_hyperparameters()
         on = None if stream is None else handle_of(stream)
         scaling = self._dispatcher.scaling
         limits, mode = self._limits(scaling), self._mode(scaling)
         request = Request(self._hyper, scaling, limits, mode, stream=on, follows_replays=True)
         if not (self._dispatcher.executor is executor and self._dispatcher.prepare_replay(request)):
-            raise RuntimeError(
-                "the update rule or what its states begin with has changed, and a graph has the old one: "
-                "capture step() again"
-            )
+            raise capture_errors.graph_of_other_rule()

@@ -15,7 +15,7 @@ from ..arrays.tree import Structure, read_structure
 from ..messages import shown
 from ..rules.algorithm import Algorithm
 from ..state.apart import Apart, check_apart, param_ref
-from ..state.frozen import is_frozen, is_known_to_autograd
+from ..state.frozen import is_frozen
 from ..state.parameter import Placed
 from ..state.placement import engines_for, pack_in
 from .groups import Groups
@@ -192,7 +192,7 @@ class Members:
                 ref,
                 engines[ref.device],
                 self._master_weights and ref.format.itemsize == 2,
-                autograd=is_known_to_autograd(ref),
+                autograd=ref.library.autograd_knows(ref.array),
             )
             for index, (group, label, ref) in enumerate(refs, start=len(self.params))
         ]

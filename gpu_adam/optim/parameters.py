@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..device import Device
 from ..dtypes import Format
+from ..engines import capture_errors
 from ..lazy import cached_property
 from ..messages import a_kind
 from ..process.sole import User, changing
@@ -149,7 +150,7 @@ class ParameterLayer:
         self._dispatcher.follow_memory(capturing)
         thawed = self._bound.thawed() if self._pack else []
         if thawed and capturing:
-            raise RuntimeError(f"{thawed[0].label} was thawed, and a captured step cannot take it in: call step() once")
+            raise capture_errors.parameter_thawed(thawed[0].label)
         if thawed:
             uninterrupted(self._pack_in, thawed)
 
@@ -163,10 +164,7 @@ class ParameterLayer:
         if self._groups.hold(self.param_groups):
             return
         if capturing or self._is_captured:
-            raise RuntimeError(
-                "param_groups has other parameters, or in another order, than the graph that has captured a step: "
-                "put them back, or make a new optimizer"
-            )
+            raise capture_errors.graph_of_other_parameters()
         self._refuse_if_swapped()
         # What has been done to the parameters is not seen any more once they have been taken up anew.
         self._dispatcher.follow_memory()

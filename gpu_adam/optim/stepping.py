@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arrays import ArrayRef
 from ..cuda.streams import handle_of
-from ..engines import Engine
+from ..engines import Engine, capture_errors
 from ..lazy import cached_property
 from ..plan.cohorts import Mode
 from ..plan.launches import Plan
@@ -111,10 +111,7 @@ class StepLayer(ParameterLayer):
             own.refuse_misfits(formats, where)
         if [(h.rule, h.initial) for h in hyper] != [(h.rule, h.initial) for h in self._hyper]:
             if capturing:
-                raise RuntimeError(
-                    "the update rule of a captured step differs from that of the step before, which compiled it: "
-                    "call step() once before the capture"
-                )
+                raise capture_errors.other_rule()
             self._dispatcher.settle()
         # In this order: where an exception comes in between, they are read again.
         self._hyper = hyper

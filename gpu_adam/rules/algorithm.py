@@ -10,8 +10,7 @@ from math import sqrt
 from operator import itemgetter, mul
 from typing import Any
 
-import numpy as np
-
+from .. import checks
 from ..arrays.scalars import Scalar
 from ..casting import to_single
 from ..dtypes import FLOAT32, FLOAT64, Format
@@ -171,11 +170,9 @@ class Algorithm:
             value = one.checked(one.part(group[one.key], where), where, read=read_lr)
             words[one.word] = one.in_record(value) if isinstance(value, float) else value
         for flag in self.flags:
-            value = group[flag.key]
-            if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{flag.key}={shown(value)} of {where}: must be True or False")
+            is_on = checks.flag(group[flag.key], flag.key, f" of {where}")
             if flag.word is not None:
-                words[flag.word] = float(value)
+                words[flag.word] = float(is_on)
         return Hyperparameters(self, self.rule_of(group, where), words)
 
 

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from ..arrays.scalars import Scalar, scalar_on
-from ..checks import _range, number
+from ..checks import from_zero, number
 from ..dtypes import Format
 from ..errors import MisfitError
 from ..kernels.abi import EXPONENTIAL_AVERAGE, LR, MEAN_AVERAGE, SCHEDULED_WORDS
@@ -68,7 +68,7 @@ class Number:
             with suppress(TypeError, ValueError):
                 first, second = value
                 return second if self.entry else first
-        raise ValueError(f"{self.key}={shown(value)} of {where}: must be two numbers in {_range(self.below)}")
+        raise ValueError(f"{self.key}={shown(value)} of {where}: must be two numbers {from_zero(self.below)}")
 
     def checked(self, value: Any, where: str, *, read: bool = True) -> Scheduled | Scalar:
         """A value, checked. A learning rate that lies on a GPU is left there unless it is to be read."""
@@ -78,14 +78,14 @@ class Number:
             scalar = scalar_on(value, f"{self.name} of {where}")
             if scalar is not None and scalar.device.kind == "cuda":
                 return scalar
-        return number(value, self.name, where, below=self.below)
+        return number(value, self.name, where, from_zero(self.below))
 
     def at(self, function: Callable[[int], float], t: int, where: str, asked: Asked) -> float:
         """What a function gives at step ``t``, checked."""
         key = id(function), t
         if key not in asked:
             asked[key] = function(t)
-        return number(asked[key], f"{self.name}({t})", where, below=self.below)
+        return number(asked[key], f"{self.name}({t})", where, from_zero(self.below))
 
     def refuse_misfit(self, value: float, working: Format, name: str, where: str) -> None:
         """Raise `MisfitError` for a number of a record that would be infinite in a working format, or 0 where that makes a difference."""
@@ -155,5 +155,5 @@ class Averaging:
                 f"ema_decay={shown(ema_decay)} and polyak_average=True: one average is kept, choose one of the two"
             )
         if ema_decay is not None:
-            return cls(EXPONENTIAL_AVERAGE, number(ema_decay, "ema_decay", "the optimizer", below=1.0))
+            return cls(EXPONENTIAL_AVERAGE, number(ema_decay, "ema_decay", "the optimizer", from_zero(1.0)))
         return cls(MEAN_AVERAGE) if polyak_average else cls()

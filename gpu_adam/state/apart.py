@@ -26,7 +26,7 @@ def param_ref(array: Any, label: str) -> ArrayRef:
         ValueError: If it is read-only or its elements share memory.
     """
     ref = probe_named(array, label, writable=True)
-    if ref.family == "torch" and not (array.is_leaf or array.retains_grad):
+    if ref.library.holds_gradients and not (array.is_leaf or array.retains_grad):
         raise ValueError(
             f"{label} is not a leaf of autograd's graph, so backward() leaves it without a gradient: pass the tensor that "
             "it was computed from, or its detach()"

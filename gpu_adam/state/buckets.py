@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import ArrayRef, view
+from ..arrays import ArrayRef
 from ..casting import exact_casts
 from ..dtypes import FLOAT32, Format
 from ..engines import Engine, Memory
@@ -76,9 +76,8 @@ class BucketState:
     def flat_view(self, name: str, like: ArrayRef) -> Any:
         """A whole array, one-dimensional, of the library that ``like`` is from."""
         memory = self._memories[name]
-        return view(
-            like.family, self.bucket.device, memory.address, self.format(name), (self.bucket.size,), (1,), memory.owner
-        )
+        shape, format = (self.bucket.size,), self.format(name)
+        return like.library.view(self.bucket.device, memory.address, format, shape, (1,), memory.owner)
 
     def segment_view(self, name: str, segment: Segment, like: ArrayRef) -> Any:
         """One parameter's share, in the parameter's shape and of its library."""
@@ -86,7 +85,8 @@ class BucketState:
         strides = state_strides(like)
         # An empty share begins at the end of the memory where it is the last one, and nobody knows that address.
         address = self.address(name, segment.start if segment.size else 0)
-        return view(like.family, self.bucket.device, address, self.format(name), like.shape, strides, memory.owner)
+        device, format = self.bucket.device, self.format(name)
+        return like.library.view(device, address, format, like.shape, strides, memory.owner)
 
     @exact_casts()
     def write(self, name: str, segment: Segment, like: ArrayRef, value: NDArray[Any]) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
-from numbers import Number
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import copy_of, ordinary_tensors, to_host
+from ..arrays import to_host
 from ..arrays.tree import Structure
 from ..casting import exact_casts
-from ..checks import MOST_STEPS, has_real_elements
+from ..checks import MOST_STEPS, step_count
 from ..dtypes import FLOAT64
-from ..messages import a_kind, listed, shown
+from ..messages import a_kind, listed
 from ..rules.algorithm import Algorithm, coefficients
 from ..rules.hyperparameters import Asked, Averaging
 from .buckets import BucketState
@@ -86,7 +84,7 @@ def save(
                 if not to_host(placed.view(name)).any():
                     # Another group's in the same bucket; its own from before the change is kept.
                     names.remove(name)
-            arrays = {name: copy_of(placed.ref.family, placed.view(name)) for name in names}
+            arrays = {name: placed.ref.library.copy(placed.view(name)) for name in names}
             master = placed.renewed_master() if placed.index in written else None
             if master is not None:
                 arrays["master"] = placed.apart("master", master)
@@ -113,15 +111,7 @@ def _copied(algorithm: Algorithm, key: str, value: Any) -> Any:
 
 def _step_of(t: int, placed: Placed) -> Any:
     format = "float32" if t <= _FLOAT32_INTEGERS else "float64"
-    return t if placed.ref.family != "torch" else _scalar_tensor(t, format)
-
-
-def _scalar_tensor(value: float, format: str) -> Any:
-    """A 0-dimensional tensor, on the CPU where PyTorch's optimizers keep theirs, also under another default device."""
-    import torch
-
-    with ordinary_tensors():
-        return torch.tensor(value, dtype=getattr(torch, format), device="cpu")
+    return placed.ref.library.scalar(t, format)
 
 
 def _scalars(algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Placed, asked: Asked) -> dict[str, Any]:
@@ -134,10 +124,7 @@ def _scalars(algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Pla
     except (TypeError, ValueError):
         # A step refuses them, which must not cost the state: it can be loaded without these numbers.
         return {}
-    values = {name: row[place] for name, place in algorithm.scalars.items()}
-    if placed.ref.family != "torch":
-        return values
-    return {name: _scalar_tensor(value, "float64") for name, value in values.items()}
+    return {name: placed.ref.library.scalar(row[place], "float64") for name, place in algorithm.scalars.items()}
 
 
 @exact_casts()
@@ -179,7 +166,7 @@ def check(
         entry = saved["state"].get(key)
         if entry is not None and not isinstance(entry, Mapping):
             raise TypeError(f"state_dict's state of {placed.label} is a {type(entry).__name__}: must be a dict")
-        if not entry or (entry.keys() == {"step"} and _count(entry["step"], placed.label) == 0):
+        if not entry or (entry.keys() == {"step"} and step_count(entry["step"], placed.label) == 0):
             # Never stepped.
             steps.append(0)
             arrays.append({})
@@ -190,36 +177,15 @@ def check(
         missing = [name for name in (*(() if counted else ("step",)), *wanted) if entry.get(name) is None]
         if missing:
             raise ValueError(f"state_dict's state of {placed.label} lacks {listed(missing)}")
-        steps.append(_count(entry.get("step", 1), placed.label))
+        steps.append(step_count(entry.get("step", 1), placed.label))
         others = ((name, True) for name in algorithm.states if name not in wanted)
         kept = (("master", placed.master), (AVERAGE, averages), *others)
         optional = tuple(name for name, here in kept if here and entry.get(name) is not None)
         arrays.append({name: _host(entry[name], name, placed) for name in (*wanted, *optional)})
     for (where, _), new in zip(matched.groups, new_groups, strict=True):
         algorithm.check_keys(new, where)
-    skipped = _count(saved.get("steps_skipped", 0), "skipped steps")
+    skipped = step_count(saved.get("steps_skipped", 0), "skipped steps")
     return Loaded(new_groups, steps, arrays, skipped)
-
-
-def _count(step: Any, label: str) -> int:
-    try:
-        if isinstance(step, np.ndarray) and not has_real_elements(step):
-            raise TypeError
-        # Of any library and of one element; PyTorch takes a dimension more, and so do we.
-        number = step.item() if hasattr(step, "item") and prod(step.shape) == 1 else step
-        # Before it is made a whole number, which of 1e9999999 has as many digits.
-        if not 0 <= number <= MOST_STEPS:
-            raise ValueError
-        count = int(number)
-        exact = number if isinstance(number, Number) else float(number)
-        whole = not isinstance(number, str) and 0 <= count == exact and count <= MOST_STEPS
-    except (TypeError, ValueError, ArithmeticError, RuntimeError):
-        whole = False
-    if not whole:
-        raise ValueError(
-            f"state_dict's step of {label} is {shown(step)}: must be a whole number from 0 to {MOST_STEPS}"
-        )
-    return count
 
 
 def _host(value: Any, name: str, placed: Placed) -> NDArray[Any]:

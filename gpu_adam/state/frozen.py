@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from ..arrays import ArrayRef, plainly
 from .parameter import Placed
 
 _requires_grad = attrgetter("requires_grad")
@@ -30,7 +29,7 @@ class Frozen:
         """See which they are now."""
         if not self._tensors:
             return
-        with plainly("torch"):
+        with self._params[0].ref.library.plainly():
             flags = list(map(_requires_grad, self._tensors))
         if flags == self._flags:
             return
@@ -40,15 +39,6 @@ class Frozen:
         self.indices = tuple(placed.index for placed, trains in pairs if placed.autograd and not trains)
         # Last: where an exception comes in between, it is done again.
         self._flags = flags
-
-
-def is_known_to_autograd(ref: ArrayRef) -> bool:
-    """Whether autograd computes gradients for a tensor, or will when it is thawed: a ``Parameter`` is made for that."""
-    if ref.family != "torch":
-        return False
-    import torch
-
-    return bool(ref.array.requires_grad) or isinstance(ref.array, torch.nn.Parameter)
 
 
 def is_frozen(placed: Placed) -> bool:

@@ -137,16 +137,12 @@ class Placed:
         A torch tensor stays the same object and has its memory swapped, so that a module that holds it sees the update.
         """
         self.write("param", to_host(self.ref.array))
-        place = self.view("param")
-        if self.ref.family == "torch":
-            self.ref.array.data = place
-            place = self.ref.array
-        self.ref = probe(place)
+        self.ref = probe(self.ref.library.moved(self.ref.array, self.view("param")))
 
     def bind_gradient(self) -> Any:
         """The view of its share of ``"grad"``; for a torch tensor it becomes the ``.grad``, with the value that was there."""
         place = self.view("grad")
-        if self.ref.family == "torch":
+        if self.ref.library.holds_gradients:
             if self.ref.array.grad is not None:
                 place.copy_(self.ref.array.grad)
             self.ref.array.grad = place

@@ -43,7 +43,7 @@ def engines_for(
         # Once a device: where CuPy is absent, each answer asks the driver and looks for packages.
         if ref.device not in engines:
             engines[ref.device] = _engine_for(engine, ref.device, label, shipped)
-        if pack and ref.family == "foreign":
+        if pack and not ref.library.makes_parameters:
             raise TypeError(
                 f"{label} is a {type(ref.array).__name__}: pack=True works with NumPy, CuPy, Numba and torch arrays"
             )
@@ -147,7 +147,7 @@ def _check_bindable(ref: ArrayRef, label: str) -> None:
     Raises:
         ValueError: If not.
     """
-    if ref.family != "torch" or not ref.array.is_leaf:
+    if not ref.library.holds_gradients or not ref.array.is_leaf:
         return
     wanted = getattr(ref.array, "grad_dtype", ref.array.dtype)  # None: any; absent before PyTorch 2.10
     if wanted not in (None, ref.array.dtype):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
-from ..arrays import ordinary_tensors
+from ..arrays import library_of
 
 
 def plain(value: Any) -> Any:
@@ -27,10 +26,9 @@ def plain(value: Any) -> Any:
         return type(value)(map(plain, value))
     if type(value) is dict:
         return {plain(key): plain(entry) for key, entry in value.items()}
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        with ordinary_tensors():
-            return value.detach().clone()
+    library = library_of(value)
+    if library.holds_gradients:
+        return library.copy(value)
     return value if callable(value) else deepcopy(value)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
-from ..arrays import ArrayRef, Family, Lifetime, counts_versions, plainly, seen
+from ..arrays import ArrayRef, Library, Lifetime, Writes
 from .apart import check_apart, param_ref
 from .buckets import state_strides
 from .parameter import Placed
@@ -27,12 +26,12 @@ class Residence:
         self._fresh: list[Placed] = []
         # Until some are added: what was told before may have moved them.
         self._is_asked = True
-        members: dict[Family, list[Placed]] = {}
+        members: dict[Library, list[Placed]] = {}
         for placed in params:
-            members.setdefault(placed.ref.family, []).append(placed)
-        self._libraries = [_Library(own) for own in members.values()]
-        self._masters = [placed for placed in members.get("torch", []) if placed.master]
-        self._writes = _Writes([placed.ref.array for placed in self._masters])
+            members.setdefault(placed.ref.library, []).append(placed)
+        self._parts = [_Part(library, own) for library, own in members.items()]
+        self._masters = [placed for placed in params if placed.master and placed.ref.library.tells_writes]
+        self._writes = Writes([placed.ref.array for placed in self._masters])
 
     def grow(self, params: Sequence[Placed], fresh: Sequence[Placed]) -> None:
         """Take parameters that were just added for what they are: with those of before they are ``params`` now."""
@@ -60,9 +59,11 @@ class Residence:
             TypeError, ValueError: If one has become another array than the optimizer was made for.
         """
         self._is_asked = True
-        changed = [library for library in self._libraries if not library.is_unchanged()]
-        moved = []
-        for placed in (*(placed for library in changed for placed in library.params), *self._fresh):
+        changed = [part for part in self._parts if not part.is_unchanged()]
+        moved: list[tuple[Placed, ArrayRef]] = []
+        if not changed and not self._fresh:
+            return moved
+        for placed in (*(placed for part in changed for placed in part.params), *self._fresh):
             ref, old = param_ref(placed.ref.array, placed.label), placed.ref
             if (ref.shape, ref.format, ref.device) != (old.shape, old.format, old.device):
                 raise ValueError(
@@ -78,13 +79,13 @@ class Residence:
             # They are found again, unless they are taken up, which ends with another residence.
             check_apart([(placed.label, fresh.get(placed.index, placed.ref)) for placed in self._params])
         else:
-            for library in changed:
-                library.look_again()
+            for part in changed:
+                part.look_again()
         return moved
 
     def written(self) -> list[Placed]:
         """The 16-bit torch parameters that were written to, as by their module's ``load_state_dict``, until `forget_writes`."""
-        return [self._masters[k] for k in self._writes.news()]
+        return [self._masters[k] for k in self._writes.news()] if self._masters else []
 
     def forget_writes(self) -> None:
         """Take the parameters for what they are now."""
@@ -93,83 +94,24 @@ class Residence:
     def announce(self, tensors: Sequence[Any]) -> None:
         """Tell torch that a step writes to these tensors, so that autograd refuses to use their values of before."""
         if tensors:
-            import torch
-
-            torch.autograd.graph.increment_version(tensors)
-            self._writes.forget_own()
+            self._writes.announce(tensors)
 
 
-class _Library:
+class _Part:
     """The parameters of one library."""
 
-    def __init__(self, params: Sequence[Placed]) -> None:
+    def __init__(self, library: Library, params: Sequence[Placed]) -> None:
         self.params = params
+        self._library = library
         self._arrays = [placed.ref.array for placed in params]
-        self._family = params[0].ref.family
         self.look_again()
 
     def look_again(self) -> None:
         """Take the arrays for what they are now."""
         own = all(placed.ref.address == placed.address("param") for placed in self.params if placed.size)
-        self._seen = seen(self._family, self._arrays, Lifetime.OWN if own else Lifetime.HELD)
+        self._seen = self._library.seen(self._arrays, Lifetime.OWN if own else Lifetime.HELD)
         self._addresses = None if self._seen is None else self._seen.addresses
 
     def is_unchanged(self) -> bool:
         """Whether nothing about any of them has changed; ``False`` where nobody can tell."""
         return self._seen is not None and self._seen.look(self._arrays) is self._addresses
-
-
-class _Writes:
-    """Which torch tensors were written to, or given other memory.
-
-    A tensor counts what is written to it, but not that its ``.data`` was assigned, after which other values may lie at its old address.
-    What holds its elements is another object then. Of that object a weak handle is kept: it keeps no memory alive, and keeps the object's
-    address from being given out again.
-    """
-
-    def __init__(self, tensors: Sequence[Any]) -> None:
-        self._tensors = tensors
-        # An inference tensor counts no versions.
-        self._counting = [k for k, tensor in enumerate(tensors) if counts_versions(tensor)]
-        self._counters = [tensors[k] for k in self._counting]
-        self.remember()
-
-    def remember(self) -> None:
-        """Take them for what they are now."""
-        self._versions = self._read_versions()
-        self._handles = []
-        if self._tensors:
-            from torch.multiprocessing.reductions import StorageWeakRef
-
-            self._handles = [StorageWeakRef(tensor.untyped_storage()) for tensor in self._tensors]
-        self._holders = self._read_holders()
-
-    def news(self) -> list[int]:
-        """The numbers of those that differ from what is remembered."""
-        versions, holders = self._read_versions(), self._read_holders()
-        if versions == self._versions and holders == self._holders:
-            return []
-        written = {k for k, old, new in zip(self._counting, self._versions, versions, strict=True) if old != new}
-        written |= {k for k, (old, new) in enumerate(zip(self._holders, holders, strict=True)) if old != new}
-        return sorted(written)
-
-    def forget_own(self) -> None:
-        """Take the last writes for our own."""
-        self._versions = self._read_versions()
-
-    def _read_versions(self) -> list[int]:
-        if not self._counters:
-            return []
-        with plainly("torch"):
-            return list(map(_version_of, self._counters))
-
-    def _read_holders(self) -> list[int]:
-        if not self._tensors:
-            return []
-        import torch
-
-        with plainly("torch"):
-            return list(map(_holder_of, map(torch.Tensor.untyped_storage, self._tensors)))
-
-
-_version_of, _holder_of = attrgetter("_version"), attrgetter("_cdata")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import plainly, zero
+from ..arrays import library_of
 from ..lazy import cached_property
 from ..state.frozen import Frozen
 from ..state.parameter import Placed
@@ -36,7 +36,7 @@ class Bound:
     @cached_property
     def torch(self) -> list[Placed]:
         """The parameters that are torch tensors."""
-        return [one for one in self._params if one.ref.family == "torch"]
+        return [one for one in self._params if one.ref.library.holds_gradients]
 
     @cached_property
     def _tensors(self) -> list[Any]:
@@ -75,11 +75,11 @@ class Bound:
             return self.arrays
         self._look()
         if len(self.torch) == len(self._params):
-            with plainly("torch"):
+            with self.torch[0].ref.library.plainly():
                 arrays = list(map(_grad_of, self._tensors))
         else:
             arrays = [
-                placed.ref.array.grad if placed.ref.family == "torch" else bound
+                placed.ref.array.grad if placed.ref.library.holds_gradients else bound
                 for placed, bound in zip(self._params, self.arrays, strict=True)
             ]
         for index in self._frozen.indices:
@@ -108,18 +108,19 @@ class Bound:
         """Fill them with zeros; a torch tensor's ``.grad`` becomes ``None`` if so asked and not packed."""
         if self._pack:
             for placed, bound in zip(self._params, self.arrays, strict=True):
-                if placed.ref.family == "torch" and placed.has("grad"):
+                if placed.ref.library.holds_gradients and placed.has("grad"):
                     _bind(placed, bound)
             likes = {id(one.state): one for one in self._params if one.has("grad")}
             for one in likes.values():
-                zero(one.state.flat_view("grad", one.ref))
+                one.ref.library.zero(one.state.flat_view("grad", one.ref))
         for placed, bound in zip(self._params, self.arrays, strict=True):
             if placed.has("grad"):
                 continue
             tensor = placed.ref.array
-            if placed.ref.family != "torch":
+            if not placed.ref.library.holds_gradients:
                 if bound is not None:
-                    zero(bound[1] if isinstance(bound, tuple) else bound)  # of rows, their values
+                    array = bound[1] if isinstance(bound, tuple) else bound  # of rows, their values
+                    library_of(array).zero(array)
             elif set_to_none:
                 tensor.grad = None
             elif tensor.grad is not None:

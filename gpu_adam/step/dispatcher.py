@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import ArrayRef, Family, Lifetime, current_stream
+from ..arrays import ArrayRef, Library, Lifetime, current_stream
 from ..device import Device
-from ..engines import Engine, Stage
+from ..engines import Engine, Stage, capture_errors
 from ..lazy import cached_property
 from ..process.per_thread import PER_THREAD
 from ..process.uninterrupted import uninterrupted
@@ -28,11 +28,6 @@ from .gradients import Gradients
 from .request import Request
 from .scaling import UNSCALED, Scaling
 from .updates import plan_of
-
-_OTHER_GRADIENTS = (
-    "the gradients of a captured step differ from those of the step before, which compiled it: "
-    "call step() once with gradients like these before the capture"
-)
 
 
 class Dispatcher:
@@ -85,9 +80,9 @@ class Dispatcher:
         self.residence = Residence(self.params)
 
     @cached_property
-    def _lanes(self) -> list[tuple[Engine, Device, Family]]:
+    def _lanes(self) -> list[tuple[Engine, Device, Library]]:
         gpus = {one.ref.device: one for one in self.params if one.ref.device.kind != "cpu"}
-        return [(one.engine, device, one.ref.family) for device, one in gpus.items()]
+        return [(one.engine, device, one.ref.library) for device, one in gpus.items()]
 
     @property
     def may_grow(self) -> bool:
@@ -112,18 +107,12 @@ class Dispatcher:
         if len(self._lanes) > 1 and stream is not None:
             raise ValueError("stream= is for parameters on one device: make it each device's current stream instead")
         capturing = False
-        for engine, device, family in self._lanes:
-            capturing |= engine.capturing(device, current_stream(family, device) if stream is None else stream)
+        for engine, device, library in self._lanes:
+            capturing |= engine.capturing(device, current_stream(library, device) if stream is None else stream)
         if capturing and not self._capturable:
-            raise RuntimeError(
-                "step() cannot be captured in a CUDA graph, which would repeat this step's coefficients for ever: "
-                "make the optimizer with capturable=True"
-            )
+            raise capture_errors.not_capturable()
         if capturing and (self.executor is None or len(self._lanes) > 1):
-            raise RuntimeError(
-                "a step is captured after one has run, which compiles the kernels, and on one device only: "
-                "call step() once before the capture"
-            )
+            raise capture_errors.nothing_compiled()
         return capturing
 
     # What was done to the parameters.
@@ -132,16 +121,10 @@ class Dispatcher:
         """Take up what was done to the parameters' memory since the last step; nothing may have been while a step is captured."""
         moved = self.residence.moved()
         if moved and capturing:
-            raise RuntimeError(
-                f"{moved[0][0].label} of a captured step lies elsewhere than in the step before, which compiled it: "
-                "call step() once before the capture"
-            )
+            raise capture_errors.parameter_moved(moved[0][0].label)
         written = self.residence.written()
         if written and capturing:
-            raise RuntimeError(
-                f"{written[0].label} was written to, and is read before it is stepped, which cannot be captured: "
-                "call step() once before the capture"
-            )
+            raise capture_errors.parameter_written(written[0].label)
         if moved or written or self.residence.has_grown:
             uninterrupted(self._take_up_memory, moved, written)
 
@@ -192,15 +175,9 @@ class Dispatcher:
         if not request.is_captured:
             executor.coefficients.prepare(request, self.steps)
         elif self._first:
-            raise RuntimeError(
-                "parameters whose state was loaded are read before they are stepped, which cannot be captured: "
-                "call step() once before the capture"
-            )
+            raise capture_errors.state_loaded()
         elif request.scaling != self.scaling:
-            raise RuntimeError(
-                "the gradients of a captured step are scaled otherwise than those of the step before: "
-                "call step() once with the same grad_scale before the capture"
-            )
+            raise capture_errors.other_scaling()
         self.scaling = request.scaling
         return executor
 
@@ -208,7 +185,7 @@ class Dispatcher:
         lasting, capturing = request.is_lasting, request.is_captured
         lifetime = Lifetime.GIVEN if not lasting else Lifetime.OWN if self._pack else Lifetime.HELD
         if self._gradients.is_torn and capturing:
-            raise RuntimeError(_OTHER_GRADIENTS)
+            raise capture_errors.other_gradients()
         if self._gradients.is_torn:
             # An exception came before the plan had what they had: all are seen as new ones, by a new plan.
             self.settle()
@@ -221,7 +198,7 @@ class Dispatcher:
             home = not self._pack or not lasting or executor.planned.is_flat
             fits = not reshaped and home and (not moved or executor.rebind(moved))
             if not fits and capturing:
-                raise RuntimeError(_OTHER_GRADIENTS)
+                raise capture_errors.other_gradients()
             if not fits:
                 self.settle()
         self._gradients.is_torn = False
@@ -229,10 +206,7 @@ class Dispatcher:
     def _executor_for(self, request: Request) -> Executor:
         if self.executor is not None and self.executor.planned.mode != request.mode:
             if request.is_captured:
-                raise RuntimeError(
-                    "a captured step clips, skips or measures otherwise than the step before, which compiled it: "
-                    "call step() once before the capture"
-                )
+                raise capture_errors.other_mode()
             self.settle()
         return self.executor or uninterrupted(self._make_executor, request)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import copying_stream, counts_versions, current_stream
+from ..arrays import copying_stream, current_stream
 from ..device import Device
 from ..engines import Memory, Program, Stage
 from ..kernels.specialization import ROLES
@@ -66,7 +66,7 @@ class Executor:
         firsts = {placed.ref.device: placed for placed in reversed(active)}
         counts, memory = planned.counts(steps), None if shared is None else shared.memory
         # Where each part runs: on the current stream of a library on a device.
-        self._places = [(firsts[part.device].ref.family, part.device) for part in planned.parts]
+        self._places = [(firsts[part.device].ref.library, part.device) for part in planned.parts]
         self._programs: list[Program] = [
             firsts[part.device].engine.load(
                 part.launches, part.device, part.prologue, controls.get(part.device), counts, memory
@@ -83,8 +83,8 @@ class Executor:
         )
         # The launches whose gradients' pointers a device does not know yet.
         self._moved: dict[tuple[int, int | None], None] = {}
-        tensors = [placed.ref.array for placed in active if placed.ref.family == "torch"]
-        self.tensors = tuple(tensor for tensor in tensors if counts_versions(tensor))
+        refs = [placed.ref for placed in active]
+        self.tensors = tuple(ref.array for ref in refs if ref.library.counts_versions(ref.array))
         # A graph of the caller's may go on working there when the parameters have got other states.
         states = {id(placed.state): placed.state for placed in params if placed.place is not None}
         self._held = [state.memories for state in states.values()]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import ArrayRef, Family, Lifetime, Occupied, probe_named, reach
+from ..arrays import ArrayRef, Library, Lifetime, Occupied, probe_named, reach
 from ..arrays.recognition import Recognition
 from ..device import Device
 from ..dtypes import Format
@@ -162,20 +162,20 @@ class Gradients:
         # Nothing has changed up to here, and nothing is refused from here on.
         self.is_torn = True
         reshaped = bool(gone)
-        families: dict[int, Family | None] = dict.fromkeys(gone)
+        libraries: dict[int, Library | None] = dict.fromkeys(gone)
         for index in gone:
             self._known[index], addresses[index] = _Known(), 0
         for index, found in fresh.items():
             if isinstance(found, SparseGradient):
                 reshaped |= self._take_sparse(index, found)
-                addresses[index], families[index] = self._buffers[index].addresses[0], None
+                addresses[index], libraries[index] = self._buffers[index].addresses[0], None
             else:
                 reshaped |= self._take(index, arrays[index], found)
                 addresses[index] = found.ref.address
-                families[index] = None if self._known[index].kept is not None else found.ref.family
+                libraries[index] = None if self._known[index].kept is not None else found.ref.library
         self._place_empty(addresses)
         self.addresses = addresses
-        self._recognition.learn(arrays, families, lifetime)
+        self._recognition.learn(arrays, libraries, lifetime)
         return reshaped, [] if reshaped else (addresses != before).nonzero()[0].tolist()
 
     def check(self, arrays: Sequence[Any]) -> None:

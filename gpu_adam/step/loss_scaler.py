@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from math import isfinite
 from typing import Any, NoReturn, Protocol
 from weakref import ref
 
 import numpy as np
 
-from ..arrays import ArrayRef, view
+from ..arrays import ArrayRef
 from ..casting import exact_casts
-from ..checks import MOST_WORDS, real, whole
+from ..checks import FINITE, MOST_WORDS, Range, real, whole
 from ..dtypes import FLOAT32
 from ..engines import Engine
 from ..kernels.abi import (
@@ -24,11 +23,20 @@ from ..kernels.abi import (
     SCALER_WORDS,
     WORD,
 )
-from ..messages import a_kind, listed, shown
+from ..messages import a_kind, listed
 from ..process.tracing import untraced
 
 _KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 """Those of PyTorch's GradScaler."""
+
+_SCALES = Range(
+    1.0 / FLOAT32.largest,
+    FLOAT32.largest,
+    has_high=True,
+    words="positive and finite in float32, and its inverse too: from 2.94e-39 to 3.4e+38",
+)
+_GROWTH = Range(1.0, has_low=False, words="above 1")
+_BACKOFF = Range(0.0, 1.0, has_low=False)
 
 _MOST_TRACKED = 1 << 62
 """Steps since the scale was changed that a state may say; beyond that nobody lives to see the difference."""
@@ -93,7 +101,7 @@ class LossScaler:
         self._memory = self._engine.allocate(like.device, SCALER_WORDS * WORD)
         self._engine.upload(self._memory, 0, words)
         self.device = like.device
-        self.current: Any = view(like.family, like.device, self.address, FLOAT32, (), (), self._memory.owner)
+        self.current: Any = like.library.view(like.device, self.address, FLOAT32, (), (), self._memory.owner)
         """The scale as a 0-dimensional float32 array of the parameters' library, in the device's memory; it changes with the steps."""
 
     @property
@@ -160,28 +168,16 @@ class LossScaler:
 
 @exact_casts()
 def _words(state: Mapping[str, Any]) -> Any:
-    scale, growth, backoff = (_number(state[key], key) for key in _KEYS[:3])
+    scale, growth, backoff = (real(state[key], key, FINITE) for key in _KEYS[:3])
     interval, tracker = (
         whole(state[key], key.lstrip("_"), least, MOST_WORDS) for key, least in zip(_KEYS[3:], (1, 0), strict=True)
     )
-    if not 1.0 / FLOAT32.largest <= scale <= FLOAT32.largest:
-        raise ValueError(
-            f"scale={scale!r}: must be positive and finite in float32, and its inverse too: from 2.94e-39 to 3.4e+38"
-        )
-    if growth <= 1.0:
-        raise ValueError(f"growth_factor={growth!r}: must be above 1")
-    if not 0.0 < backoff < 1.0:
-        raise ValueError(f"backoff_factor={backoff!r}: must be in (0, 1)")
+    _SCALES.check(scale, "scale")
+    _GROWTH.check(growth, "growth_factor")
+    _BACKOFF.check(backoff, "backoff_factor")
     words = np.zeros(SCALER_WORDS, np.int64)
     words.view(np.float32)[2 * SCALER_SCALE] = scale
     # It is counted up from there.
     words[SCALER_TRACKER], words[SCALER_INTERVAL] = min(tracker, _MOST_TRACKED), interval
     words.view(np.float64)[[SCALER_GROWTH, SCALER_BACKOFF]] = growth, backoff
     return words
-
-
-def _number(value: Any, name: str) -> float:
-    number = real(value, name)
-    if not isfinite(number):
-        raise ValueError(f"{name}={shown(value)}: must be finite")
-    return number

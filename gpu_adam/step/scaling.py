@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf, isfinite, isinf
+from math import inf
 from numbers import Rational
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays import to_host
 from ..arrays.scalars import Scalar, scalar_on
-from ..checks import real
+from ..checks import POSITIVE, Range, real, refuse_dimensions
 from ..device import Device
 from ..dtypes import FLOAT64, FORMATS, Format
 from ..errors import MisfitError
@@ -19,6 +19,7 @@ from ..messages import shown
 from .loss_scaler import LossScaler
 
 _CPU = Device("cpu")
+_NORMS = Range(0.0, has_high=True)
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,10 @@ def loss_scale(value: Any, working: Format) -> float:
         TypeError: If it is not a number.
         ValueError: If it is not positive and finite, or its inverse is not so in the working format.
     """
-    shape = tuple(getattr(value, "shape", ()))
-    if shape not in ((), (1,)):
-        raise ValueError(f"grad_scale has shape {shape}: must be a number or a 0-dimensional array")
+    shape = getattr(value, "shape", ())
+    refuse_dimensions(shape, "grad_scale", but_one=True)
     allowed = "a number, a 0-dimensional array or a LossScaler"
-    scale = real(value if shape == () else value[0], "grad_scale", allowed)
-    if not (isfinite(scale) and scale > 0.0):
-        raise ValueError(f"grad_scale={shown(value) if isinf(scale) else scale}: must be positive and finite")
+    scale = real(value[0] if shape else value, "grad_scale", POSITIVE, allowed=allowed)
     inverse = 1.0 / scale
     if inverse > working.largest or working.vanishes(inverse):
         outcome, remedy = ("0", "smaller") if working.vanishes(inverse) else ("infinite", "larger")
@@ -139,9 +137,7 @@ def max_norm(value: Any) -> float:
         TypeError: If it is not a number.
         ValueError: If it is negative or NaN.
     """
-    norm = real(value, "max_grad_norm", "a number, or None")
-    if not 0.0 <= norm <= inf:
-        raise ValueError(f"max_grad_norm={norm!r}: must be in [0, ∞]")
+    norm = _NORMS.check(real(value, "max_grad_norm", allowed="a number, or None"), "max_grad_norm")
     if norm == inf and isinstance(value, Rational):
         raise ValueError(f"max_grad_norm={shown(value)} is too large for a float: use inf to measure only")
     return norm

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import ArrayRef, name_of, probe_named
-from ..cuda.contexts import on_device
-from ..device import Device
+from ..arrays import ArrayRef, library_of, name_of, probe_named
 from ..dtypes import Format
 from ..engines import Memory, SparseSums
 from ..state.parameter import Placed
@@ -70,7 +68,7 @@ def sparse_gradient(placed: Placed, gradient: Any, what: str) -> SparseGradient:
             raise ValueError(f"{what} is sparse in {gradient.sparse_dim()} dimensions: must be in the first one")
         rows, values = gradient._indices()[0], gradient._values()
     probe_named(values, f"the values of {what}")  # as they are given: what they mean is lost in a contiguous copy
-    found = probe_named(_contiguous(values), f"the values of {what}")
+    found = probe_named(library_of(values).contiguous(values), f"the values of {what}")
     if not _lies_in_rows(found):
         raise ValueError(f"the values of {what} have strides {found.strides}: must lie row after row")
     if found.device != ref.device:
@@ -87,55 +85,16 @@ def sparse_gradient(placed: Placed, gradient: Any, what: str) -> SparseGradient:
     where = str(getattr(rows, "device", "cpu"))
     if ref.device.kind == "cpu" and where.startswith("cuda"):
         raise ValueError(f"the rows of {what} live on {where}: must be on {ref.device}, where the parameter is")
-    ranked, order = _ranked(rows, ref.device)
+    ranked, order = library_of(rows).ranked(rows, ref.device)
     if ref.device.kind == "cpu" and shape[0] and (ranked[0] < 0 or ranked[-1] >= ref.shape[0]):
         raise ValueError(f"{what} has rows from {ranked[0]} to {ranked[-1]}: must be in [0, {ref.shape[0]})")
     return SparseGradient(found, shape[0], ranked, order)
-
-
-def _ranked(rows: Any, device: Device) -> tuple[Any, Any]:
-    """The rows' numbers in their order, and their places: on a GPU in the order of the library's current stream."""
-    library = type(rows).__module__.partition(".")[0]
-    if device.kind != "cpu" and library == "torch":
-        import torch
-
-        # To the parameter's GPU too, where they come from elsewhere.
-        ranked, order = torch.sort(rows.to(f"cuda:{device.index}", torch.int64), stable=True)
-        return ranked, order
-    if device.kind != "cpu" and library == "cupy":
-        import cupy
-
-        with on_device(device.index):
-            rows = cupy.asarray(rows, cupy.int64)
-            order = cupy.argsort(rows)  # stable, as CuPy's only kind
-            return rows[order], order
-    # NumPy sorts the CPU's, and those of Numba, which has no sort: by way of the host.
-    host = (
-        rows
-        if isinstance(rows, np.ndarray)
-        else np.asarray(rows.copy_to_host() if hasattr(rows, "copy_to_host") else rows)
-    )
-    order = host.argsort(kind="stable")
-    return host[order].astype(np.int64, copy=False), order
 
 
 def _lies_in_rows(ref: ArrayRef) -> bool:
     """Whether an array is C-contiguous, whatever the strides of dimensions that have none or one."""
     wanted = zip(ref.shape, ref.strides, row_major(ref.shape), strict=True)
     return 0 in ref.shape or all(size == 1 or stride == dense for size, stride, dense in wanted)
-
-
-def _contiguous(values: Any) -> Any:
-    if isinstance(values, np.ndarray):
-        return np.ascontiguousarray(values)
-    if hasattr(values, "contiguous"):
-        return values.contiguous()
-    if type(values).__module__.partition(".")[0] == "cupy":
-        import cupy
-
-        with on_device(values.device.id):
-            return cupy.ascontiguousarray(values)
-    return values
 
 
 class SparseBuffer:
@@ -200,7 +159,7 @@ class SparseBuffer:
         """Where the kernel finds the places and the numbers of the rows."""
         pair = gradient.order, gradient.ranked
         if not isinstance(gradient.ranked, np.ndarray):
-            first, second = (array.data_ptr() if hasattr(array, "data_ptr") else array.data.ptr for array in pair)
+            first, second = (library_of(array).address(array) for array in pair)
             return first, second
         if self._placed.ref.device.kind == "cpu":
             return gradient.order.ctypes.data, gradient.ranked.ctypes.data

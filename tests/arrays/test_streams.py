@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gpu_adam.arrays import copying_stream, current_stream
+from gpu_adam.arrays.libraries import CUPY, NUMBA, NUMPY
 from gpu_adam.cuda.streams import handle_of, numba_stream
 from gpu_adam.device import Device
 
@@ -53,8 +54,8 @@ def test_numbas_stream_is_the_one_that_its_driver_takes_0_for(
     if told is not None:
         monkeypatch.setenv(name, told)
     assert numba_stream() == handle
-    assert copying_stream("numba", Device("cuda", 1)) == handle
-    assert current_stream("numba", Device("cuda", 1)) is None
+    assert copying_stream(NUMBA, Device("cuda", 1)) == handle
+    assert current_stream(NUMBA, Device("cuda", 1)) is None
 
 
 def test_cupys_stream_is_asked_for_by_the_devices_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +63,8 @@ def test_cupys_stream_is_asked_for_by_the_devices_number(monkeypatch: pytest.Mon
     cuda = SimpleNamespace(get_current_stream=lambda device: asked.append(device) or SimpleNamespace(ptr=40 + device))
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
     for find in (current_stream, copying_stream):
-        assert find("cupy", Device("cuda", 2)) == 42
-        assert find("numpy", Device("cpu")) is None
+        assert find(CUPY, Device("cuda", 2)) == 42
+        assert find(NUMPY, Device("cpu")) is None
     assert asked == [2, 2]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_adam.arrays import Lifetime, guards, seen, structs, traits_of
+from gpu_adam.arrays import Library, Lifetime, guards, structs
+from gpu_adam.arrays.libraries import CUPY, FOREIGN, NUMBA, NUMPY, TORCH
 
 SHAPES = ((2, 3), (3, 2), (6,), (1, 6), (6, 1), (2, 3, 1), (), (0, 3), (1,))
 DTYPES = ("float32", "float16", "float64", "int32")
@@ -47,26 +48,26 @@ def of_torch(array: np.ndarray) -> Any:
     return torch.from_numpy(array)
 
 
-MAKERS: dict[str, tuple[Any, Callable[[np.ndarray], Any]]] = {
-    "numpy": ("numpy", lambda array: array),
-    "torch": ("torch", of_torch),
-    "cupy": ("cupy", of_cupy),
-    "numba": ("numba", NumbaArray),
-    "numba of old": ("numba", OldNumbaArray),
+MAKERS: dict[str, tuple[Library, Callable[[np.ndarray], Any]]] = {
+    "numpy": (NUMPY, lambda array: array),
+    "torch": (TORCH, of_torch),
+    "cupy": (CUPY, of_cupy),
+    "numba": (NUMBA, NumbaArray),
+    "numba of old": (NUMBA, OldNumbaArray),
 }
-LIBRARY = pytest.mark.parametrize("library", MAKERS)
+LIBRARY = pytest.mark.parametrize("name", MAKERS)
 
 
 @LIBRARY
-def test_arrays_that_differ_in_anything_but_the_address_are_told_apart(reading: None, library: str) -> None:
-    family, make = MAKERS[library]
+def test_arrays_that_differ_in_anything_but_the_address_are_told_apart(reading: None, name: str) -> None:
+    library, make = MAKERS[name]
     kinds: list[np.ndarray] = [np.zeros(shape, dtype) for shape in SHAPES for dtype in DTYPES]
     kinds += [np.zeros((3, 2), "float32").T, np.zeros((4, 3), "float32")[::2]]
     arrays = [make(array) for array in kinds]
     for k, (first, kind) in enumerate(zip(arrays, kinds, strict=True)):
-        look = seen(family, [first], Lifetime.GIVEN)
+        look = library.seen([first], Lifetime.GIVEN)
         assert look is not None
-        assert look.addresses.tolist() == [traits_of(family, first)[1]]  # type: ignore[index]
+        assert look.addresses.tolist() == [library.traits_of(first)[1]]  # type: ignore[index]
         for other, kind_of_other in zip(arrays[k:], kinds[k:], strict=True):
             alike = (kind.dtype, kind.shape, kind.strides) == (
                 kind_of_other.dtype,
@@ -75,21 +76,21 @@ def test_arrays_that_differ_in_anything_but_the_address_are_told_apart(reading: 
             )
             found = look.look([other])
             assert (found is not None) == alike, (kind, kind_of_other)
-            assert (traits_of(family, other)[0] == traits_of(family, first)[0]) == alike  # type: ignore[index]
+            assert (library.traits_of(other)[0] == library.traits_of(first)[0]) == alike  # type: ignore[index]
 
 
 @LIBRARY
-def test_new_arrays_of_the_same_kind_tell_their_addresses(reading: None, library: str) -> None:
-    family, make = MAKERS[library]
+def test_new_arrays_of_the_same_kind_tell_their_addresses(reading: None, name: str) -> None:
+    library, make = MAKERS[name]
     sets = [[make(np.ones((2, 3), "float32")) for _ in range(5)] for _ in range(3)]
-    look = seen(family, sets[0], Lifetime.GIVEN)
+    look = library.seen(sets[0], Lifetime.GIVEN)
     assert look is not None
     before = look.addresses
     assert look.look(sets[0]) is before
     for arrays in (sets[1], sets[2], [*sets[0][:2], *sets[1][2:]], sets[0]):
         found = look.look(arrays)
         assert found is not None
-        assert found.tolist() == [traits_of(family, array)[1] for array in arrays]  # type: ignore[index]
+        assert found.tolist() == [library.traits_of(array)[1] for array in arrays]  # type: ignore[index]
     mixed = [*sets[0][:4], make(np.ones((2, 4), "float32"))]
     assert look.look(mixed) is None
     assert look.look(sets[0]) is not None
@@ -97,16 +98,16 @@ def test_new_arrays_of_the_same_kind_tell_their_addresses(reading: None, library
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of setting a shape
 @LIBRARY
-def test_arrays_that_are_held_are_the_same_until_something_changes(reading: None, library: str) -> None:
-    family, make = MAKERS[library]
+def test_arrays_that_are_held_are_the_same_until_something_changes(reading: None, name: str) -> None:
+    library, make = MAKERS[name]
     arrays = [make(np.ones((2, 3), "float32")) for _ in range(5)]
-    look = seen(family, arrays, Lifetime.HELD)
+    look = library.seen(arrays, Lifetime.HELD)
     assert look is not None
     for _ in range(2):
         assert look.look(arrays) is look.addresses
-    if library == "torch":
+    if name == "torch":
         arrays[3].resize_(3, 2)
-    elif library.startswith("numba"):
+    elif name.startswith("numba"):
         arrays[3].gpu_data = SimpleNamespace(device_pointer=64)
     else:
         arrays[3].shape = (3, 2)
@@ -114,17 +115,17 @@ def test_arrays_that_are_held_are_the_same_until_something_changes(reading: None
 
 
 def test_nothing_is_known_of_other_libraries() -> None:
-    assert seen("foreign", [object()], Lifetime.HELD) is None
-    assert traits_of("foreign", object()) is None
+    assert FOREIGN.seen([object()], Lifetime.HELD) is None
+    assert FOREIGN.traits_of(object()) is None
     # Nor of an array that cannot be read.
-    assert seen("cupy", [object()], Lifetime.GIVEN) is None
-    assert traits_of("cupy", object()) is None
+    assert CUPY.seen([object()], Lifetime.GIVEN) is None
+    assert CUPY.traits_of(object()) is None
 
 
 def test_empty_lists_and_arrays_without_dimensions(reading: None) -> None:
     for arrays in ([], [np.ones(())], [np.ones(()), np.ones((0, 3)), np.ones((1,) * 20)]):
         for lifetime in Lifetime:
-            look = seen("numpy", arrays, lifetime)
+            look = NUMPY.seen(arrays, lifetime)
             assert look is not None
             assert look.look(arrays) is look.addresses
 
@@ -157,6 +158,12 @@ def test_the_owner_of_a_view() -> None:
 def test_a_guard_of_torch_that_tells_nothing_apart_is_not_trusted(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     assert guards.trusted.__wrapped__()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert guards.trusted.__wrapped__()
+    finally:
+        torch.set_default_dtype(before)
 
     def guard(tensors: Any) -> Any:
         if answer is None:
@@ -173,7 +180,7 @@ def test_a_guard_holds_no_reference() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     tensor = torch.ones(3)
     before = sys.getrefcount(tensor)
-    look = seen("torch", [tensor], Lifetime.GIVEN)
+    look = TORCH.seen([tensor], Lifetime.GIVEN)
     assert sys.getrefcount(tensor) == before
     assert weakref.getweakrefcount(tensor) == 0
     assert look is not None
@@ -182,12 +189,12 @@ def test_a_guard_holds_no_reference() -> None:
 def test_a_mode_of_torch_may_make_a_guard_say_no_and_never_yes() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     tensors, others = [torch.ones(2, 3) for _ in range(3)], [torch.ones(3, 2) for _ in range(3)]
-    look = seen("torch", tensors, Lifetime.GIVEN)
+    look = TORCH.seen(tensors, Lifetime.GIVEN)
     assert look is not None
     for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu"), torch.enable_grad()):
         with mode:
             assert look.look(others) is None
-            again = seen("torch", tensors, Lifetime.GIVEN)
+            again = TORCH.seen(tensors, Lifetime.GIVEN)
             assert again is not None
             assert again.look(tensors) is again.addresses
             assert again.look(others) is None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gpu_adam.arrays import ArrayRef, views
+from gpu_adam.arrays import ArrayRef, assign, cuda_interface, probe, snapshot
+from gpu_adam.arrays.libraries import CUPY
+from gpu_adam.arrays.libraries.foreign import FOREIGN
 from gpu_adam.cuda import contexts
 from gpu_adam.cuda.calls import CudaDriver, DriverError
 from gpu_adam.device import Device
@@ -20,11 +21,6 @@ from gpu_adam.engines.cuda import caches, driver_binding
 from gpu_adam.engines.cuda.cupy import CupyBinding
 from gpu_adam.engines.cuda.driver_binding import DriverBinding
 from gpu_adam.engines.cuda.numba import NumbaBinding
-from gpu_adam.step import sparse as rows
-
-probe = import_module("gpu_adam.arrays.probe")  # the package has a function of that name
-
-# ---- No room ------------------------------------------------------------------------------------------------------------------------
 
 
 class Library:
@@ -90,7 +86,7 @@ def machine(stub: Any, monkeypatch: pytest.MonkeyPatch) -> CudaDriver:
     monkeypatch.setattr(driver_binding, "cuda_driver", lambda: driver)
     monkeypatch.setattr(driver_binding, "contexts", lambda: own)
     monkeypatch.setattr(contexts, "contexts", lambda: own)
-    monkeypatch.setattr(probe, "cuda_driver", lambda: driver)
+    monkeypatch.setattr(cuda_interface, "cuda_driver", lambda: driver)
     return driver
 
 
@@ -153,14 +149,14 @@ def test_a_library_works_where_its_array_is(
     monkeypatch.setitem(sys.modules, "cupy", library)
     before = [stub.stub_made(k) for k in range(4)]
     there = Device("cuda", device)
-    assert views.view("cupy", there, 4096, FLOAT32, (3,), (1,), None) is array
-    assert views.copy_of("cupy", array) is array
-    views.zero(array)
-    ref = ArrayRef("cupy", there, FLOAT32, (3,), (1,), 4096, array)
-    views.assign(ref, 1.0)
-    views.snapshot(ref)
-    rows._contiguous(array)
-    rows._ranked(array, there)
+    assert CUPY.view(there, 4096, FLOAT32, (3,), (1,), None) is array
+    assert CUPY.copy(array) is array
+    CUPY.zero(array)
+    ref = ArrayRef(CUPY, there, FLOAT32, (3,), (1,), 4096, array)
+    assign(ref, 1.0)
+    snapshot(ref)
+    CUPY.contiguous(array)
+    CUPY.ranked(array, there)
     assert array.wrong == []
     assert machine.current_context() == own
     assert [stub.stub_made(k) - before[k] for k in range(4) if k != device] == [0, 0, 0]
@@ -173,22 +169,22 @@ def test_where_memory_is_is_asked_of_the_driver(machine: CudaDriver, stub: Any) 
         address, owner = binding.allocate(100)
     interface = {"shape": (5,), "typestr": "<f4", "data": (address + 40, False), "version": 3, "strides": None}
     array = type("Array", (), {"__cuda_array_interface__": interface})()
-    assert probe.probe(array).device == Device("cuda", 3)
+    assert probe(array).device == Device("cuda", 3)
     interface["data"] = (8, False)
     with pytest.raises(ValueError, match="no GPU can be asked about it"):
-        probe.probe(array)
+        probe(array)
     interface.update(shape=(0,), data=(0, False))
-    assert probe.probe(array).device == Device("cuda", 0)
+    assert probe(array).device == Device("cuda", 0)
     with binding.on(3):
-        assert probe.probe(array).device == Device("cuda", 3)
+        assert probe(array).device == Device("cuda", 3)
     assert [stub.stub_made(k) - before[k] for k in range(4)] == [0, 0, 0, 1]
     del owner
 
 
 def test_an_empty_array_is_handed_on_without_an_address(machine: CudaDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    monkeypatch.setattr(views, "_device_view", lambda family, device, format, stretch: found.append(stretch.interface))
+    monkeypatch.setattr(FOREIGN, "device_view", lambda stretch, device, format: found.append(stretch.interface))
     for shape, address in (((0, 3), 0), ((3, 0), 0), ((3,), 4096)):
-        ref = ArrayRef("foreign", Device("cuda"), FLOAT32, shape, (1,) * len(shape), 4096, None)
-        views._view_of(ref, "foreign")
+        ref = ArrayRef(FOREIGN, Device("cuda"), FLOAT32, shape, (1,) * len(shape), 4096, None)
+        FOREIGN.view_of(ref)
         assert found[-1]["data"][0] == address

@@ -138,7 +138,7 @@ def test_what_is_looked_at_grows_with_the_groups(options: dict[str, Any], monkey
     counting(groups.Groups, "hold", lambda self, found: len(found))
     counting(apart.Apart, "_extend", lambda self, refs: len(refs))
     counting(apart.Apart, "_follow", lambda self, refs: len(refs))
-    counting(parameters._Library, "is_unchanged", lambda self: len(self.params))
+    counting(parameters._Part, "is_unchanged", lambda self: len(self.params))
 
     def cost(count: int) -> int:
         looked[0] = 0

@@ -119,9 +119,9 @@ def test_arrays_that_share_an_element_are_found_and_no_others(places: list[tuple
 
 def test_the_overlap_test_follows_no_address() -> None:
     ref = probe(np.zeros(1, np.float32))
-    big = type(ref)(ref.family, ref.device, ref.format, (1 << 33,), (1,), 1 << 40, None)
-    last = type(ref)(ref.family, ref.device, ref.format, (1,), (1,), (1 << 40) + 4 * ((1 << 33) - 1), None)
-    after = type(ref)(ref.family, ref.device, ref.format, (1,), (1,), (1 << 40) + 4 * (1 << 33), None)
+    big = type(ref)(ref.library, ref.device, ref.format, (1 << 33,), (1,), 1 << 40, None)
+    last = type(ref)(ref.library, ref.device, ref.format, (1,), (1,), (1 << 40) + 4 * ((1 << 33) - 1), None)
+    after = type(ref)(ref.library, ref.device, ref.format, (1,), (1,), (1 << 40) + 4 * (1 << 33), None)
     assert Occupied([big, last]).conflict()
     assert Occupied([big, after]).conflict() is None
 

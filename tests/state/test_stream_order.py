@@ -48,10 +48,8 @@ def in_the_block(optimizer: GpuAdam) -> list[Any]:
 
 
 def views_of(optimizer: GpuAdam) -> list[Any]:
-    from gpu_adam.arrays import view
-
     refs = [placed.ref for placed in optimizer._params]
-    return [view(ref.family, ref.device, ref.address, ref.format, ref.shape, ref.strides, ref.array) for ref in refs]
+    return [ref.library.view_of(ref) for ref in refs]
 
 
 READERS: dict[str, Callable[[GpuAdam], list[Any]]] = {

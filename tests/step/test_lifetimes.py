@@ -169,4 +169,4 @@ def test_cupys_bfloat16_is_known_by_its_dtype() -> None:
     members = {"__cuda_array_interface__": interface, "dtype": np.dtype(ml_dtypes.bfloat16), "device": device}
     array = type("ndarray", (), {"__module__": "cupy", **members})()
     assert probe(array).format.name == "bfloat16"
-    assert probe(array).family == "cupy"
+    assert probe(array).library.name == "cupy"

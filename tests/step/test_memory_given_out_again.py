@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 from gpu_adam import GpuAdam, GpuSgd  # noqa: E402
-from gpu_adam.arrays import Lifetime, seen  # noqa: E402
+from gpu_adam.arrays import Lifetime, libraries  # noqa: E402
 from tests.step.watched_memory import DEPRECATED, FORMATS, PACK, READING, Watched, dtype_of  # noqa: E402
 from tests.support.torch_tensors import as_torch  # noqa: E402
 
@@ -57,7 +57,7 @@ def test_a_storage_that_is_cut_at_the_same_address() -> None:
     p = torch.nn.Parameter(as_torch(memory)[:6])
     optimizer = GpuSgd({"p": p}, lr=1.0)
     optimizer.step([torch.ones(6)])
-    look = seen("torch", [p], Lifetime.HELD)
+    look = libraries.TORCH.seen([p], Lifetime.HELD)
     p.data = as_torch(memory[:6])
     assert look.look([p]) is None
     optimizer.step([torch.ones(6)])

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_adam.arrays import views
+from gpu_adam.arrays import cuda_interface
+from gpu_adam.arrays.libraries.foreign import FOREIGN
 from tests.support.cuda_cpp.host_gpu import HostBinding
 from tests.support.host_pairs import HostArray, Pair
 
@@ -55,16 +56,16 @@ class HostView(HostArray):
 def use(monkeypatch: pytest.MonkeyPatch, binding: HostBinding) -> None:
     """Have views of the GPU's memory be of this library."""
 
-    def device_view(family: str, device: Any, format: Any, stretch: Any) -> HostView:
+    def device_view(stretch: Any, device: int, format: Any) -> HostView:
         given = stretch.interface
         nbytes = max(int(np.prod(given["shape"])) * format.itemsize, 1)
         raw = (ctypes.c_uint8 * nbytes).from_address(given["data"][0])
         memory = np.ndarray(given["shape"], format.dtype, raw, strides=given["strides"])
-        return HostView(binding, memory, device.index, stretch)
+        return HostView(binding, memory, device, stretch)
 
-    monkeypatch.setattr(views, "_device_view", device_view)
+    monkeypatch.setattr(FOREIGN, "device_view", device_view)
     # The library works on the current device as CuPy does, and needs no other driver.
-    monkeypatch.setattr(views, "on_device", binding.on)
+    monkeypatch.setattr(cuda_interface, "on_device", binding.on)
 
 
 class KeptPair(Pair):

@@ -18,7 +18,7 @@ from ...kernels.specialization import ROLES
 from ...plan.launches import Launch
 from ...plan.prologue import Prologue
 from ...process.native import at_once
-from .. import CoefficientRows, Engine, Memory, Replay, Stage
+from .. import CoefficientRows, Engine, Memory, Replay, Stage, capture_errors
 from .arguments import update_arguments
 from .binding import Binding, Call, Graph
 from .prologue import GpuPrologue
@@ -133,10 +133,7 @@ class GpuProgram:
     def _run_captured(self, coefficients: CoefficientRows | None, stream: int) -> None:
         """Queue a step in a stream that is being captured: it knows neither steps before it nor steps after it."""
         if coefficients is not None:
-            raise RuntimeError(
-                "step() cannot be captured in a CUDA graph, which would repeat this step's coefficients for ever: "
-                "make the optimizer with capturable=True"
-            )
+            raise capture_errors.not_capturable()
         self._begin_capture()
         for data, to in self._pointers.values():
             self._imprints.send(data, to, stream)
@@ -212,7 +209,7 @@ class GpuProgram:
         with self._cuda.on(self._device.index):
             stream = self._cuda.stream(stream)
             if self._cuda.is_capturing(stream):
-                raise RuntimeError("settings cannot be sent in a CUDA graph, which would repeat them for ever")
+                raise capture_errors.settings_sent()
             prologue.counts.note(stream)
             self._staging.send(settings, prologue.settings, stream)
 
@@ -256,7 +253,7 @@ class GpuProgram:
         with self._cuda.on(self._device.index):
             stream = self._cuda.stream(stream)
             if self._cuda.is_capturing(stream):
-                raise RuntimeError("a graph's replay cannot be captured in another graph: capture the step there")
+                raise capture_errors.graph_in_graph("the step")
             self._begin(stream)
             graph.launch(stream)
             self._staging.end_step()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...dtypes import FLOAT32, FLOAT64
 from ...kernels.abi import PROLOGUE_THREADS, ROW_WORDS, WORD
 from ...plan.prologue import Prologue
-from .. import Engine, Memory
+from .. import Engine, Memory, capture_errors
 from .binding import Binding, Call
 from .counts import StepCounts
 from .staging import Event, Staging
@@ -79,7 +79,7 @@ class GpuPrologue:
     def require_alone(self) -> None:
         """Raise unless all gradients are on this device."""
         if self.plan.sources > 1:
-            raise RuntimeError("a step on several devices cannot be captured in a CUDA graph: they wait for each other")
+            raise capture_errors.several_devices()
 
     def measure(self, stream: int) -> None:
         """Queue the first stage alone, after the other devices have taken the last step's sums."""

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import capture_errors
+
 SLOTS = 32
 """Steps that the host may be ahead of the device before it waits; the device's own queue of launches is of that order."""
 
@@ -131,10 +133,7 @@ class Imprints:
         same = self._last.get(to)
         if same is None or not np.array_equal(same[0], data):
             if self._used + data.nbytes > len(self._host):
-                raise RuntimeError(
-                    "the gradients' addresses have changed too often among captured steps: "
-                    "run a step that is not captured between the captures"
-                )
+                raise capture_errors.addresses_used_up()
             put(data, self._host, self._used)
             same = self._last[to] = (data.copy(), self._host.ctypes.data + self._used)
             self._used += rounded(data.nbytes)
