@@ -14,7 +14,7 @@ from ..device import Device
 from ..dtypes import format_of
 from ..errors import EngineUnavailable
 from ..strides import row_major
-from .library import ArrayRef, Library, in_elements
+from .library import ArrayRef, Library, in_elements, no_array
 
 
 def read(library: Library, array: Any, dtype: Any = None) -> tuple[ArrayRef, bool]:
@@ -26,10 +26,12 @@ def read(library: Library, array: Any, dtype: Any = None) -> tuple[ArrayRef, boo
         dtype: Its elements' dtype, where the interface does not tell it.
 
     Raises:
-        TypeError: If the elements are not in one of the four formats.
+        TypeError: If it has no interface, or elements that are not in one of the four formats.
         ValueError: If it has a mask, strides between elements, or memory on a GPU that cannot be asked for.
     """
-    interface = array.__cuda_array_interface__
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is None:
+        raise no_array(array)
     format = format_of(np.dtype(interface["typestr"]) if dtype is None else dtype)
     if interface.get("mask") is not None:
         raise ValueError("has a mask: use an array without one")

@@ -71,7 +71,7 @@ class Library:
     # Looking at arrays.
 
     def owns(self, kind: type) -> bool:
-        """Whether its arrays are of a class."""
+        """Whether a class is one of its own, such as that of its arrays."""
         raise NotImplementedError
 
     def describe(self, array: Any, writable: bool) -> tuple[ArrayRef, bool | None]:
@@ -222,6 +222,14 @@ class Library:
 def name_of(array: Any) -> str:
     """The full name of an object's class."""
     return cut(f"{type(array).__module__}.{type(array).__qualname__}")
+
+
+def no_array(value: Any) -> TypeError:
+    """What is raised for what is an array of no library."""
+    return TypeError(
+        f"is a {name_of(value)}: use a NumPy, CuPy or Numba device array, a torch tensor, "
+        "or an object with __cuda_array_interface__ or __dlpack__"
+    )
 
 
 def root_of(kind: type) -> str:

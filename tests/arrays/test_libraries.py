@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -57,7 +58,6 @@ class Exported:
         (of_module("cupyx"), FOREIGN),
         (of_module("mine"), FOREIGN),
         (Exported(np.ones(2)), FOREIGN),
-        (type("Stream", (), {"__module__": "cupy"})(), FOREIGN),  # no array
         (Interface, FOREIGN),
         (None, FOREIGN),
         ([1.0], FOREIGN),
@@ -68,6 +68,12 @@ def test_whose_an_array_is(array: Any, library: Library) -> None:
     assert library_of(array) is library
     if library is not NUMPY and hasattr(array, "__cuda_array_interface__") and not isinstance(array, type):
         assert probe(array).library is library
+
+
+@pytest.mark.parametrize("module", ["cupy.cuda.stream", "numba.cuda", "mine"])
+def test_what_is_no_array_of_any_library(module: str) -> None:
+    with pytest.raises(TypeError, match=rf"^is a {re.escape(module)}\.Stream: use a NumPy, CuPy or Numba device array"):
+        probe(type("Stream", (), {"__module__": module})())
 
 
 def test_a_tensor_is_torchs_whatever_its_class() -> None:

@@ -24,11 +24,11 @@ class _Cupy(Library):
     lasting = (SHAPE,)  # which it lets be set
 
     def owns(self, kind: type) -> bool:
-        return root_of(kind) == "cupy" and hasattr(kind, "__cuda_array_interface__")
+        return root_of(kind) == "cupy"
 
     def describe(self, array: Any, writable: bool) -> tuple[ArrayRef, bool]:
         # Its typestr of bfloat16 is that of two raw bytes; its dtype says what they are.
-        return cuda_interface.read(self, array, array.dtype)
+        return cuda_interface.read(self, array, getattr(array, "dtype", None))
 
     def readers(self, lifetime: Lifetime = Lifetime.GIVEN, *, guarded: bool = False) -> tuple[Reader, ...]:
         return _READERS

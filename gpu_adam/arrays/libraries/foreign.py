@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...device import Device
 from ...dtypes import Format
 from .. import cuda_interface, dlpack
-from ..library import ArrayRef, Library, name_of, root_of
+from ..library import ArrayRef, Library, name_of, no_array, root_of
 from ..stretches import Stretch
 from .cupy import CUPY
 from .numba import NUMBA
@@ -44,10 +44,7 @@ class _Foreign(Library):
                 if writable and found.writable is None and _may_be_written(array, found.address):
                     return ref, True
                 return ref, found.writable
-        raise TypeError(
-            f"is a {name_of(array)}: use a NumPy, CuPy or Numba device array, a torch tensor, "
-            "or an object with __cuda_array_interface__ or __dlpack__"
-        )
+        raise no_array(array)
 
     def device_view(self, stretch: Stretch, device: int, format: Format) -> Any:
         try:

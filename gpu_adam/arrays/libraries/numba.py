@@ -26,7 +26,7 @@ class _Numba(Library):
     lasting = (each(attrgetter("gpu_data", "shape", "strides", "dtype")),)  # which it lets be set, as any attribute
 
     def owns(self, kind: type) -> bool:
-        return root_of(kind) in ("numba", "numba_cuda") and hasattr(kind, "__cuda_array_interface__")
+        return root_of(kind) in ("numba", "numba_cuda")
 
     def describe(self, array: Any, writable: bool) -> tuple[ArrayRef, bool]:
         return cuda_interface.read(self, array)
