@@ -12,7 +12,6 @@ from .row import AVERAGE_DECAY as AVERAGE_DECAY
 from .row import AVERAGING as AVERAGING
 from .row import DECAY as DECAY
 from .row import DECOUPLED as DECOUPLED
-from .row import EXPONENTIAL_AVERAGE as EXPONENTIAL_AVERAGE
 from .row import FIRST_OWN as FIRST_OWN
 from .row import IS_DECOUPLED as IS_DECOUPLED
 from .row import L2 as L2
@@ -20,7 +19,6 @@ from .row import LR as LR
 from .row import LR_ADDRESS as LR_ADDRESS
 from .row import LR_FORMAT as LR_FORMAT
 from .row import MAXIMIZE as MAXIMIZE
-from .row import MEAN_AVERAGE as MEAN_AVERAGE
 from .row import OWN_0 as OWN_0
 from .row import OWN_1 as OWN_1
 from .row import OWN_SETTINGS as OWN_SETTINGS
@@ -38,6 +36,11 @@ from .row import WINDOW_FIRST as WINDOW_FIRST
 from .row import WINDOW_LENGTH as WINDOW_LENGTH
 from .row import own as own
 from .row import own_settings as own_settings
+
+EXPONENTIAL_AVERAGE = 1
+
+MEAN_AVERAGE = 2
+"""What `AVERAGING` may be besides 0."""
 
 VECTOR_BYTES = 16
 """Bytes of the widest access of one thread."""

@@ -43,7 +43,7 @@ IS_DECOUPLED = 4
 MAXIMIZE = 5
 """Whether the gradient is followed upwards, a flag."""
 AVERAGING = 6
-"""Which average of the parameters is kept, a number: 0 for none, or one of the two below."""
+"""Which average of the parameters is kept, a number: 0 for none, 1 for an exponential one, 2 for the plain mean."""
 AVERAGE_DECAY = 7
 """The decay of the exponential average, a number."""
 WIDE = 8
@@ -62,11 +62,6 @@ WINDOW_LENGTH = 14
 """Entries of the window."""
 OWN_SETTINGS = 16
 """Where the rule's other settings begin."""
-
-EXPONENTIAL_AVERAGE = 1
-"""The exponential average, its bias corrected."""
-MEAN_AVERAGE = 2
-"""The plain mean."""
 
 
 def own(count: int) -> range:

@@ -154,16 +154,21 @@ def test_the_owner_of_a_view() -> None:
     assert structs.owner_of(np.frombuffer(bytearray(8))) is None
 
 
-@pytest.mark.parametrize("answer", [True, False, None])
-def test_a_guard_of_torch_that_tells_nothing_apart_is_not_trusted(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch", reason="torch is not installed")
-    assert guards.trusted.__wrapped__()
+@pytest.mark.parametrize("default", ["float16", "bfloat16", "float64"])
+def test_a_guard_is_trusted_whatever_torchs_default_dtype_is(default: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(getattr(torch, default))
     try:
         assert guards.trusted.__wrapped__()
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("answer", [True, False, None])
+def test_a_guard_of_torch_that_tells_nothing_apart_is_not_trusted(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    assert guards.trusted.__wrapped__()
 
     def guard(tensors: Any) -> Any:
         if answer is None:
