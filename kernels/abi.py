@@ -51,14 +51,6 @@ MAX_DIMS = 8
 WALK_WORDS = 1 + 3 * MAX_DIMS
 """Words that describe one strided walk in a table: its dimensions, then sizes, parameter strides and gradient strides."""
 
-SEGMENT_ROWS = ("begin", "end", "coefficients")
-"""The rows of a table of chunks that follow the streams' pointers: for each segment its first element, the element after its last, and the
-row of coefficients that it takes."""
-
-MEASURE_ROWS = ("pointer", "size", "first_leaf", "slot", "format")
-"""The rows of a table of gradients to measure: for each its address, its elements, its first leaf among those of the table, that leaf's
-slot, and its format, ``STRIDED`` more where it is strided."""
-
 PROLOGUE_THREADS = 256
 """Threads of a block; as many as the sum over all slots has accumulators."""
 
@@ -168,3 +160,41 @@ SCALER_WORDS = 8
 
 MAX_STATES = 3
 """State arrays that a rule may keep for each parameter."""
+
+ROLES = ("param", "grad", *(f"state{k}" for k in range(MAX_STATES)), "master", "average")
+"""The streams of an update, in the order of a kernel's pointers and of a table's rows."""
+
+# The table of many tensors: rows with a word for each segment, of which these come after the pointers; then what `kernels.table` says.
+BEGIN_ROW = len(ROLES)
+"""The first of a segment's elements."""
+
+END_ROW = BEGIN_ROW + 1
+"""The element after its last."""
+
+COEFFICIENTS_ROW = BEGIN_ROW + 2
+"""The row of coefficients that belongs to it."""
+
+TABLE_ROWS = BEGIN_ROW + 3
+
+# The table of gradients that are measured: rows with a word for each of them.
+POINTER_ROW = 0
+
+SIZE_ROW = 1
+"""Its elements."""
+
+FIRST_LEAF_ROW = 2
+"""The number of its first leaf among those of the table."""
+
+SLOT_ROW = 3
+"""The slot of its first leaf."""
+
+FORMAT_ROW = 4
+"""Its format's place in `gpu_adam.dtypes.FORMATS`, ``STRIDED`` more for a strided gradient."""
+
+MEASURE_ROWS = 5
+
+# A walk: how many dimensions, then for each of MAX_DIMS its size, then for each tensor as many strides.
+WALK_SIZES = 1
+
+WALK_STRIDES = WALK_SIZES + MAX_DIMS
+"""Those of the first tensor, the parameter or the gradient that is measured; those of the next are ``MAX_DIMS`` further."""

@@ -17,7 +17,6 @@ from gpu_adam.dtypes import FORMATS
 
 from . import abi, row
 from .rules import shipped
-from .specialization import ROLES
 
 NAME = "abi.cuh"
 """The name that it is included by."""
@@ -41,8 +40,7 @@ def text() -> str:
         "row.py": _numbers(row),
         "abi.py": _numbers(abi, besides=row),
         "The formats, by their places in gpu_adam.dtypes.FORMATS.": _places(format.name for format in FORMATS),
-        "The rows of a table of chunks.": _rows(*ROLES, *abi.SEGMENT_ROWS, count="TABLE_ROWS"),
-        "The rows of a table of gradients to measure.": _rows(*abi.MEASURE_ROWS, count="MEASURE_ROWS"),
+        "The rows of pointers in a table of chunks.": _places(f"{role}_row" for role in abi.ROLES),
     }
     parts = [_HEAD]
     for title, numbers in sections.items():
@@ -71,12 +69,6 @@ def _numbers(module: ModuleType, besides: ModuleType | None = None) -> Iterator[
 
 def _places(names: Iterable[str]) -> Iterator[tuple[str, int]]:
     return ((name, place) for place, name in enumerate(names))
-
-
-def _rows(*names: str, count: str) -> Iterator[tuple[str, int]]:
-    """The rows of a table, and how many they are."""
-    yield from _places(f"{name}_row" for name in names)
-    yield count, len(names)
 
 
 def _modules_of_rules() -> dict[str, ModuleType]:

@@ -9,12 +9,9 @@ from gpu_adam.dtypes import Format
 
 from .abi import VECTOR_BYTES
 from .rules.rule import Rule
+from .streams import Storage, Stream
 
 Family = Literal["flat", "multi_tensor", "strided", "rows"]
-
-
-ROLES = ("param", "grad", "state0", "state1", "state2", "master", "average")
-"""The streams of a kernel, in the order of a table's pointer rows."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +45,32 @@ class Specialization:
         return self.param.working
 
     @property
+    def streams(self) -> tuple[Stream, ...]:
+        """What it reads and writes, in the order in which an update does."""
+        kept = Storage.of(self.working)
+        streams = [Stream("param", Storage.of(self.param), read=not self.master, written=True)]
+        if self.master:
+            streams.append(Stream("master", kept, read=True, written=True))
+        streams.append(Stream("grad", Storage.of(self.grad), read=True, written=False))
+        streams += [Stream(f"state{k}", kept, read=True, written=True) for k in range(self.states)]
+        if self.average:
+            streams.append(Stream("average", kept, read=True, written=True))
+        return tuple(streams)
+
+    @property
     def lanes(self) -> int:
         """Elements that a thread handles together: as many as 16 bytes of the narrowest stream hold."""
-        return VECTOR_BYTES // min(self.param.itemsize, self.grad.itemsize, self.working.itemsize)
+        return VECTOR_BYTES // min(stream.storage.itemsize for stream in self.streams)
 
     @property
     def bytes_read(self) -> int:
         """Bytes read for one element."""
-        param = self.working.itemsize if self.master else self.param.itemsize
-        return param + self.grad.itemsize + (self.states + self.average) * self.working.itemsize
+        return sum(stream.storage.itemsize for stream in self.streams if stream.read)
 
     @property
     def bytes_written(self) -> int:
         """Bytes written for one element."""
-        master = self.working.itemsize if self.master else 0
-        return self.param.itemsize + master + (self.states + self.average) * self.working.itemsize
+        return sum(stream.storage.itemsize for stream in self.streams if stream.written)
 
     @property
     def name(self) -> str:

@@ -237,7 +237,7 @@ def _cuts(count: int, elements: int, serial: int, threads: int, multiple: int = 
 @uninterruptedly
 def compiled(kind: Specialization) -> Any:
     """The compiled kernel of a specialization, from the disk where it was compiled before."""
-    kernels = _kernels("update")
+    kernels = _kernels("families")
     return _kept(kernels.make_kernel(kind), kind.name, kernels.signature(kind), kind.rule)
 
 
@@ -245,7 +245,7 @@ def compiled(kind: Specialization) -> Any:
 @uninterruptedly
 def measuring() -> Any:
     """The compiled kernel that measures gradients."""
-    kernels = _kernels("prologue")
+    kernels = _kernels("measure")
     return _kept(kernels.make_measure(), "measure", kernels.MEASURE)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import Device
+from ..kernels.abi import ROLES
 from ..kernels.rules.rule import Rule
-from ..kernels.specialization import ROLES
 from .cohorts import Cohort, Mode, cohorts_of, ranges_of, slots_of
 from .launches import Launch, Plan, SparseSum, Task
 from .layout import Bucket

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..device import Device
-from ..dtypes import FLOAT32
-from ..kernels.abi import MAX_DIMS, MAX_STATES
+from ..kernels.abi import MAX_DIMS, WALK_SIZES
 from ..kernels.specialization import Specialization
 from .launches import Launch, Task
 from .policy import Geometry, Policy
@@ -76,9 +75,9 @@ def _multi_tensor_launch(
     table.ends[:] = phases + sizes
     table.rows[:] = [task.row for task in tasks]
     table.pointers[:] = np.array([task.pointers for task in tasks], np.int64).T
-    for role, itemsize in enumerate(_stream_sizes(kind)):
-        # A role that the kernel does not touch stays 0; the others count from the vector boundary before the first element.
-        table.pointers[role] -= phases * itemsize * (table.pointers[role] != 0)
+    for stream in kind.streams:
+        # They count from the vector boundary before the first element.
+        table.pointers[stream.row] -= phases * stream.storage.itemsize
     table.chunk_segments[:] = np.repeat(np.arange(len(tasks)), counts)
     firsts = np.repeat(np.cumsum(counts) - counts, counts)
     table.chunk_starts[:] = (np.arange(table.chunks) - firsts) * chunk
@@ -86,12 +85,6 @@ def _multi_tensor_launch(
         dims = len(task.walk.shape)
         words[0] = dims
         for k, numbers in enumerate((task.walk.shape, task.walk.param, task.walk.grad)):
-            words[1 + k * MAX_DIMS : 1 + k * MAX_DIMS + dims] = numbers
+            words[WALK_SIZES + k * MAX_DIMS :][:dims] = numbers
     grid = geometry.grid(table.chunks, processors)
     return Launch(kind, device, grid, geometry, chunk, int(sizes.sum()), tuple(tasks), table)
-
-
-def _stream_sizes(kind: Specialization) -> tuple[int, ...]:
-    """Bytes of one element of each of ``ROLES``."""
-    working = kind.working.itemsize
-    return (kind.param.itemsize, kind.grad.itemsize, *(working,) * MAX_STATES, FLOAT32.itemsize, working)

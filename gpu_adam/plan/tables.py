@@ -9,16 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import FORMATS, Format
-from ..kernels.abi import LEAF, MAX_DIMS, MEASURE_WALK_WORDS, STRIDED, WALK_WORDS
-from ..kernels.specialization import ROLES
+from ..kernels.abi import (
+    BEGIN_ROW,
+    COEFFICIENTS_ROW,
+    END_ROW,
+    FIRST_LEAF_ROW,
+    FORMAT_ROW,
+    LEAF,
+    MEASURE_ROWS,
+    MEASURE_WALK_WORDS,
+    POINTER_ROW,
+    ROLES,
+    SIZE_ROW,
+    SLOT_ROW,
+    STRIDED,
+    TABLE_ROWS,
+    WALK_SIZES,
+    WALK_STRIDES,
+    WALK_WORDS,
+)
+from ..kernels.table import chunk_segments, leaf_segments, walks
 from ..strides import Walk, row_major
 
 
 class Table:
     """The multi-tensor families' table: one int64 array, the same for all engines, with views that name its parts.
 
-    For ``S`` segments and ``C`` chunks, in words: ``7·S`` pointers, one row for each of ``ROLES``; ``S`` begins; ``S`` ends; ``S``
-    coefficient rows; ``C`` chunk segments; ``C`` chunk starts; and for the strided family ``S`` walks of ``WALK_WORDS``.
+    For ``S`` segments and ``C`` chunks, in words: ``S`` pointers for each of ``ROLES``; ``S`` begins; ``S`` ends; ``S`` coefficient
+    rows; ``C`` chunk segments; ``C`` chunk starts; and for the strided family ``S`` walks of ``WALK_WORDS``.
 
     Indices count from the last vector boundary at or before the segment's first element: an element ``i`` in ``[begin, end)`` of
     a stream lies at ``pointer + i·itemsize``, and a chunk covers ``[start, start + chunk) ∩ [begin, end)``.
@@ -27,12 +45,13 @@ class Table:
     def __init__(self, segments: int, chunks: int, *, strided: bool) -> None:
         self.segments = segments
         self.chunks = chunks
-        words = (len(ROLES) + 3) * segments + 2 * chunks
-        self.words: NDArray[np.int64] = np.zeros(words + (WALK_WORDS * segments if strided else 0), np.int64)
-        self.pointers = self.words[: len(ROLES) * segments].reshape(len(ROLES), segments)
-        self.begins, self.ends, self.rows = self.words[len(ROLES) * segments : words - 2 * chunks].reshape(3, segments)
-        self.chunk_segments, self.chunk_starts = self.words[words - 2 * chunks : words].reshape(2, chunks)
-        self.walks = self.words[words:].reshape(-1, WALK_WORDS)
+        at = walks(segments, chunks)
+        self.words: NDArray[np.int64] = np.zeros(at + (WALK_WORDS * segments if strided else 0), np.int64)
+        columns = self.words[: chunk_segments(segments)].reshape(TABLE_ROWS, segments)
+        self.pointers = columns[: len(ROLES)]
+        self.begins, self.ends, self.rows = columns[BEGIN_ROW], columns[END_ROW], columns[COEFFICIENTS_ROW]
+        self.chunk_segments, self.chunk_starts = self.words[chunk_segments(segments) : at].reshape(2, chunks)
+        self.walks = self.words[at:].reshape(-1, WALK_WORDS)
 
     def pointer_words(self, role: int) -> slice:
         """Where in ``words`` the pointers of one role lie."""
@@ -86,21 +105,20 @@ class MeasureTable:
         self.segments = segments
         self.leaves = leaves
         any_strided = any(one.strided for one in gradients)
-        words = 5 * segments + leaves
-        self.words: NDArray[np.int64] = np.zeros(
-            words + (MEASURE_WALK_WORDS * segments if any_strided else 0), np.int64
-        )
-        parts = self.words[: 5 * segments].reshape(5, segments)
-        self.pointers, self.sizes, self.firsts, self.slots, self.formats = parts
-        self.leaf_segments = self.words[5 * segments : words]
+        at = leaf_segments(segments) + leaves
+        self.words: NDArray[np.int64] = np.zeros(at + (MEASURE_WALK_WORDS * segments if any_strided else 0), np.int64)
+        columns = self.words[: leaf_segments(segments)].reshape(MEASURE_ROWS, segments)
+        self.pointers, self.sizes, self.firsts = columns[POINTER_ROW], columns[SIZE_ROW], columns[FIRST_LEAF_ROW]
+        self.slots, self.formats = columns[SLOT_ROW], columns[FORMAT_ROW]
+        self.leaf_segments = self.words[leaf_segments(segments) : at]
         self.pointers[:] = [one.pointer for one in gradients]
         self.sizes[:] = [one.size for one in gradients]
         self.firsts[:] = np.cumsum(counts) - counts
         self.slots[:] = [one.slot for one in gradients]
         self.formats[:] = [FORMATS.index(one.format) + STRIDED * one.strided for one in gradients]
         self.leaf_segments[:] = np.repeat(np.arange(segments), counts)
-        for words_of, one in zip(self.words[words:].reshape(-1, MEASURE_WALK_WORDS), gradients, strict=False):
+        for words, one in zip(self.words[at:].reshape(-1, MEASURE_WALK_WORDS), gradients, strict=False):
             dims = len(one.walk.shape)
-            words_of[0] = dims
-            words_of[1 : 1 + dims] = one.walk.shape
-            words_of[1 + MAX_DIMS : 1 + MAX_DIMS + dims] = one.walk.grad
+            words[0] = dims
+            words[WALK_SIZES:][:dims] = one.walk.shape
+            words[WALK_STRIDES:][:dims] = one.walk.grad

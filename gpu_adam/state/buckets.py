@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays import ArrayRef
 from ..casting import exact_casts
-from ..dtypes import FLOAT32, Format
+from ..dtypes import Format
 from ..engines import Engine, Memory
 from ..plan.layout import Bucket, Segment
 from ..strides import visiting_order
@@ -32,9 +32,7 @@ class BucketState:
 
     def format(self, name: str) -> Format:
         """The format of one of the arrays."""
-        if name in _SHARED:
-            return self.bucket.format
-        return FLOAT32 if name == "master" else self.bucket.format.working
+        return self.bucket.format if name in _SHARED else self.bucket.format.working
 
     def ensure(self, names: Iterable[str]) -> None:
         """Allocate those of these arrays that are not there yet, all zero."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..arrays import copying_stream, current_stream
 from ..device import Device
 from ..engines import Memory, Program, Stage
-from ..kernels.specialization import ROLES
+from ..kernels.abi import ROLES
 from ..plan.planner import StepPlan
 from ..process.uninterrupted import uninterrupted
 from ..rules.algorithm import Hyperparameters

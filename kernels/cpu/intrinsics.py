@@ -56,24 +56,29 @@ def prefetch(typingctx, address):
     return types.none(types.int64), codegen
 
 
+def array_from(context: Any, builder: Any, array_type: Any, address: Any, size: Any) -> Any:
+    """Emit an array of a type, of ``size`` elements at an address."""
+    element = context.get_data_type(array_type.dtype)
+    itemsize = context.get_constant(types.intp, context.get_abi_sizeof(element))
+    array = make_array(array_type)(context, builder)
+    populate_array(
+        array,
+        data=builder.inttoptr(address, element.as_pointer()),
+        shape=[size],
+        strides=[itemsize],
+        itemsize=itemsize,
+        meminfo=None,
+    )
+    return array._getvalue()
+
+
 @intrinsic
 def array_at(typingctx, address, size, dtype):
     """A one-dimensional array of ``size`` elements of ``dtype`` at an address."""
     array_type = types.Array(dtype.dtype, 1, "C")
 
     def codegen(context, builder, signature, args):
-        element = context.get_data_type(array_type.dtype)
-        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(element))
-        array = make_array(array_type)(context, builder)
-        populate_array(
-            array,
-            data=builder.inttoptr(args[0], element.as_pointer()),
-            shape=[args[1]],
-            strides=[itemsize],
-            itemsize=itemsize,
-            meminfo=None,
-        )
-        return array._getvalue()
+        return array_from(context, builder, array_type, args[0], args[1])
 
     return array_type(address, types.intp, dtype), codegen
 

@@ -1,105 +1,128 @@
-"""The sum of squares of one leaf on the CPU, in vectors written by hand.
-
-The order of the sums is part of the result (`gpu_adam.kernels.prologue` states it), so the vectoriser may not change it, and would leave
-the accumulators in memory. Here all of them are one LLVM vector, which the compiler cuts into the processor's registers. With AVX2 half
-of it spills; two passes over half of the accumulators each were faster on a leaf in the cache and slower from memory, which is then not
-read in one stream.
-"""
+"""The first stage of the prologue on the CPU: a kernel that measures leaves; `measure.cuh` is its twin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import int64
 
-from ..abi import LEAF_LANES as LANES
-from .half import widen_bfloat16_in, widen_float16_in
-from .intrinsics import LINE, ask_for_line
-from .processor import fuses
+from gpu_adam.dtypes import FORMATS
+
+from .. import table
+from ..abi import (
+    FIRST_LEAF_ROW,
+    FORMAT_ROW,
+    LEAF,
+    LEAF_LANES,
+    MEASURE_WALK_WORDS,
+    POINTER_ROW,
+    SIZE_ROW,
+    SLOT_ROW,
+    STRIDED,
+    WALK_SIZES,
+    WALK_STRIDES,
+    WORD,
+)
+from .float_mode import enter_ieee_mode, leave_ieee_mode
+from .intrinsics import array_at, load_at, stack, store_at
+from .squares import sum_of_squares
+from .target import STORAGE, entry, jit
+from .walk import make_unravel
 
 if TYPE_CHECKING:
     from gpu_adam.dtypes import Format
 
-_WORD = ir.IntType(16)
-_BITS = ir.IntType(32)
-_ADDRESS = ir.IntType(64)
-_AHEAD = 8192
-"""How many bytes ahead memory is asked for. The sum of a leaf's accumulators is a long chain, over which the processor would not look
-ahead to the next leaf, and a leaf of float32 is a page, at whose end its own prefetching stops: together, half the speed of memory."""
-_FLOAT = ir.FloatType()
-_DOUBLE = ir.DoubleType()
+MEASURE = (int64[::1], *(int64,) * 5)
+"""The argument types of the kernel."""
+
+_LEAF_BYTES = LEAF * WORD
+
+_leaf_segments = jit("table")(table.leaf_segments)
 
 
-def _vector(element: Any, count: int = LANES) -> Any:
-    return ir.VectorType(element, count)
+def make_measure() -> Any:
+    """The kernel of the first stage, not yet compiled.
 
-
-def _splat(element: Any, value: float) -> Any:
-    return ir.Constant(_vector(element), [value] * LANES)
-
-
-_WIDEN: dict[str, tuple[Any, Callable[..., Any]]] = {
-    "float64": (_DOUBLE, lambda context, builder, values: values),
-    "float32": (_FLOAT, lambda context, builder, values: values),
-    "float16": (_WORD, widen_float16_in),
-    "bfloat16": (_WORD, widen_bfloat16_in),
-}
-"""For each format what a vector of it is loaded as, and how that becomes float32 or is float64, exactly."""
-
-
-def sum_of_squares(format: Format) -> Any:
-    """``(address, rows, last)``: the sum of squares of ``rows`` rows of ``LANES`` elements of a format, as a Numba intrinsic.
-
-    The rows lie one after the other at ``address``, all but the last one, which lies at ``last``: an incomplete one is read from a copy
-    that zeros fill up.
+    ``(words, segments, leaves, partials, first, last)``: the leaves ``[first, last)`` of a `MeasureTable` (`gpu_adam.plan.tables`), whose
+    sums go to their slots at the address ``partials``.
     """
-    element, widen = _WIDEN[format.name]
-    row_bytes = LANES * format.itemsize
+    name = "measure"
+    float64, float32, float16, bfloat16 = (_make_leaf(f"{name}_{format}", format) for format in FORMATS)
 
-    @intrinsic
-    def squares(typingctx, address, rows, last):
-        def codegen(context, builder, signature, args):
-            first, count, last = args
-            room = cgutils.alloca_once_value(builder, _splat(_DOUBLE, 0.0))
-            final = builder.sub(count, _ADDRESS(1))
-            with cgutils.for_range(builder, count) as loop:
-                inside = builder.add(first, builder.mul(loop.index, _ADDRESS(row_bytes)))
-                at = builder.select(builder.icmp_signed("==", loop.index, final), last, inside)
-                pointer = builder.inttoptr(at, _vector(element).as_pointer())
-                for line in range(0, row_bytes, LINE):
-                    ask_for_line(builder, builder.add(inside, _ADDRESS(_AHEAD + line)))
-                values = widen(context, builder, builder.load(pointer, align=format.itemsize))
-                if values.type.element is _FLOAT:
-                    values = builder.fpext(values, _vector(_DOUBLE))
-                total = builder.load(room)
-                if format.itemsize < 8 and not fuses(context.codegen()):
-                    # Of all formats but float64 the square is exact, so that this rounds once too.
-                    total = builder.fadd(builder.fmul(values, values), total)
-                else:
-                    total = _fma(builder, values, values, total)
-                builder.store(total, room)
-            return _add_neighbours(builder, builder.load(room))
+    @entry(name)
+    def measure(words, segments, leaves, partials, first, last):
+        before = enter_ieee_mode()
+        room = stack(_LEAF_BYTES)
+        leaves_at = _leaf_segments(segments)
+        for k in range(first, last):
+            s = words[leaves_at + k]
+            pointer = words[POINTER_ROW * segments + s]
+            own = k - words[FIRST_LEAF_ROW * segments + s]
+            start = own * LEAF
+            count = min(words[SIZE_ROW * segments + s] - start, LEAF)
+            format = words[FORMAT_ROW * segments + s]
+            walk = -1
+            if format >= STRIDED:
+                format -= STRIDED
+                walk = leaves_at + leaves + s * MEASURE_WALK_WORDS
+            if format == 0:
+                total = float64(words, pointer, start, count, walk, room)
+            elif format == 1:
+                total = float32(words, pointer, start, count, walk, room)
+            elif format == 2:
+                total = float16(words, pointer, start, count, walk, room)
+            else:
+                total = bfloat16(words, pointer, start, count, walk, room)
+            store_at(partials + (words[SLOT_ROW * segments + s] + own) * WORD, total)
+        leave_ieee_mode(before)
 
-        return types.float64(types.int64, types.int64, types.int64), codegen
-
-    return squares
-
-
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    signature = ir.FunctionType(a.type, [a.type] * 3)
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.fma.v{LANES}f64"), [a, b, c])
+    return measure
 
 
-def _add_neighbours(builder: Any, sums: Any) -> Any:
-    while sums.type.count > 1:
-        half = range(sums.type.count // 2)
-        even, odd = (
-            builder.shuffle_vector(sums, sums, ir.Constant(_vector(_BITS, len(half)), [2 * k + side for k in half]))
-            for side in (0, 1)
-        )
-        sums = builder.fadd(even, odd)
-    return builder.extract_element(sums, _BITS(0))
+def _make_leaf(part: str, format: Format) -> Any:
+    """``(words, pointer, start, count, walk, room)``: the sum of squares of ``count`` elements from ``start`` of a gradient on.
+
+    ``walk`` is where in ``words`` its walk begins, -1 if there is none; ``room`` the address of memory for a leaf.
+    """
+    squares, unravel = sum_of_squares(format), make_unravel(1)
+    stored, itemsize = STORAGE[format.name], format.itemsize
+
+    @jit(part)
+    def gather(words, pointer, start, count, walk, room):
+        """Copy a strided stretch to where it lies one element after the other."""
+        inner = words[walk] - 1
+        length = words[walk + WALK_SIZES + inner]
+        step = words[walk + WALK_STRIDES + inner] * itemsize
+        k = start
+        inside = k % length
+        while k < start + count:
+            # One run along the innermost dimension; its first element's place gives the address.
+            stop = min(start + count, k + length - inside)
+            place, _ = unravel(words, walk, inner, k // length)
+            at = pointer + place * itemsize + inside * step
+            for j in range(k - start, stop - start):
+                store_at(room + j * itemsize, load_at(at, stored))
+                at += step
+            k, inside = stop, 0
+
+    @jit(part)
+    def leaf(words, pointer, start, count, walk, room):
+        at = pointer + start * itemsize
+        if walk >= 0:
+            gather(words, pointer, start, count, walk, room)
+            at = room
+        rows = (count + LEAF_LANES - 1) // LEAF_LANES
+        last = at + (rows - 1) * LEAF_LANES * itemsize
+        if count % LEAF_LANES:
+            # Filled up with zeros, which add nothing.
+            full = array_at(room + (rows - 1) * LEAF_LANES * itemsize, LEAF_LANES, stored)
+            part = array_at(last, LEAF_LANES, stored)
+            cut = count % LEAF_LANES
+            for j in range(cut):
+                full[j] = part[j]
+            for j in range(cut, LEAF_LANES):
+                full[j] = 0
+            last = room + (rows - 1) * LEAF_LANES * itemsize
+        return squares(at, rows, last)
+
+    return leaf

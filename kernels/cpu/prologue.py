@@ -1,127 +1,26 @@
-"""The prologue on the CPU: one kernel that measures leaves, and one that decides and computes the rows; `prologue.cu` is their twin."""
+"""The second and third stage of the prologue on the CPU: a kernel that decides and computes the rows; `prologue.cu` is its twin."""
 
 from __future__ import annotations
 
 import math
 from operator import mul
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import int64
 
-from gpu_adam.dtypes import FORMATS
-from gpu_adam.kernels.abi import MAX_DIMS, MEASURE_WALK_WORDS, STRIDED
-
-from ..abi import COHORTS, LEAF, NORMS, RANGES, RANGES_AT, RECORD_WORDS, ROW_WORDS, SUM_LANES, WORD
-from ..abi import LEAF_LANES as LANES
+from ..abi import COHORTS, NORMS, RANGES, RANGES_AT, RECORD_WORDS, ROW_WORDS, SUM_LANES, WORD
 from ..prologue import advance, decide
 from ..rules.rule import Rule, coefficients, power
 from .float_mode import enter_ieee_mode, leave_ieee_mode
-from .intrinsics import array_at, load_at, stack, store_at
-from .measure import sum_of_squares
-from .target import STORAGE, entry, jit, memory
-
-if TYPE_CHECKING:
-    from gpu_adam.dtypes import Format
-
-MEASURE = (int64[::1], *(int64,) * 5)
-"""The argument types of the first kernel."""
+from .intrinsics import array_at, stack
+from .target import entry, jit, memory
 
 FINISH = (int64,) * 8
-"""The argument types of the second one."""
+"""The argument types of the kernel."""
 
-_MAX_DIMS, _STRIDED, _WALK_WORDS = MAX_DIMS, STRIDED, MEASURE_WALK_WORDS
-_LEAF_BYTES, _SUMS_BYTES = LEAF * WORD, SUM_LANES * WORD
+_SUMS_BYTES = SUM_LANES * WORD
 _ROW_BYTES, _RECORD_BYTES = ROW_WORDS * WORD, RECORD_WORDS * WORD
-
-
-def make_measure() -> Any:
-    """The kernel of the first stage, not yet compiled.
-
-    ``(words, segments, leaves, partials, first, last)``: the leaves ``[first, last)`` of a `MeasureTable` (`gpu_adam.plan.tables`), whose
-    sums go to their slots at the address ``partials``.
-    """
-    name = "measure"
-    float64, float32, float16, bfloat16 = (_make_leaf(f"{name}_{format}", format) for format in FORMATS)
-
-    @entry(name)
-    def measure(words, segments, leaves, partials, first, last):
-        before = enter_ieee_mode()
-        room = stack(_LEAF_BYTES)
-        walks = 5 * segments + leaves
-        for k in range(first, last):
-            s = words[5 * segments + k]
-            own = k - words[2 * segments + s]
-            start = own * LEAF
-            count = min(words[segments + s] - start, LEAF)
-            format = words[4 * segments + s]
-            walk = -1
-            if format >= _STRIDED:
-                format -= _STRIDED
-                walk = walks + s * _WALK_WORDS
-            if format == 0:
-                total = float64(words, words[s], start, count, walk, room)
-            elif format == 1:
-                total = float32(words, words[s], start, count, walk, room)
-            elif format == 2:
-                total = float16(words, words[s], start, count, walk, room)
-            else:
-                total = bfloat16(words, words[s], start, count, walk, room)
-            store_at(partials + (words[3 * segments + s] + own) * WORD, total)
-        leave_ieee_mode(before)
-
-    return measure
-
-
-def _make_leaf(part: str, format: Format) -> Any:
-    """``(words, pointer, start, count, walk, room)``: the sum of squares of ``count`` elements from ``start`` of a gradient on.
-
-    ``walk`` is where in ``words`` its walk begins, -1 if there is none; ``room`` the address of memory for a leaf.
-    """
-    squares = sum_of_squares(format)
-    stored, itemsize = STORAGE[format.name], format.itemsize
-
-    @jit(part)
-    def gather(words, pointer, start, count, walk, room):
-        """Copy a strided stretch to where it lies one element after the other."""
-        inner = words[walk] - 1
-        length = words[walk + 1 + inner]
-        step = words[walk + 1 + _MAX_DIMS + inner] * itemsize
-        k = start
-        while k < start + count:
-            # One run along the innermost dimension; its first element's coordinates give the address.
-            stop = min(start + count, k - k % length + length)
-            at = pointer + k % length * step
-            rest = k // length
-            for d in range(inner - 1, -1, -1):
-                at += rest % words[walk + 1 + d] * words[walk + 1 + _MAX_DIMS + d] * itemsize
-                rest //= words[walk + 1 + d]
-            for j in range(k - start, stop - start):
-                store_at(room + j * itemsize, load_at(at, stored))
-                at += step
-            k = stop
-
-    @jit(part)
-    def leaf(words, pointer, start, count, walk, room):
-        at = pointer + start * itemsize
-        if walk >= 0:
-            gather(words, pointer, start, count, walk, room)
-            at = room
-        rows = (count + LANES - 1) // LANES
-        last = at + (rows - 1) * LANES * itemsize
-        if count % LANES:
-            # Filled up with zeros, which add nothing.
-            full = array_at(room + (rows - 1) * LANES * itemsize, LANES, stored)
-            part = array_at(last, LANES, stored)
-            cut = count % LANES
-            for j in range(cut):
-                full[j] = part[j]
-            for j in range(cut, LANES):
-                full[j] = 0
-            last = room + (rows - 1) * LANES * itemsize
-        return squares(at, rows, last)
-
-    return leaf
 
 
 @jit("prologue")

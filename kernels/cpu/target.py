@@ -63,24 +63,24 @@ def _to_float64(x):
 
 
 @functools.cache
-def loader(format: Format, working: Format) -> Callable[..., Any]:
-    """From a stored element to the working format."""
+def loader(stored: str, working: Format) -> Callable[..., Any]:
+    """From an element as it is stored, by the storage's name, to the working format."""
     convert = {"float32": _to_float32, "float64": _to_float64}[working.name]
-    widen = {"float16": widen_float16, "bfloat16": widen_bfloat16}.get(format.name)
+    widen = {"float16": widen_float16, "bfloat16": widen_bfloat16}.get(stored)
     if widen is None:
         return convert
 
-    @jit(f"{format}_to_{working}")
+    @jit(f"{stored}_to_{working}")
     def load(word):
         return convert(widen(word))
 
     return load
 
 
-def storer(format: Format) -> Callable[..., Any]:
-    """From the working format to the stored element, rounded once."""
+def storer(stored: str) -> Callable[..., Any]:
+    """From the working format to the element as it is stored, rounded once."""
     rounders = {"float64": _to_float64, "float32": _to_float32, "float16": round_float16, "bfloat16": round_bfloat16}
-    return rounders[format.name]
+    return rounders[stored]
 
 
 @functools.cache

@@ -1,46 +1,30 @@
 """The Numba CUDA kernel that a step begins with: its three stages, and the order of its sums, are stated in `prologue.py`.
 
-Its twin in CUDA C++ is `prologue.cu`. ``LEAF_THREADS`` threads sum a leaf. The accumulators of a thread are those of whole vectors of 16
-bytes, one vector as far behind the other as the vectors of all these threads reach; so neighbours are added within a thread first, then
-across threads, then again within a thread. Across threads they go through shared memory and not by shuffles, which the simulator
-lacks, and which would save a time that does not show beside that of the loads. The block that is done last adds up all leaves and
-computes the coefficients.
+Its twin in CUDA C++ is `prologue.cu`. The first stage is in `measure.py`; the block that is done last adds up all leaves and computes the
+coefficients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import cuda
 
-from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
-from gpu_adam.kernels.abi import LEAF_THREADS, MAX_DIMS, MEASURE_WALK_WORDS, PROLOGUE_THREADS, STRIDED, VECTOR_BYTES
+from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 
-from ..abi import COHORTS, LEAF, NORMS, RANGES, RANGES_AT, RECORD_WORDS, ROW_WORDS, SUM_LANES, TICKET, WORD
-from ..abi import LEAF_LANES as LANES
+from ..abi import COHORTS, NORMS, PROLOGUE_THREADS, RANGES, RANGES_AT, RECORD_WORDS, ROW_WORDS, SUM_LANES, TICKET, WORD
 from ..prologue import advance, decide
 from ..rules.rule import Rule, coefficients, power
+from .measure import BFLOAT16_CODE, BOARD, FLOAT16_CODE, FLOAT32_CODE, FLOAT64_CODE, make_measure
 from .target import Target, device_target, inlined
 
-if TYPE_CHECKING:
-    from gpu_adam.dtypes import Format
-
-OWN = LANES // LEAF_THREADS
-"""Accumulators of a thread."""
-COLUMNS = OWN * FLOAT64.itemsize // VECTOR_BYTES
-"""Sums that a thread is left with, at most, once neighbours within 16 bytes are added."""
-IN_FLIGHT = 8
-"""Accesses of 16 bytes that a thread begins before it uses the first."""
 SLOTS_IN_FLIGHT = 16
 """Partial sums that a thread of the last block begins to load before it uses the first."""
 
-_LEAVES = PROLOGUE_THREADS // LEAF_THREADS
-_BOARD = COLUMNS * PROLOGUE_THREADS
-_FLOAT64, _FLOAT32, _FLOAT16, _BFLOAT16 = (FORMATS.index(one) for one in (FLOAT64, FLOAT32, FLOAT16, BFLOAT16))
-assert (PROLOGUE_THREADS, COLUMNS) == (SUM_LANES, 4), "the sums below are written out for these"
+assert PROLOGUE_THREADS == SUM_LANES, "a thread for each"
 
 
 def make_prologue(rule: Rule, target: Target | None = None) -> Callable[..., None]:
@@ -55,7 +39,7 @@ def make_prologue(rule: Rule, target: Target | None = None) -> Callable[..., Non
         target: Where it will run, by default on the GPU.
     """
     target = target or device_target()
-    measure, sum_slots = _make_measure(target), _make_sum_slots(target)
+    measure, sum_slots = make_measure(target), _make_sum_slots(target)
     load_word, store_word, count_in = target.load_word, target.store_word, target.count_in
     on = _by_address(target)
     decided, advanced = inlined(decide(on)), inlined(advance(on, _make_fill(rule, target)))
@@ -63,7 +47,7 @@ def make_prologue(rule: Rule, target: Target | None = None) -> Callable[..., Non
     def prologue(
         table, segments, leaves, partials, slots, sources, control, settings, counts, singles, doubles, finish
     ):
-        board = cuda.shared.array(_BOARD, np.float64)
+        board = cuda.shared.array(BOARD, np.float64)
         measure(board, table, segments, leaves, partials)
         if finish == 0:
             return
@@ -89,173 +73,6 @@ def make_prologue(rule: Rule, target: Target | None = None) -> Callable[..., Non
             cohort += PROLOGUE_THREADS
 
     return prologue
-
-
-def _make_measure(target: Target) -> Any:
-    """The first stage, ``(board, table, segments, leaves, partials)``: the sums of the leaves that are the block's."""
-    load_word, store_number = target.load_word, target.store(FLOAT64, FLOAT64)
-    add_vectors, add_elements = _make_add_vectors(target), _make_add_elements(target)
-
-    @inlined
-    def measure(board, table, segments, leaves, partials):
-        thread = cuda.threadIdx.x
-        lane = thread % LEAF_THREADS
-        leaf = cuda.blockIdx.x * _LEAVES + thread // LEAF_THREADS
-        squares = cuda.local.array(OWN, np.float64)
-        for k in range(OWN):
-            squares[k] = 0.0
-        slot = 0
-        if leaf < leaves:
-            leaf_segments = table + 5 * segments * WORD
-            segment = load_word(leaf_segments + leaf * WORD)
-            # The segment's column: its pointer, its size, its first leaf, that one's slot, its format.
-            column, next_row = table + segment * WORD, segments * WORD
-            pointer = load_word(column)
-            number = leaf - load_word(column + 2 * next_row)
-            begin = number * LEAF
-            end = min(begin + LEAF, load_word(column + next_row))
-            slot = load_word(column + 3 * next_row) + number
-            code = load_word(column + 4 * next_row)
-            walk = 0
-            if code >= STRIDED:
-                walk = leaf_segments + (leaves + segment * MEASURE_WALK_WORDS) * WORD
-                code -= STRIDED
-            per_vector = 8
-            if code == _FLOAT64:
-                per_vector = 2
-            if code == _FLOAT32:
-                per_vector = 4
-            # Up to here vectors are loaded, from here on single elements.
-            whole = begin
-            if walk == 0 and pointer % VECTOR_BYTES == 0:
-                whole = end - end % per_vector
-            add_vectors(pointer, code, begin, whole, lane, squares)
-            add_elements(pointer, code, per_vector, whole, end, lane, walk, squares)
-            for k in range(0, OWN, 2):
-                squares[k] += squares[k + 1]
-            if per_vector > 2:
-                for k in range(0, OWN, 4):
-                    squares[k] += squares[k + 2]
-                    squares[k + 2] = 0.0
-            if per_vector > 4:
-                squares[0] += squares[4]
-                squares[4] = 0.0
-        for k in range(COLUMNS):
-            board[k * PROLOGUE_THREADS + thread] = squares[2 * k]
-        step = 1
-        while step < LEAF_THREADS:
-            cuda.syncthreads()
-            if lane % (2 * step) == 0:
-                for k in range(COLUMNS):
-                    at = k * PROLOGUE_THREADS + thread
-                    board[at] += board[at + step]
-            step *= 2
-        if lane == 0 and leaf < leaves:
-            # Columns that a format does not have are 0, and change no sum of squares.
-            low = board[thread] + board[PROLOGUE_THREADS + thread]
-            high = board[2 * PROLOGUE_THREADS + thread] + board[3 * PROLOGUE_THREADS + thread]
-            store_number(partials + slot * WORD, low + high)
-
-    return measure
-
-
-def _make_add_vectors(target: Target) -> Any:
-    """``(pointer, code, begin, end, lane, squares)``: a thread's elements in ``[begin, end)``, whole vectors at multiples of 16 bytes."""
-    add64, add32, add16, add_b16 = (_make_add_vectors_of(one, target) for one in (FLOAT64, FLOAT32, FLOAT16, BFLOAT16))
-
-    @inlined
-    def add_vectors(pointer, code, begin, end, lane, squares):
-        if code == _FLOAT32:
-            add32(pointer, begin, end, lane, squares)
-        elif code == _BFLOAT16:
-            add_b16(pointer, begin, end, lane, squares)
-        elif code == _FLOAT16:
-            add16(pointer, begin, end, lane, squares)
-        elif code == _FLOAT64:
-            add64(pointer, begin, end, lane, squares)
-
-    return add_vectors
-
-
-def _make_add_vectors_of(format: Format, target: Target) -> Any:
-    itemsize, per_vector = format.itemsize, VECTOR_BYTES // format.itemsize
-    # Two vectors of a thread lie as far apart as the vectors of all threads of the leaf reach, and two rows LANES elements.
-    apart, columns, words = LEAF_THREADS * per_vector, OWN // per_vector, VECTOR_BYTES // 4
-    in_flight, reach = IN_FLIGHT * words, IN_FLIGHT // columns * LANES
-    fma, load_packed, element = target.fma, target.load_packed, target.element(format, FLOAT64)
-
-    @inlined
-    def add_vectors_of(pointer, begin, end, lane, squares):
-        packed = cuda.local.array(in_flight, np.int32)
-        i = begin + lane * per_vector
-        while i < end:
-            for n in range(IN_FLIGHT):
-                k = i + (n // columns) * LANES + (n % columns) * apart
-                if k < end:
-                    load_packed(pointer + k * itemsize, packed, n * words)
-                else:
-                    for word in range(n * words, (n + 1) * words):
-                        packed[word] = 0
-            for n in range(IN_FLIGHT):
-                for k in range(per_vector):
-                    x = element(packed, n * words, k)
-                    own = (n % columns) * per_vector + k
-                    squares[own] = fma(x, x, squares[own])
-            i += reach
-
-    return add_vectors_of
-
-
-def _make_add_elements(target: Target) -> Any:
-    """``(pointer, code, per_vector, begin, end, lane, walk, squares)``: a thread's elements in ``[begin, end)``, one by one.
-
-    They lie one after the other or, if ``walk`` is not 0, by the strides that lie there. One text for all formats: what comes here are
-    tails, and gradients that are not aligned.
-    """
-    fma, load_word = target.fma, target.load_word
-    load64, load32, load16, load_b16 = (target.load(one, FLOAT64) for one in (FLOAT64, FLOAT32, FLOAT16, BFLOAT16))
-
-    @inlined
-    def add_elements(pointer, code, per_vector, begin, end, lane, walk, squares):
-        values = cuda.local.array(OWN, np.float64)
-        places = cuda.local.array(OWN, np.int64)
-        rest = cuda.local.array(OWN, np.int64)
-        inside = cuda.local.array(OWN, np.bool_)
-        itemsize = VECTOR_BYTES // per_vector
-        i = begin - begin % LANES + lane * per_vector
-        while i - lane * per_vector < end:
-            for n in range(OWN):
-                k = i + (n // per_vector) * (LEAF_THREADS * per_vector) + n % per_vector
-                inside[n] = begin <= k and k < end
-                places[n] = k
-                values[n] = 0.0
-            if walk != 0:
-                for n in range(OWN):
-                    rest[n] = places[n]
-                    places[n] = 0
-                for d in range(load_word(walk) - 1, -1, -1):
-                    size = load_word(walk + (1 + d) * WORD)
-                    stride = load_word(walk + (1 + MAX_DIMS + d) * WORD)
-                    for n in range(OWN):
-                        outer = rest[n] // size
-                        places[n] += (rest[n] - outer * size) * stride
-                        rest[n] = outer
-            for n in range(OWN):
-                at = pointer + places[n] * itemsize
-                if inside[n]:
-                    if code == _FLOAT32:
-                        values[n] = load32(at)
-                    elif code == _BFLOAT16:
-                        values[n] = load_b16(at)
-                    elif code == _FLOAT16:
-                        values[n] = load16(at)
-                    elif code == _FLOAT64:
-                        values[n] = load64(at)
-            for n in range(OWN):
-                squares[n] = fma(values[n], values[n], squares[n])
-            i += LANES
-
-    return add_elements
 
 
 def _make_sum_slots(target: Target) -> Any:
@@ -306,13 +123,13 @@ def _by_address(target: Target) -> SimpleNamespace:
     @inlined
     def load_format(address, code):
         number = 0.0
-        if code == _FLOAT64:
+        if code == FLOAT64_CODE:
             number = load_double(address)
-        elif code == _FLOAT32:
+        elif code == FLOAT32_CODE:
             number = load_single(address)
-        elif code == _FLOAT16:
+        elif code == FLOAT16_CODE:
             number = load_half(address)
-        elif code == _BFLOAT16:
+        elif code == BFLOAT16_CODE:
             number = load_bfloat(address)
         return number
 

@@ -1,6 +1,6 @@
 """The Numba CUDA kernels for a gradient of some rows only: the sum of rows of the same number, and the update of these rows.
 
-Their twins in CUDA C++ are in `rows.cu`.
+Their twins in CUDA C++ are in `sparse.cu`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def make_rows(kind: Specialization, vectors: int, hint: Hint, target: Target) ->
     """
     group, coefficients = make_group(kind, vectors, hint, target), make_coefficients(kind, target)
     load_word, lanes, dtype = target.load_word, kind.lanes, kind.working.dtype.type
-    param_bytes, grad_bytes, working_bytes = kind.param.itemsize, kind.grad.itemsize, kind.working.itemsize
+    shift, param_bytes = target.shift_streams(kind.streams), kind.param.itemsize
 
-    def rows(p, g, s0, s1, s2, w, e, width, count, indices, row):
+    def rows(param, grad, state0, state1, state2, master, average, width, count, indices, row):
         q = cuda.blockIdx.x
         if q >= count:
             return
@@ -40,19 +40,14 @@ def make_rows(kind: Specialization, vectors: int, hint: Hint, target: Target) ->
             return
         # As in a table, indices count from the last vector boundary at or before the row's first element, which may lie anywhere.
         first = number * width
-        phase = (p // param_bytes + first) % lanes
+        phase = (param // param_bytes + first) % lanes
         first -= phase
-        p += first * param_bytes
-        g += (q * width - phase) * grad_bytes
-        s0 += first * working_bytes
-        s1 += first * working_bytes
-        s2 += first * working_bytes
-        w += first * working_bytes
-        e += first * working_bytes
+        pointers = (param, grad, state0, state1, state2, master, average)
+        pointers = shift(pointers, (first, q * width - phase, first))
         step = cuda.blockDim.x * lanes
         at = cuda.threadIdx.x * lanes
         while at < phase + width:
-            group(p, g, s0, s1, s2, w, e, at, step, phase, phase + width, c)
+            group(pointers, at, step, phase, phase + width, c)
             at += step * vectors
 
     return rows

@@ -12,8 +12,9 @@ import pytest
 from gpu_adam.device import Device
 from gpu_adam.dtypes import BFLOAT16, FLOAT32
 from gpu_adam.engines import Engine, engine_named
+from gpu_adam.kernels.abi import ROLES
 from gpu_adam.kernels.rules.adam import A
-from gpu_adam.kernels.specialization import ROLES, Specialization
+from gpu_adam.kernels.specialization import Specialization
 from tests.support.cuda_cpp import cases
 from tests.support.cuda_cpp.cases import Case, Memory, Tensor, assert_same, run
 from tests.support.cuda_cpp.instances import SPECIALIZATIONS

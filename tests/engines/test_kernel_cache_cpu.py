@@ -13,9 +13,10 @@ import pytest
 from numba.extending import is_jitted
 
 from gpu_adam.dtypes import FLOAT32, FLOAT64, FORMATS
+from gpu_adam.kernels.cpu import families as cpu
+from gpu_adam.kernels.cpu import measure as cpu_measure
 from gpu_adam.kernels.cpu import prologue as cpu_prologue
 from gpu_adam.kernels.cpu import sparse as cpu_rows
-from gpu_adam.kernels.cpu import update as cpu
 from gpu_adam.kernels.specialization import Specialization
 from tests.engines.cache_programs import NURSERY, run
 from tests.support.shipped import RULES, formats_of
@@ -86,7 +87,7 @@ def test_under_one_name_there_is_one_code():
     kernels = [
         *map(cpu.make_kernel, kinds),
         *map(cpu_prologue.make_finish, RULES.values()),
-        cpu_prologue.make_measure(),
+        cpu_measure.make_measure(),
     ]
     kernels += [cpu_rows.make_coalesce(values, working) for values in FORMATS for working in (FLOAT32, FLOAT64)]
     for kernel in kernels:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_adam.dtypes import FLOAT16, FLOAT32, FLOAT64
+from gpu_adam.dtypes import FLOAT32, FLOAT64
 from tests.support.reference import fma
 
 Array = np.ndarray[Any, Any]
@@ -75,10 +75,10 @@ def wrong_conversions() -> list[str]:
 
     words, patterns = float16_words(), float32_patterns()
     single = widened(words).view(np.float32)
-    compare(loader(FLOAT16, FLOAT32), words, single, "float16 to float32")
+    compare(loader("float16", FLOAT32), words, single, "float16 to float32")
     with np.errstate(all="ignore"):
-        compare(loader(FLOAT16, FLOAT64), words, single.astype(np.float64), "float16 to float64")
-    compare(storer(FLOAT16), patterns.view(np.float32), rounded(patterns), "float32 to float16")
+        compare(loader("float16", FLOAT64), words, single.astype(np.float64), "float16 to float64")
+    compare(storer("float16"), patterns.view(np.float32), rounded(patterns), "float32 to float16")
     return wrong
 
 

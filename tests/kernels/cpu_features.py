@@ -241,13 +241,14 @@ def undefined(elf: bytes) -> set[str]:
 
 def kernels() -> dict[str, tuple[Any, tuple[Any, ...], Any]]:
     """All kernels by name: what makes each, with which arguments, and its signature."""
+    from gpu_adam.kernels.cpu import families as cpu
+    from gpu_adam.kernels.cpu import measure as cpu_measure
     from gpu_adam.kernels.cpu import prologue as cpu_prologue
     from gpu_adam.kernels.cpu import sparse as cpu_rows
-    from gpu_adam.kernels.cpu import update as cpu
     from gpu_adam.kernels.specialization import Specialization
 
     found: dict[str, tuple[Any, tuple[Any, ...], Any]] = {
-        "measure": (cpu_prologue.make_measure, (), cpu_prologue.MEASURE),
+        "measure": (cpu_measure.make_measure, (), cpu_measure.MEASURE),
     }
     for values_format in FORMATS:
         for working in (FLOAT32, FLOAT64):

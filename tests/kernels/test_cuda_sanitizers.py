@@ -26,7 +26,7 @@ from tests.support.cuda_cpp import build, cases
 from tests.support.cuda_cpp.cases import Case, Tensor, run
 from tests.support.cuda_cpp.host_gpu import HostEngine
 from tests.support.cuda_cpp.instances import SPECIALIZATIONS
-from gpu_adam.kernels.specialization import ROLES
+from gpu_adam.kernels.abi import ROLES
 library = build.Library(Path({library!r}))
 cuda = HostEngine(library)
 rng = np.random.default_rng(17)

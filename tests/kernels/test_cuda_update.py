@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from gpu_adam.device import Device
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from gpu_adam.engines import Engine
+from gpu_adam.kernels.abi import ROLES
 from gpu_adam.kernels.rules import adam
-from gpu_adam.kernels.specialization import ROLES, Specialization
+from gpu_adam.kernels.specialization import Specialization
 from gpu_adam.plan.launches import Launch
 from gpu_adam.plan.policy import Geometry, Policy
 from tests.support.cuda_cpp import build, cases

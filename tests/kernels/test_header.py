@@ -12,8 +12,9 @@ from gpu_adam.dtypes import FLOAT32, FORMATS
 from gpu_adam.engines.compile import nvrtc
 from gpu_adam.errors import CompileError, EngineUnavailable
 from gpu_adam.kernels import abi, header, row
+from gpu_adam.kernels.abi import ROLES
 from gpu_adam.kernels.rules import nadam, rmsprop, shipped
-from gpu_adam.kernels.specialization import ROLES, CoalesceKernel
+from gpu_adam.kernels.specialization import CoalesceKernel
 from gpu_adam.plan.tables import Gradient, MeasureTable, Table
 from gpu_adam.strides import Walk
 from tests.support.cuda_cpp import build

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gpu_adam.dtypes import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
+from gpu_adam.kernels.streams import Storage, Stream
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
@@ -30,15 +31,17 @@ def mover(format: Format, working: Format, lanes: int, *, load: bool) -> Any:
     """``(address, values)``: all of ``values`` loaded from the address, or stored to it, a vector at a time."""
     import numba
 
-    from gpu_adam.kernels.numba_cuda import intrinsics as cuda_intrinsics
+    from gpu_adam.kernels.numba_cuda import stream as cuda_stream
 
-    make = cuda_intrinsics.load_vector if load else cuda_intrinsics.store_vector
-    move, itemsize = on_cpu(make(format, working, lanes)), format.itemsize
+    make = cuda_stream.load_streams if load else cuda_stream.store_streams
+    streams = (Stream("param", Storage.of(format), read=load, written=not load),)
+    move = on_cpu(make(streams, working, lanes, "plain"))
 
     @numba.njit  # type: ignore[untyped-decorator,unused-ignore]
     def run(address, values):  # type: ignore[no-untyped-def]
+        pointers = (address, 0, 0, 0, 0, 0, 0)
         for first in range(0, values.size, lanes):
-            move(address + first * itemsize, values, first)
+            move(pointers, (first, 0, 0), (values, values, values, values, values, values), first)
 
     return run
 

@@ -16,7 +16,8 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
 from gpu_adam.engines.compile import nvvm
-from gpu_adam.kernels.numba_cuda.prologue import IN_FLIGHT, OWN, SLOTS_IN_FLIGHT
+from gpu_adam.kernels.numba_cuda.measure import IN_FLIGHT, OWN
+from gpu_adam.kernels.numba_cuda.prologue import SLOTS_IN_FLIGHT
 from gpu_adam.kernels.specialization import CoalesceKernel, PrologueKernel
 from tests.support.ptx import (
     ARCHITECTURES,

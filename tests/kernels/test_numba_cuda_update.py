@@ -16,6 +16,7 @@ import pytest
 
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
 from gpu_adam.kernels.specialization import HINTS, Family, Specialization
+from gpu_adam.kernels.streams import Storage, Stream
 from tests.support.shipped import ADAM, AMSGRAD, RULES, formats_of
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
@@ -237,16 +238,17 @@ def test_words_keep_their_order_in_inline_ptx(format: Format, streamed: str) -> 
     """
     from numba import cuda
 
-    from gpu_adam.kernels.numba_cuda import intrinsics as on
+    from gpu_adam.kernels.numba_cuda import stream as on
 
     lanes, dtype = 16 // format.itemsize, format.dtype.type
-    load = on.load_vector(format, format, lanes, streamed == "load")
-    store = on.store_vector(format, format, lanes, streamed == "store")
+    streams = (Stream("param", Storage.of(format), read=True, written=True),)
+    load = on.load_streams(streams, format, lanes, "streaming" if streamed == "load" else "plain")
+    store = on.store_streams(streams, format, lanes, "streaming" if streamed == "store" else "plain")
 
     def copy(source, to):  # type: ignore[no-untyped-def]
         values = cuda.local.array(lanes, dtype)
-        load(source, values, 0)
-        store(to, values, 0)
+        load((source, 0, 0, 0, 0, 0, 0), (0, 0, 0), (values, values, values, values, values, values), 0)
+        store((to, 0, 0, 0, 0, 0, 0), (0, 0, 0), (values, values, values, values, values, values), 0)
 
     text, _ = cuda.compile(copy, "void(int64, int64)", device=False, abi="numba", cc=HOPPER)
     kind = rf"v{lanes}\.f{8 * format.itemsize}"

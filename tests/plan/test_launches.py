@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpu_adam import GpuAdam
 from gpu_adam.device import Device
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
-from gpu_adam.kernels.abi import MAX_DIMS, VECTOR_BYTES
+from gpu_adam.kernels.abi import MAX_DIMS, ROLES, VECTOR_BYTES
 from gpu_adam.kernels.specialization import Specialization
 from gpu_adam.plan.launches import Launch, Plan, Task
 from gpu_adam.plan.layout import ALIGNMENT
@@ -99,11 +99,12 @@ def test_chunk_tables_cover_every_element_exactly_once(
 def test_the_tables_pointers_lead_to_the_first_element() -> None:
     (launch,) = launched([100, 100], phase=3, master=True, param=BFLOAT16, grad=FLOAT64)
     assert launch.table is not None
-    sizes = (2, 8, 4, 4, 4, 4)
+    sizes = {"param": 2, "grad": 8, "state0": 4, "state1": 4, "master": 4}
     for segment, one in enumerate(launch.tasks):
-        for role, itemsize in enumerate(sizes):
-            first = int(launch.table.pointers[role, segment]) + int(launch.table.begins[segment]) * itemsize
-            assert first == one.pointers[role]
+        for role, itemsize in sizes.items():
+            row = ROLES.index(role)
+            first = int(launch.table.pointers[row, segment]) + int(launch.table.begins[segment]) * itemsize
+            assert first == one.pointers[row]
 
 
 # Launches.

@@ -35,7 +35,7 @@ def _function_of(kernel: Kernel) -> Callable[..., None]:
     # Not imported above: Numba takes its time.
     match kernel:
         case UpdateKernel(specialization, _, vectors, hint, persistent):
-            from ...kernels.numba_cuda.multi_tensor import make_kernel
+            from ...kernels.numba_cuda.families import make_kernel
 
             return make_kernel(specialization, vectors, hint, persistent)
         case PrologueKernel(rule):

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...device import Device
-from ...kernels.specialization import ROLES, Kernel, PrologueKernel, coalesce_kernel
+from ...kernels.abi import ROLES
+from ...kernels.specialization import Kernel, PrologueKernel, coalesce_kernel
 from ...plan.launches import Launch
 from ...plan.policy import GPU_POLICY, Policy
 from ...plan.prologue import Prologue

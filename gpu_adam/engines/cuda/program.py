@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from ...device import Device
 from ...dtypes import format_named
-from ...kernels.abi import ROW_WORDS, WORD
-from ...kernels.specialization import ROLES
+from ...kernels.abi import ROLES, ROW_WORDS, WORD
 from ...plan.launches import Launch
 from ...plan.prologue import Prologue
 from ...process.native import at_once

@@ -9,20 +9,23 @@ import ctypes
 import ctypes.util
 import inspect
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import numba.cuda
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_adam.dtypes import FLOAT64, Format
+from gpu_adam.dtypes import FLOAT64, Format, format_named
 from gpu_adam.engines.cuda.numba import NumbaEngine
-from gpu_adam.kernels.numba_cuda.multi_tensor import make_kernel
+from gpu_adam.kernels.abi import ROLES
+from gpu_adam.kernels.numba_cuda.families import make_kernel
 from gpu_adam.kernels.numba_cuda.prologue import make_prologue
 from gpu_adam.kernels.numba_cuda.sparse import make_coalesce
 from gpu_adam.kernels.numba_cuda.target import Target
-from gpu_adam.kernels.specialization import CoalesceKernel, Kernel, PrologueKernel, UpdateKernel
+from gpu_adam.kernels.specialization import CoalesceKernel, Hint, Kernel, PrologueKernel, UpdateKernel
+from gpu_adam.kernels.streams import Stream
 from tests.support.cuda_cpp.host_gpu import HostBinding
 
 
@@ -88,8 +91,12 @@ class Machine:
             count_in=self._count_in,
             load=self.load,
             store=self.store,
-            load_vector=self._load_vector,
-            store_vector=self._store_vector,
+            load_streams=self._load_streams,
+            store_streams=self._store_streams,
+            shift_streams=_shift_streams,
+            load_pointers=lambda address, step: tuple(
+                self.target.load_word(address + row * step) for row in range(len(ROLES))
+            ),
             load_packed=self._load_packed,
             element=_element,
         )
@@ -118,27 +125,43 @@ class Machine:
 
         return store
 
-    def _load_vector(
-        self, format: Format, working: Format, lanes: int, streamed: bool = False
-    ) -> Callable[[int, Any, int], None]:
-        def load_vector(address: int, values: Any, first: int) -> None:
-            for lane in range(lanes):
-                values[first + lane] = self.load(format, working)(address + lane * format.itemsize)
+    def _load_streams(self, streams: Sequence[Stream], working: Format, lanes: int, hint: Hint) -> Callable[..., None]:
+        def load(pointers: Any, places: Any, values: Any, first: int) -> None:
+            for stream, lane in product(streams, range(lanes)):
+                if stream.read:
+                    number = self.load(_format_of(stream), working)(_address(pointers, places, stream, lane))
+                    values[stream.value][first + lane] = number
 
-        return load_vector
+        return load
 
-    def _store_vector(
-        self, format: Format, working: Format, lanes: int, streamed: bool = False
-    ) -> Callable[[int, Any, int], None]:
-        def store_vector(address: int, values: Any, first: int) -> None:
-            for lane in range(lanes):
-                self.store(format, working)(address + lane * format.itemsize, values[first + lane])
+    def _store_streams(self, streams: Sequence[Stream], working: Format, lanes: int, hint: Hint) -> Callable[..., None]:
+        def store(pointers: Any, places: Any, values: Any, first: int) -> None:
+            for stream, lane in product(streams, range(lanes)):
+                if stream.written:
+                    number = values[stream.value][first + lane]
+                    self.store(_format_of(stream), working)(_address(pointers, places, stream, lane), number)
 
-        return store_vector
+        return store
 
     def _load_packed(self, address: int, words: Any, first: int) -> None:
         self.bounds.check(address, 16)
         words[first : first + 4] = np.frombuffer((ctypes.c_char * 16).from_address(int(address)), np.int32)
+
+
+def _format_of(stream: Stream) -> Format:
+    return format_named(stream.storage.name)
+
+
+def _address(pointers: Any, places: Any, stream: Stream, lane: int = 0) -> int:
+    return int(pointers[stream.row] + (places[stream.place] + lane) * stream.storage.itemsize)
+
+
+def _shift_streams(streams: Sequence[Stream]) -> Callable[..., Any]:
+    def shift(pointers: Any, places: Any) -> Any:
+        moved = {stream.row: _address(pointers, places, stream) for stream in streams}
+        return tuple(moved.get(row, pointer) for row, pointer in enumerate(pointers))
+
+    return shift
 
 
 def _element(format: Format, working: Format) -> Callable[[Any, int, int], Any]:

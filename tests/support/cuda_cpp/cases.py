@@ -13,8 +13,9 @@ from gpu_adam.device import Device
 from gpu_adam.dtypes import FLOAT32, FLOAT64, Format
 from gpu_adam.engines import Engine
 from gpu_adam.kernels import abi as row
+from gpu_adam.kernels.abi import ROLES
 from gpu_adam.kernels.rules import adam
-from gpu_adam.kernels.specialization import ROLES, Specialization
+from gpu_adam.kernels.specialization import Specialization
 from gpu_adam.plan.launches import Launch, Task
 from gpu_adam.plan.policy import GPU_POLICY, Policy
 from gpu_adam.plan.scheduling import launches_of
