@@ -41,21 +41,21 @@ class Occupied:
         numbered = [(k, ref) for k, ref in enumerate(refs, start=self._count) if 0 not in ref.shape]
         self._count += len(refs)
         if len(numbered) * 8 < len(self._refs):
-            for number, ref in numbered:
-                self._insert(number, ref)
+            for index, ref in numbered:
+                self._insert(index, ref)
             return
         numbered += zip(self._indices, self._refs, strict=True)
-        spans = sorted((*reach(ref), number, ref) for number, ref in numbered)
+        spans = sorted((*reach(ref), index, ref) for index, ref in numbered)
         self._starts = [start for start, _, _, _ in spans]
         self._ends = list(accumulate((stop for _, stop, _, _ in spans), max))
-        self._indices = [number for _, _, number, _ in spans]
+        self._indices = [index for _, _, index, _ in spans]
         self._refs = [ref for _, _, _, ref in spans]
 
-    def _insert(self, number: int, ref: ArrayRef) -> None:
+    def _insert(self, index: int, ref: ArrayRef) -> None:
         start, stop = reach(ref)
         k = bisect_right(self._starts, start)
         self._starts.insert(k, start)
-        self._indices.insert(k, number)
+        self._indices.insert(k, index)
         self._refs.insert(k, ref)
         self._ends.insert(k, max(stop, self._ends[k - 1]) if k else stop)
         for later in range(k + 1, len(self._ends)):

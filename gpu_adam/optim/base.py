@@ -150,9 +150,9 @@ class GpuOptimizer(StateLayer):
     @untraced
     def __repr__(self) -> str:
         groups = "".join(
-            f"\n  group {number}: {len(group['params'])} parameters, "
+            f"\n  group {index}: {len(group['params'])} parameters, "
             + ", ".join(f"{key}={group[key]!r}" for key in self.algorithm.keys)
-            for number, group in enumerate(self.param_groups)
+            for index, group in enumerate(self.param_groups)
         )
         engines = ", ".join(sorted({one.engine.name for one in self._params})) or self._engine_name
         usual = {"max_grad_norm": None, "ema_decay": None, "master_weights": True}

@@ -36,8 +36,8 @@ class Groups:
         self._members[first:] = [list(group["params"]) for group in groups[first:]]
         if first == 0:
             self._single.clear()
-        for number, members in enumerate(self._members[first:], start=first):
-            self._single.extend((number, k) for k, one in enumerate(members) if _is_single(one))
+        for index, members in enumerate(self._members[first:], start=first):
+            self._single.extend((index, k) for k, one in enumerate(members) if _is_single(one))
 
     def hold(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether these groups have the very parameters that were remembered, in the same order."""
@@ -53,7 +53,7 @@ class Groups:
         except Exception:
             # Of whatever class the arrays' libraries raise; identical arrays run no code in which a handler could.
             return False
-        return same and all(now[number][k] is self._members[number][k] for number, k in self._single)
+        return same and all(now[index][k] is self._members[index][k] for index, k in self._single)
 
     def are_in_place(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether groups differ from the remembered ones in nothing but arrays that stand for others."""
@@ -75,9 +75,9 @@ class Groups:
         """
         if not isinstance(groups, (list, tuple)):
             raise ValueError(f"param_groups is {a_kind(groups)}: must be a list of dicts, as it was")
-        for number, group in enumerate(groups):
+        for index, group in enumerate(groups):
             if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
-                raise ValueError(f"param_groups[{number}] must be a dict with a list of arrays as 'params'")
+                raise ValueError(f"param_groups[{index}] must be a dict with a list of arrays as 'params'")
         sizes, before = [len(group["params"]) for group in groups], list(map(len, self._members))
         change = f"param_groups has groups of {listed(sizes)} parameters, not of {listed(before)}"
         arrays = [id(one) for group in groups for one in group["params"]]
@@ -87,11 +87,11 @@ class Groups:
             raise ValueError(f"{change}: use add_param_group()")
         starts = [0, *accumulate(before)]
         numbers = {
-            id(one): starts[number] + k for number, members in enumerate(self._members) for k, one in enumerate(members)
+            id(one): starts[index] + k for index, members in enumerate(self._members) for k, one in enumerate(members)
         }
         found = [
-            [(numbers.get(id(one), starts[number] + k), id(one) in numbers) for k, one in enumerate(group["params"])]
-            for number, group in enumerate(groups)
+            [(numbers.get(id(one), starts[index] + k), id(one) in numbers) for k, one in enumerate(group["params"])]
+            for index, group in enumerate(groups)
         ]
         taken = [origin for members in found for origin, _ in members]
         if sorted(taken) != list(range(starts[-1])) or len(sizes) < len(before):
@@ -109,12 +109,12 @@ class Groups:
         """
         named = [(structure.kind, name) for structure in self.structures for name in structure.names]
         structures = []
-        for number, members in enumerate(origins):
+        for index, members in enumerate(origins):
             kinds = {named[origin][0] for origin, _ in members} or {"list"}
             names = tuple(named[origin][1] for origin, _ in members)
             if len(kinds) > 1 or (kinds != {"list"} and len(set(names)) < len(names)):
                 raise ValueError(
-                    f"param_groups[{number}] has parameters that were given in different ways or under the same name: "
+                    f"param_groups[{index}] has parameters that were given in different ways or under the same name: "
                     "make a new optimizer"
                 )
             (kind,) = kinds
@@ -134,8 +134,8 @@ class Groups:
             parts = zip(self.structures, leaves, strict=True)
             return [
                 leaf
-                for number, (structure, tree) in enumerate(parts)
-                for leaf in structure.flatten(tree, f"grads of group {number}")
+                for index, (structure, tree) in enumerate(parts)
+                for leaf in structure.flatten(tree, f"grads of group {index}")
             ]
         names = tuple(name for structure in self.structures for name in structure.names)
         named = all(structure.named for structure in self.structures)

@@ -86,8 +86,8 @@ class Members:
         structures: list[Structure] = []
         added: list[dict[str, Any]] = []
         refs: list[tuple[int, str, ArrayRef]] = []
-        for number, group in enumerate(groups, start=len(to)):
-            where = f"group {number}"
+        for index, group in enumerate(groups, start=len(to)):
+            where = f"group {index}"
             if "params" not in group:
                 raise ValueError(f"{where} has no 'params'")
             self._algorithm.check_keys(group, where)
@@ -97,8 +97,8 @@ class Members:
             hyper = self._algorithm.hyperparameters(filled, where, read_lr=self._read_lr)
             structures.append(structure)
             added.append(filled)
-            labels = [_label(structure, name, number) for name in structure.names]
-            described = [(number, label, param_ref(leaf, label)) for label, leaf in zip(labels, leaves, strict=True)]
+            labels = [_label(structure, name, index) for name in structure.names]
+            described = [(index, label, param_ref(leaf, label)) for label, leaf in zip(labels, leaves, strict=True)]
             hyper.refuse_misfits({ref.format.working for _, _, ref in described}, where)
             refs.extend(described)
         self._apart.check(self.params, [entry[1:] for entry in refs], grown=grown)
@@ -199,12 +199,12 @@ class Members:
 
     def _hand_out(self, groups: Sequence[MutableMapping[str, Any]], first: int = 0) -> None:
         """Give the groups from the first one on the arrays that are updated, and remember them."""
-        lists: dict[int, list[Any]] = {number: [] for number in range(first, len(groups))}
+        lists: dict[int, list[Any]] = {index: [] for index in range(first, len(groups))}
         # The parameters are in the groups' order.
         for one in takewhile(lambda one: one.group >= first, reversed(self.params)):
             lists[one.group].append(one.ref.array)
-        for number, arrays in lists.items():
-            groups[number]["params"] = arrays[::-1]
+        for index, arrays in lists.items():
+            groups[index]["params"] = arrays[::-1]
         self.groups.remember(groups, first)
 
 

@@ -100,7 +100,7 @@ class StepLayer(ParameterLayer):
     def _read_hyperparameters(self, capturing: bool = False) -> None:
         """Take up what was edited in `param_groups`; ``capturing`` tells whether a step is being captured in a graph."""
         algorithm, read_lr = self.algorithm, not self._capturable
-        named = [(group, f"group {number}") for number, group in enumerate(self.param_groups)]
+        named = [(group, f"group {index}") for index, group in enumerate(self.param_groups)]
         keys = [algorithm.identify(group, where, read_lr=read_lr) for group, where in named]
         if keys == self._keys:
             return

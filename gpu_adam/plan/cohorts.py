@@ -64,11 +64,11 @@ def cohorts_of(updates: Sequence[Update], steps: NDArray[np.int64]) -> tuple[tup
     cohort_of = []
     for update in updates:
         key = (update.group, update.format.working, int(steps[update.index]))
-        number = numbers.setdefault(key, len(members))
-        if number == len(members):
+        index = numbers.setdefault(key, len(members))
+        if index == len(members):
             members.append([])
-        members[number].append(update.index)
-        cohort_of.append(number)
+        members[index].append(update.index)
+        cohort_of.append(index)
     rows: dict[Format, int] = {}
     cohorts = []
     for (group, working, _), own in zip(numbers, members, strict=True):

@@ -146,7 +146,7 @@ def plan_step(
     for k, update in enumerate(updates):
         devices.setdefault(update.device, []).append(k)
     parts, rows = [], []
-    for number, (device, members) in enumerate(devices.items()):
+    for index, (device, members) in enumerate(devices.items()):
         own = [updates[k] for k in members]
         tasks = [_task(updates[k], cohorts[cohort_of[k]]) for k in members]
         prologue: Prologue | None = None
@@ -166,10 +166,10 @@ def plan_step(
             )
             if prologue.table is not None:
                 measured = np.array([updates[k].index for k in found], np.intp)
-                rows.append(_Row(number, None, prologue.table.pointers, measured, np.zeros(len(found), np.int64)))
+                rows.append(_Row(index, None, prologue.table.pointers, measured, np.zeros(len(found), np.int64)))
         merged = merge_packed(list(zip(tasks, own, strict=True)))
         launches = launches_of(merged, device, machines[device].multiprocessors, machines[device].policy)
-        rows += [_row(number, k, launch, launch.table) for k, launch in enumerate(launches) if launch.table is not None]
+        rows += [_row(index, k, launch, launch.table) for k, launch in enumerate(launches) if launch.table is not None]
         parts.append(Part(device, _sums(own), prologue, launches))
     rebindable = np.zeros(len(steps), np.bool_)
     for row in rows:
@@ -228,7 +228,7 @@ def _gradient(operand: Operand, slot: int) -> Gradient:
     return Gradient(operand.address, operand.size, operand.format, operand.walk, slot)
 
 
-def _row(part: int, number: int, launch: Launch, table: Table) -> _Row:
+def _row(part: int, index: int, launch: Launch, table: Table) -> _Row:
     members = np.array([task.index for task in launch.tasks], np.intp)
     offsets = table.begins * launch.specialization.grad.itemsize
-    return _Row(part, number, table.pointers[_GRAD], members, offsets)
+    return _Row(part, index, table.pointers[_GRAD], members, offsets)

@@ -57,9 +57,9 @@ def _of_cupy() -> Iterator[tuple[list[int], Callable[[], None]]]:
 
 
 def _adopt_cupy(cuda: Any, device: int, streams: Sequence[Any]) -> None:
-    for number, stream in enumerate(streams):
-        if cuda.get_current_stream(number) != stream:
-            with cuda.Device(number):
+    for index, stream in enumerate(streams):
+        if cuda.get_current_stream(index) != stream:
+            with cuda.Device(index):
                 stream.use()
     if cuda.runtime.getDevice() != device:
         cuda.Device(device).use()

@@ -91,8 +91,8 @@ class Apart:
             self._follow(list(map(_ref_of, params)))
         for label, ref in fresh:
             occupied = self._occupied.get(ref.device)
-            for number in occupied.overlapping(ref) if occupied else ():
-                other = params[self._members[ref.device][number]]
+            for index in occupied.overlapping(ref) if occupied else ():
+                other = params[self._members[ref.device][index]]
                 raise _conflict((other.label, other.ref), (label, ref))
 
     def _follow(self, refs: list[ArrayRef]) -> None:

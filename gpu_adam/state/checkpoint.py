@@ -142,10 +142,10 @@ def check(
         TypeError: If it is no state dict, or a group of the optimizer is no dict.
         ValueError: If it belongs to other groups, names or shapes, or a key is missing.
     """
-    for number, own in enumerate(groups):
+    for index, own in enumerate(groups):
         # They are updated as dicts when nothing may fail any more.
         if not isinstance(own, dict):
-            raise TypeError(f"param_groups[{number}] is {a_kind(own)}: must be a dict")
+            raise TypeError(f"param_groups[{index}] is {a_kind(own)}: must be a dict")
     matched = match(saved, structures)
     working = working_formats(params, len(groups))
     new_groups, rules = [], []

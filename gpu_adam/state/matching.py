@@ -70,12 +70,12 @@ def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:
     is_list = isinstance(theirs, Sequence) and isinstance(saved["state"], Mapping)
     if not is_list or not all(isinstance(group, Mapping) for group in theirs):
         raise TypeError("state_dict must have a dict as 'state' and a list of dicts as 'param_groups'")
-    for number, group in enumerate(theirs):
+    for index, group in enumerate(theirs):
         params, names = group.get("params"), group.get("param_names")
         if not isinstance(params, (list, tuple)):
-            raise ValueError(f"group {number} of state_dict has params={shown(params)}: must be a list of their keys")
+            raise ValueError(f"group {index} of state_dict has params={shown(params)}: must be a list of their keys")
         if names is not None and not isinstance(names, (list, tuple)):
-            raise ValueError(f"group {number} of state_dict has param_names={shown(names)}: must be a list")
+            raise ValueError(f"group {index} of state_dict has param_names={shown(names)}: must be a list")
     return theirs  # type: ignore[no-any-return]
 
 

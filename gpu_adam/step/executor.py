@@ -132,8 +132,8 @@ class Executor:
             for program, own in zip(programs, streams, strict=True):
                 program.gather([other for other in programs if other is not program], own)
         rows, last = self.coefficients.rows, len(programs) - 1
-        for number, (program, own) in enumerate(zip(programs, streams, strict=True)):
-            program.run(rows, own, then if number == last else ())
+        for index, (program, own) in enumerate(zip(programs, streams, strict=True)):
+            program.run(rows, own, then if index == last else ())
 
     def _sum(self) -> None:
         for place, part in zip(self._places, self.planned.parts, strict=True):

@@ -81,7 +81,7 @@ class Gradients:
         self._occupied = {
             device: Occupied([placed.ref for placed in members]) for device, members in self._on_device.items()
         }
-        numbers = {device: number for number, device in enumerate(self._on_device)}
+        numbers = {device: index for index, device in enumerate(self._on_device)}
         self._device_numbers = np.array([numbers[placed.ref.device] for placed in params], np.int64)
         self._empty = [placed.index for placed in params if not placed.size]
 
@@ -198,8 +198,8 @@ class Gradients:
         if len(self._occupied) == 1:
             (occupied,) = self._occupied.values()
             return clear & occupied.are_clear(starts, stops)
-        for number, occupied in enumerate(self._occupied.values()):
-            mine = self._device_numbers[indices] == number
+        for index, occupied in enumerate(self._occupied.values()):
+            mine = self._device_numbers[indices] == index
             clear[mine] &= occupied.are_clear(starts[mine], stops[mine])
         return clear
 

@@ -85,8 +85,8 @@ class Settings:
     def update(self, hyper: Sequence[Hyperparameters], averaging: Averaging, scaling: Scaling, limits: Limits) -> None:
         """Take up what a step is to do."""
         if hyper is not self._hyper:
-            for number, cohort in enumerate(self._cohorts):
-                self._write_record(number, cohort, hyper[cohort.group], averaging)
+            for index, cohort in enumerate(self._cohorts):
+                self._write_record(index, cohort, hyper[cohort.group], averaging)
             self._hyper = hyper
         if (scaling, limits) != self._header:
             self._write_header(scaling, limits)
@@ -105,31 +105,31 @@ class Settings:
         """
         assert self._hyper is not None
         asked: Asked = {}
-        for number, cohort in enumerate(self._cohorts):
+        for index, cohort in enumerate(self._cohorts):
             hyper = self._hyper[cohort.group]
             if not hyper.is_scheduled:
                 continue
-            first = int(counts[number]) + 1
-            known = self._known[number]
+            first = int(counts[index]) + 1
+            known = self._known[index]
             steps = range(first, first + behind + 1)
             for t in steps:
                 if t not in known:
                     known[t] = hyper.scheduled(t, cohort.working, f"group {cohort.group}", asked)
             for t in [t for t in known if t < first]:
                 del known[t]
-            at = self._windows_at + number * WINDOW_ENTRIES * SCHEDULED_WORDS
+            at = self._windows_at + index * WINDOW_ENTRIES * SCHEDULED_WORDS
             entries = [value for t in steps for value in known[t]]
             self._numbers[at : at + len(entries)] = entries
-            record = HEADER_WORDS + number * RECORD_WORDS
+            record = HEADER_WORDS + index * RECORD_WORDS
             self.words[record + WINDOW], self.words[record + WINDOW_FIRST] = at, first
             self.words[record + WINDOW_LENGTH] = len(steps)
 
-    def _write_record(self, number: int, cohort: Cohort, hyper: Hyperparameters, averaging: Averaging) -> None:
-        at = HEADER_WORDS + number * RECORD_WORDS
+    def _write_record(self, index: int, cohort: Cohort, hyper: Hyperparameters, averaging: Averaging) -> None:
+        at = HEADER_WORDS + index * RECORD_WORDS
         self._numbers[at : at + RECORD_WORDS] = hyper.record(averaging, cohort.working)
         self.words[at + ROW] = cohort.row
         self.words[at + LR_ADDRESS], self.words[at + LR_FORMAT] = _place(hyper.lr_at)
-        self._known[number] = {}
+        self._known[index] = {}
 
     def _write_header(self, scaling: Scaling, limits: Limits) -> None:
         self._numbers[MAX_NORM] = limits.max_norm

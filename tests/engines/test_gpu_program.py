@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpu_adam.device import Device
-from gpu_adam.engines.cuda.staging import SLOTS
+from gpu_adam.engines.cuda.staging import RING
 from gpu_adam.kernels.abi import NORMS, SKIPPED, WORD
 from gpu_adam.plan.policy import GPU_POLICY
 from gpu_adam.plan.scheduling import launches_of
@@ -40,7 +40,7 @@ def test_coefficients_of_the_device_are_those_of_the_host(rig: Any, measures: bo
 def test_every_step_has_its_own_settings_and_gradients_however_far_the_host_is_ahead(rig: Any) -> None:
     problem = Problem(rig.engine)
     programs = problem.load(on_device=True)
-    steps = [(k % GRADIENTS, {"lr": 0.01 / (1 + k)}) for k in range(3 * SLOTS)]
+    steps = [(k % GRADIENTS, {"lr": 0.01 / (1 + k)}) for k in range(3 * RING)]
     for choice, changed in steps:
         problem.bind(programs, choice)
         problem.instruct(programs, **changed)
@@ -94,7 +94,7 @@ def test_a_step_allocates_nothing_and_waits_for_nothing(host: Host) -> None:
     binding = host.engine.binding
     replay = programs[0].graph()
     before = binding.allocations, binding.waits
-    for k in range(2 * SLOTS):
+    for k in range(2 * RING):
         problem.bind(programs, k % GRADIENTS)
         programs[0].recent_counts()
         problem.instruct(programs, lr=0.01 / (1 + k))
@@ -124,10 +124,10 @@ def test_recent_counts_are_exact_for_the_moment_that_they_name(rig: Any, graph: 
     rig.engine.upload(problem.memories[0], (3 + 1) * ROOM, np.array([inf], np.float32))
     run = programs[0].graph() if graph else lambda: programs[0].run(None)
     counted = [0]
-    for k in range(4 * SLOTS):
+    for k in range(4 * RING):
         counts, age = programs[0].recent_counts()
         assert counts.tolist() == [counted[len(counted) - 1 - age]] * 2
-        assert age <= SLOTS
+        assert age <= RING
         skipped = k % 3 == 1
         problem.bind(programs, 1 if skipped else 0)
         problem.instruct(programs, lr=0.01 / (1 + k))
@@ -135,7 +135,7 @@ def test_recent_counts_are_exact_for_the_moment_that_they_name(rig: Any, graph: 
         assert counts.tolist() == [counted[len(counted) - 1 - age]] * 2
         run()
         counted.append(counted[-1] + (not skipped))
-    assert age == SLOTS
+    assert age == RING
     assert programs[0].counts().tolist() == [counted[-1]] * 2
     assert programs[0].recent_counts()[1] == 0
 
@@ -144,12 +144,12 @@ def test_counts_that_nobody_noted_are_those_of_the_beginning(host: Host) -> None
     problem = Problem(host.engine)
     (program,) = problem.load(on_device=True)
     problem.instruct([program])
-    for _ in range(SLOTS // 2):
+    for _ in range(RING // 2):
         program.run(None)
-    assert [program.recent_counts()[0].tolist(), program.recent_counts()[1]] == [[0, 0], SLOTS // 2]
-    assert program.counts().tolist() == [SLOTS // 2] * 2
+    assert [program.recent_counts()[0].tolist(), program.recent_counts()[1]] == [[0, 0], RING // 2]
+    assert program.counts().tolist() == [RING // 2] * 2
     program.run(None)
-    assert [program.recent_counts()[0].tolist(), program.recent_counts()[1]] == [[SLOTS // 2] * 2, 1]
+    assert [program.recent_counts()[0].tolist(), program.recent_counts()[1]] == [[RING // 2] * 2, 1]
 
 
 # ---- Several devices ----------------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def steps_on(host: Host, devices: Sequence[int], steps: Sequence[tuple[int, dict
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("devices", [(0, 0, 1), (1, 0, 1), (2, 1, 0)])
 def test_the_norm_is_that_of_all_devices(host: Host, devices: tuple[int, ...], seed: int) -> None:
-    steps = [(k % GRADIENTS, {"lr": 0.01 / (1 + k)}) for k in range(2 * SLOTS)]
+    steps = [(k % GRADIENTS, {"lr": 0.01 / (1 + k)}) for k in range(2 * RING)]
     assert_same(steps_on(host, devices, steps, seed), expected(host.engine, steps))
 
 

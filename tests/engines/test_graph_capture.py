@@ -12,7 +12,7 @@ from gpu_adam.device import Device
 from gpu_adam.engines.cuda import numba as numba_engine
 from gpu_adam.engines.cuda.cupy import CupyBinding
 from gpu_adam.engines.cuda.program import IMPRINTS
-from gpu_adam.engines.cuda.staging import SLOTS, Imprints
+from gpu_adam.engines.cuda.staging import RING, Imprints
 from tests.support import gpu_rigs
 from tests.support.gpu_rigs import GRADIENTS, Host, Problem, assert_same, expected
 
@@ -170,7 +170,7 @@ def test_a_graph_repeats_the_step_with_what_is_set_and_bound(rig: Any) -> None:
     problem.instruct(programs)
     replay = programs[0].graph()
     streams = [rig.stream(), rig.stream(), None]
-    steps = [(k % GRADIENTS, {"lr": 0.01 / (1 + k)}) for k in range(2 * SLOTS)]
+    steps = [(k % GRADIENTS, {"lr": 0.01 / (1 + k)}) for k in range(2 * RING)]
     for k, (choice, changed) in enumerate(steps):
         stream = streams[k % 3]
         problem.bind(programs, choice, stream)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpu_adam import GpuAdam
-from gpu_adam.engines.cuda.staging import SLOTS
+from gpu_adam.engines.cuda.staging import RING
 from tests.support import gpu_rigs, host_pairs
 from tests.support.gpu_rigs import LIMIT, WIDTH, Host
 from tests.support.host_pairs import HostArray, Pair
@@ -30,7 +30,7 @@ MODES: dict[str, dict[str, Any]] = {
 def test_many_steps_without_waiting(engines: Host, mode: str, devices: tuple[int, ...]) -> None:
     pair = Pair(engines, devices, **MODES[mode])
     kept = []
-    for k in range(2 * SLOTS):
+    for k in range(2 * RING):
         gradients = pair.gradients(infinite="skip_nonfinite" in MODES[mode] and k % 4 == 2)
         kept.append(pair.up(gradients))
         pair.on_gpu.step(kept[-1], grad_scale=2.0)
@@ -42,7 +42,7 @@ def test_many_steps_without_waiting(engines: Host, mode: str, devices: tuple[int
 def replayed(pair: Pair, replay: Callable[[], None], step: Callable[[], None], arrays: Sequence[HostArray]) -> None:
     """Run replays with new gradients in the same arrays, among steps with other arrays."""
     others = []
-    for k in range(2 * SLOTS):
+    for k in range(2 * RING):
         gradients = pair.gradients(infinite=k % 4 == 2)
         pair.host.engine.finish()
         if k % 5 == 3:
@@ -53,7 +53,7 @@ def replayed(pair: Pair, replay: Callable[[], None], step: Callable[[], None], a
                 array.memory[...] = gradient
             replay() if k % 5 else step()
         pair.on_cpu.step(gradients)
-        if k == SLOTS:
+        if k == RING:
             for one in (pair.on_gpu, pair.on_cpu):
                 one.param_groups[0]["weight_decay"] = 0.3
     pair.check()
@@ -105,7 +105,7 @@ def test_gradients_of_rows(engines: Host, mode: str) -> None:
     param = HostArray(twin, 0)
     on_gpu, on_cpu = GpuAdam([param], engine="cupy", **MODES[mode]), GpuAdam([twin], engine="cpu", **MODES[mode])
     kept = []
-    for k in range(2 * SLOTS):
+    for k in range(2 * RING):
         rows = random.integers(0, LIMIT, 1 + k % 7)
         values = random.normal(size=(len(rows), WIDTH)).astype(np.float32)
         kept.append(HostArray(values, 0))

@@ -15,7 +15,7 @@ import pytest
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.device import Device
 from gpu_adam.dtypes import FLOAT32
-from gpu_adam.engines.cuda.staging import SLOTS
+from gpu_adam.engines.cuda.staging import RING
 from tests.state import streamed
 from tests.state.streamed import OTHER, SIDE, Streamed
 from tests.support import host_library
@@ -123,7 +123,7 @@ def test_the_norm_is_had_without_waiting(host: Any) -> None:
 
 def test_reading_often_does_not_disturb_the_counts(host: Any) -> None:
     pair = Streamed(host, lr=lambda t: 0.1 / t, max_grad_norm=3.0)
-    for k in range(3 * SLOTS):
+    for k in range(3 * RING):
         pair.step([SIDE, None][k % 2])
         for _ in range(k % 4):
             norm = pair.on_gpu.grad_norm

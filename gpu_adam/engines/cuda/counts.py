@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from ...device import Device
 from .. import Engine, Memory
 from .binding import Binding
-from .staging import SLOTS, Staging
+from .staging import RING, Staging
 
 
 class StepCounts:
     """The cohorts' counts in a device's memory.
 
-    The host follows them from afar: before a step it has them copied to pinned memory, a place for each slot of the staging ring, and
+    The host follows them from afar: before a step it has them copied to pinned memory, a place for each entry of the staging ring, and
     reads a place when the ring has come round to it, since the device is then past that step.
     """
 
@@ -33,8 +33,8 @@ class StepCounts:
         self._staging = staging
         self._memory = memory or engine.allocate(device, counts.nbytes)
         engine.upload(self._memory, 0, np.ascontiguousarray(counts))
-        self._places = cuda.pinned(SLOTS * counts.nbytes)[: SLOTS * counts.nbytes].view(np.int64).reshape(SLOTS, -1)
-        self._noted: list[tuple[int, int] | None] = [None] * SLOTS
+        self._places = cuda.pinned(RING * counts.nbytes)[: RING * counts.nbytes].view(np.int64).reshape(RING, -1)
+        self._noted: list[tuple[int, int] | None] = [None] * RING
         self._runs = 0
         self._known, self._known_runs = counts.copy(), 0
 
@@ -51,10 +51,10 @@ class StepCounts:
         """Have them copied, as they are before the next run, in the order of the stream."""
         self._staging.follow(stream)
         self._take_up()
-        slot = self._staging.turn % SLOTS
-        place = self._places[slot]
+        entry = self._staging.turn % RING
+        place = self._places[entry]
         self._cuda.copy(place.ctypes.data, self.address, place.nbytes, stream)
-        self._noted[slot] = (self._staging.turn, self._runs)
+        self._noted[entry] = (self._staging.turn, self._runs)
 
     def recent(self) -> tuple[NDArray[np.int64], int]:
         """The latest that are known without waiting, and how many runs have begun since."""
@@ -68,11 +68,11 @@ class StepCounts:
         return counts.copy()
 
     def _take_up(self) -> None:
-        """Look at the place whose slot the ring has come round to."""
-        slot = self._staging.turn % SLOTS
-        noted = self._noted[slot]
+        """Look at the place whose entry the ring has come round to."""
+        entry = self._staging.turn % RING
+        noted = self._noted[entry]
         # A note of this very turn is still on its way; one of an earlier round may be older than what was read since.
-        if noted is not None and noted[0] + SLOTS <= self._staging.turn:
-            self._noted[slot] = None
+        if noted is not None and noted[0] + RING <= self._staging.turn:
+            self._noted[entry] = None
             if noted[1] >= self._known_runs:
-                self._known, self._known_runs = self._places[slot].copy(), noted[1]
+                self._known, self._known_runs = self._places[entry].copy(), noted[1]

@@ -85,8 +85,8 @@ class GpuProgram:
             for launch, function, memory in zip(launches, functions, self._tables, strict=True)
         ]
         self._pointers: dict[tuple[int | None, int], tuple[NDArray[np.int64], int]] = {
-            (number, _GRAD): self._pointer_row(number, _GRAD)
-            for number, launch in enumerate(launches)
+            (index, _GRAD): self._pointer_row(index, _GRAD)
+            for index, launch in enumerate(launches)
             if launch.table is not None
         }
         if prologue is not None:

@@ -93,9 +93,9 @@ class GpuPrologue:
         """Queue the copies of the other devices' sums, after these have measured."""
         if len(others) != self.plan.sources - 1:
             raise ValueError(f"the sums of {len(others)} other devices: must be those of {self.plan.sources - 1}")
-        for number, other in enumerate(others, start=1):
+        for index, other in enumerate(others, start=1):
             other._measured.hold(stream)
-            to = self._partials + number * self._source_bytes
+            to = self._partials + index * self._source_bytes
             self._cuda.copy(to, other._partials, self._source_bytes, stream)
         self._gathered.record(stream)
         for other in others:

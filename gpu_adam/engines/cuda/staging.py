@@ -1,7 +1,7 @@
 """Small host arrays on their way to a GPU: copied into pinned memory and sent from there, with no host synchronisation.
 
 Coefficients and pointers go up in every step. The host may be many steps ahead of the device, so what is being sent must not be
-overwritten: the pinned memory is a ring of slots, one for each step, and an event at the end of a step says when its slot is free.
+overwritten: the pinned memory is a ring of entries, one for each step, and an event at the end of a step says when its entry is free.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .. import capture_errors
 
-SLOTS = 32
+RING = 32
 """Steps that the host may be ahead of the device before it waits; the device's own queue of launches is of that order."""
 
 _ALIGNMENT = 16
@@ -53,16 +53,16 @@ class Staging:
     nor the state are touched by two steps at once.
 
     Attributes:
-        turn: Slots that were used up so far. What was queued in turn ``k`` is done when turn ``k + SLOTS`` has begun.
+        turn: Entries that were used up so far. What was queued in turn ``k`` is done when turn ``k + RING`` has begun.
     """
 
     def __init__(self, transport: Transport, nbytes: int) -> None:
-        """A ring whose slots hold ``nbytes`` each: at least as much as the largest single array, at best all that one step sends."""
+        """A ring whose entries hold ``nbytes`` each: at least as much as the largest single array, at best all that one step sends."""
         self._transport = transport
-        self._slot_bytes = rounded(nbytes)
-        self._host = transport.pinned(SLOTS * self._slot_bytes)
+        self._entry_bytes = rounded(nbytes)
+        self._host = transport.pinned(RING * self._entry_bytes)
         self._address = self._host.ctypes.data
-        self._events = [transport.event() for _ in range(SLOTS)]
+        self._events = [transport.event() for _ in range(RING)]
         self.turn = 0
         self._used = 0
         self._stream: int | None = None
@@ -71,10 +71,10 @@ class Staging:
     def send(self, data: NDArray[Any], to: int, stream: int) -> None:
         """Queue a copy of ``data`` to the device's address ``to``; the array may be changed as soon as this returns."""
         self.follow(stream)
-        if self._used + data.nbytes > self._slot_bytes:
+        if self._used + data.nbytes > self._entry_bytes:
             self.end_step()
             self._is_open = True
-        at = self.turn % SLOTS * self._slot_bytes + self._used
+        at = self.turn % RING * self._entry_bytes + self._used
         put(data, self._host, at)
         self._transport.copy(to, self._address + at, data.nbytes, stream)
         self._used += rounded(data.nbytes)
@@ -85,7 +85,7 @@ class Staging:
             if self._is_open:
                 self.end_step()
             if self._stream is not None:
-                self._events[(self.turn - 1) % SLOTS].hold(stream)
+                self._events[(self.turn - 1) % RING].hold(stream)
             self._stream = stream
         self._is_open = True
 
@@ -96,17 +96,17 @@ class Staging:
     def prolong_step(self) -> None:
         """Say that what is queued in the stream by now belongs to the step that was ended last."""
         if self.turn and not self._is_open and self._stream is not None:
-            self._events[(self.turn - 1) % SLOTS].record(self._stream)
+            self._events[(self.turn - 1) % RING].record(self._stream)
 
     def end_step(self) -> None:
-        """Say that a step's last kernel is queued: its slot is free when the device comes to this place."""
+        """Say that a step's last kernel is queued: its entry is free when the device comes to this place."""
         # Recorded now and not when the stream changes: by then the caller may have destroyed the old stream.
         if self._stream is not None:
-            self._events[self.turn % SLOTS].record(self._stream)
+            self._events[self.turn % RING].record(self._stream)
         self.turn += 1
         self._used = 0
         self._is_open = False
-        self._events[self.turn % SLOTS].synchronize()
+        self._events[self.turn % RING].synchronize()
 
 
 class Imprints:
