@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.abi import MAX_STATES
+from ..kernels.abi import ROLES
 from ..plan.cohorts import Mode
 from ..plan.planner import StepPlan, plan_step
 from ..plan.updates import Machine, Operand, Update
@@ -53,14 +53,14 @@ def plan_of(
 
 def _update_of(placed: Placed, operand: Operand, hyper: Hyperparameters, averages: bool, bucket: int) -> Update:
     rule = hyper.rule
-    pointers = (
-        placed.ref.address,
-        operand.address,
-        *(placed.address(name) for name in rule.states),
-        *(0,) * (MAX_STATES - len(rule.states)),
-        placed.address("master"),
-        placed.address(AVERAGE) if averages else 0,
-    )
+    addresses = {
+        "param": placed.ref.address,
+        "grad": operand.address,
+        "master": placed.address("master"),
+        "average": placed.address(AVERAGE) if averages else 0,
+        **{f"state{k}": placed.address(name) for k, name in enumerate(rule.states)},
+    }
+    pointers = tuple(addresses.get(role, 0) for role in ROLES)
     home = (placed.address("param"), placed.address("grad"))
     return Update(
         index=placed.index,

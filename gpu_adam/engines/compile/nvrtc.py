@@ -23,7 +23,7 @@ from .fingerprint import digest, environment, library
 OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=false")
 """What the arithmetic needs: subnormals kept, division and square root rounded correctly, nothing contracted."""
 
-SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "multi_tensor.cu", "rows": "sparse.cu"}
+SOURCES = {"flat": "flat.cu", "multi_tensor": "multi_tensor.cu", "strided": "strided.cu", "rows": "sparse.cu"}
 """The file that holds each family's kernel."""
 
 _C_TYPES = {"float64": "double", "float32": "float", "float16": "gpu_adam::float16", "bfloat16": "gpu_adam::bfloat16"}
