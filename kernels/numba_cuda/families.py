@@ -1,8 +1,8 @@
 """The Numba CUDA kernels that update: one for each family, made for a specialization out of the rule that the CPU engine compiles too.
 
 Their twins in CUDA C++ have the same names. A thread owns ``lanes`` elements at a multiple of ``lanes``, as many as 16 bytes of the
-narrowest stream hold. Where all of them lie in bounds it reads and writes 16 bytes at a time; a vector that a head or a tail cuts is handled
-element by element, and so is a stream that is not 16-byte aligned, that one alone. Where the step is skipped nothing is written.
+narrowest stream hold. Where all of them lie in bounds it reads and writes 16 bytes at a time; a vector that a head or a tail cuts is
+handled element by element, and so is a stream that is not 16-byte aligned, that one alone. Where the step is skipped nothing is written.
 
 A block of a persistent grid goes on with the work of the block that would lie a whole grid behind it, as long as there is some.
 
