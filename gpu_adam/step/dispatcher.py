@@ -76,11 +76,11 @@ class Dispatcher:
 
     def _reset(self) -> None:
         vars(self).pop("_gradients", None)
-        vars(self).pop("_lanes", None)
+        vars(self).pop("_gpus", None)
         self.residence = Residence(self.params)
 
     @cached_property
-    def _lanes(self) -> list[tuple[Engine, Device, Library]]:
+    def _gpus(self) -> list[tuple[Engine, Device, Library]]:
         gpus = {one.ref.device: one for one in self.params if one.ref.device.kind != "cpu"}
         return [(one.engine, device, one.ref.library) for device, one in gpus.items()]
 
@@ -104,14 +104,14 @@ class Dispatcher:
         Raises:
             RuntimeError: If it cannot be.
         """
-        if len(self._lanes) > 1 and stream is not None:
+        if len(self._gpus) > 1 and stream is not None:
             raise ValueError("stream= is for parameters on one device: make it each device's current stream instead")
         capturing = False
-        for engine, device, library in self._lanes:
+        for engine, device, library in self._gpus:
             capturing |= engine.capturing(device, current_stream(library, device) if stream is None else stream)
         if capturing and not self._capturable:
             raise capture_errors.not_capturable()
-        if capturing and (self.executor is None or len(self._lanes) > 1):
+        if capturing and (self.executor is None or len(self._gpus) > 1):
             raise capture_errors.nothing_compiled()
         return capturing
 
@@ -221,7 +221,7 @@ class Dispatcher:
         controls = self._control.ensure(engines, self._norms) if mode.on_device else {}
         # A step on several devices cannot be captured, nor can one on a CPU.
         shared: SharedCounts | None = None
-        if self._capturable and len(self._lanes) == len(engines) == 1:
+        if self._capturable and len(self._gpus) == len(engines) == 1:
             ((device, engine),) = engines.items()
             shared = self._captures.counts_for(planned.cohorts, device, engine)
         executor = Executor(planned, self.params, self._gradients, self.steps, hyper, self._averaging, controls, shared)
@@ -304,7 +304,7 @@ class Dispatcher:
 
     def ordered(self) -> AbstractContextManager[Any]:
         """A block: what the arrays' libraries copy in it comes after the last step, on whichever stream, and before the next one."""
-        return self.executor.ordered() if self._lanes and self.executor is not None else nullcontext()
+        return self.executor.ordered() if self._gpus and self.executor is not None else nullcontext()
 
 
 def _on_stream(stream: int | None, work: Callable[[], Any]) -> None:
