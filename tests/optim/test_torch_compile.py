@@ -230,7 +230,8 @@ def test_signatures_and_documentation_are_the_functions_own(owner: type, names: 
     for name in names:
         method = getattr(owner, name)
         assert method.__name__ == name
-        assert method.__qualname__ == f"{owner.__name__}.{name}"
+        home = next(kind for kind in owner.__mro__ if name in vars(kind))
+        assert method.__qualname__ == f"{home.__name__}.{name}"
         assert "args" not in inspect.signature(method).parameters
         assert method.__doc__ or name.startswith("__")
 
