@@ -49,7 +49,8 @@ class ArrayRef:
 class Library:
     """What is asked of an array library, answered as for one of which nothing else is known.
 
-    It is never imported here before the caller has: it is found in ``sys.modules``, or by an array's class.
+    It is found in ``sys.modules``, or by an array's class. None is imported before the caller has done so, but for views of a GPU's
+    memory for an array of no known library, which are Numba's or CuPy's.
 
     Attributes:
         name: What it is called.
@@ -153,7 +154,7 @@ class Library:
         raise NotImplementedError
 
     def contiguous(self, array: Any) -> Any:
-        """The same array, or where its elements do not lie row after row a copy where they do."""
+        """The array itself if its elements lie row after row, else a copy in which they do."""
         return array
 
     def scalar(self, value: float, format: str) -> Any:
@@ -225,7 +226,7 @@ def name_of(array: Any) -> str:
 
 
 def no_array(value: Any) -> TypeError:
-    """What is raised for what is an array of no library."""
+    """The error for an object that is no array."""
     return TypeError(
         f"is a {name_of(value)}: use a NumPy, CuPy or Numba device array, a torch tensor, "
         "or an object with __cuda_array_interface__ or __dlpack__"

@@ -121,7 +121,7 @@ class GpuOptimizer(StateLayer):
         self._group_norms = flag(group_norms, "group_norms")
         self._skip_nonfinite = flag(skip_nonfinite, "skip_nonfinite")
         self._capturable = flag(capturable, "capturable")
-        flag(polyak_average, "polyak_average")
+        polyak_average = flag(polyak_average, "polyak_average")
         self._master_weights = True if master_weights is None else flag(master_weights, "master_weights")
         self.algorithm.hyperparameters(self.defaults, "the defaults", read_lr=not self._capturable)
         self._engine_name = engine

@@ -69,7 +69,7 @@ class GraphLayer(StepLayer):
         self._read_hyperparameters()
         on = None if stream is None else handle_of(stream)
         scaling = self._dispatcher.scaling
-        limits, mode = self._limits(scaling), self._mode(scaling)
+        limits, mode = self._asks(scaling, self._max_grad_norm)
         request = Request(self._hyper, scaling, limits, mode, stream=on, follows_replays=True)
         if not (self._dispatcher.executor is executor and self._dispatcher.prepare_replay(request)):
             raise capture_errors.graph_of_other_rule()

@@ -16,7 +16,7 @@ from ..messages import a_kind
 from ..process.sole import User, changing
 from ..process.tracing import untraced
 from ..process.uninterrupted import uninterrupted
-from ..rules.algorithm import Algorithm, Hyperparameters
+from ..rules.algorithm import Algorithm
 from ..rules.hyperparameters import Averaging
 from ..state.parameter import Placed, narrowest, working_formats
 from ..state.residence import Residence
@@ -46,8 +46,6 @@ class ParameterLayer:
     # What follows from the parameters.
     _dispatcher: Dispatcher
     _bound: Bound
-    _keys: list[tuple[Any, ...]]
-    _hyper: list[Hyperparameters]
 
     @property
     def _params(self) -> list[Placed]:
@@ -196,7 +194,7 @@ class ParameterLayer:
         if dispatcher is not None:
             # What a caller has captured is not forgotten.
             dispatcher.settle()
-        for name in ("_devices", "_working", "_narrowest", "_unscaled"):
+        for name in ("_devices", "_working", "_narrowest"):
             vars(self).pop(name, None)
         vars(self).update(self._remade(self._params, steps, bound, residence))
         self._captures.tell(steps)
@@ -216,14 +214,7 @@ class ParameterLayer:
             capturable=self._capturable,
             residence=residence,
         )
-        keys: list[tuple[Any, ...]] = []
-        hyper: list[Hyperparameters] = []
-        return {
-            "_dispatcher": dispatcher,
-            "_bound": Bound(params, bound, self._pack),
-            "_keys": keys,
-            "_hyper": hyper,
-        }
+        return {"_dispatcher": dispatcher, "_bound": Bound(params, bound, self._pack)}
 
     @cached_property
     def _devices(self) -> set[Device]:

@@ -14,18 +14,18 @@ import numpy as np
 from ..arrays import ArrayRef
 from ..cuda.streams import handle_of
 from ..engines import Engine, capture_errors
-from ..lazy import cached_property
 from ..plan.cohorts import Mode
 from ..plan.launches import Plan
 from ..process.sole import changing, reading
+from ..rules.algorithm import Hyperparameters
 from ..state.frozen import is_frozen
 from ..state.placement import place
 from ..step.amp import HandedOver, handed_over
 from ..step.loss_scaler import LossScaler
+from ..step.planning import plan_of
 from ..step.request import Request
 from ..step.scaling import UNSCALED, Scaling, max_norm, scaling_of
 from ..step.settings import Limits
-from ..step.updates import plan_of
 from .interface import unexpected_in_step
 from .parameters import ParameterLayer
 
@@ -33,9 +33,12 @@ from .parameters import ParameterLayer
 class StepLayer(ParameterLayer):
     """What makes steps, over what knows the parameters."""
 
+    _keys: list[tuple[Any, ...]]
+    _hyper: list[Hyperparameters]
     _max_grad_norm: float | None
     _group_norms: bool
     _skip_nonfinite: bool
+    _unscaled: tuple[float | None, Limits, Mode] | None = None
 
     _step_supports_amp_scaling = True
     """PyTorch's GradScaler then leaves unscaling and skipping to the step, and hands over two tensors for it."""
@@ -94,7 +97,7 @@ class StepLayer(ParameterLayer):
         """What a step with these gradients is asked for; what is wrong with the arguments or hyperparameters is raised here."""
         self._read_hyperparameters(capturing)
         scaling = self._scaling(grad_scale)
-        limits, mode = self._unscaled if scaling is UNSCALED else (self._limits(scaling), self._mode(scaling))
+        limits, mode = self._unscaled_asks() if scaling is UNSCALED else self._asks(scaling, self._max_grad_norm)
         return Request(self._hyper, scaling, limits, mode, arrays, arrays is self._bound.steady, stream, capturing)
 
     def _read_hyperparameters(self, capturing: bool = False) -> None:
@@ -117,6 +120,9 @@ class StepLayer(ParameterLayer):
         self._hyper = hyper
         self._keys = keys
 
+    def _remade(self, *args: Any) -> dict[str, Any]:
+        return {**super()._remade(*args), "_keys": [], "_hyper": [], "_unscaled": None}
+
     # Clipping, scaling, skipping.
 
     @property
@@ -127,25 +133,30 @@ class StepLayer(ParameterLayer):
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
         self._max_grad_norm = None if value is None else max_norm(value)
-        vars(self).pop("_unscaled", None)
 
-    @cached_property
-    def _unscaled(self) -> tuple[Limits, Mode]:
-        """Those of steps whose gradients are not scaled."""
-        return self._limits(UNSCALED), self._mode(UNSCALED)
+    def _unscaled_asks(self) -> tuple[Limits, Mode]:
+        """Those of steps whose gradients are not scaled, as long as they are the same."""
+        most = self._max_grad_norm
+        if self._unscaled is None or self._unscaled[0] != most:
+            self._unscaled = (most, *self._asks(UNSCALED, most))
+        return self._unscaled[1:]
 
-    def _limits(self, scaling: Scaling) -> Limits:
-        most = inf if self._max_grad_norm is None else self._max_grad_norm
-        return Limits(most, self._skip_nonfinite or scaling.scaler is not None, self._narrowest)
+    def _asks(self, scaling: Scaling, most: float | None) -> tuple[Limits, Mode]:
+        """What steps do about the norm of their gradients, and how they come to their coefficients.
 
-    def _mode(self, scaling: Scaling) -> Mode:
-        measures = self._max_grad_norm is not None or self._skip_nonfinite or scaling.scaler is not None
+        Args:
+            scaling: How the gradients are scaled.
+            most: What their norm is clipped to; ``None`` where it is not.
+        """
+        skips = self._skip_nonfinite or scaling.scaler is not None
+        measures = most is not None or skips
         on_device = measures or self._capturable or scaling.on_device
         if on_device and len({device.kind for device in self._devices}) > 1:
             raise ValueError(
                 "clipping, skipping and device scales need all parameters on GPUs, or all on the CPU: make an optimizer for each"
             )
-        return Mode(on_device, measures, measures and self._group_norms)
+        limits = Limits(inf if most is None else most, skips, self._narrowest)
+        return limits, Mode(on_device, measures, measures and self._group_norms)
 
     def _scaling(self, grad_scale: Any) -> Scaling:
         handed, found = handed_over(self)
@@ -187,7 +198,7 @@ class StepLayer(ParameterLayer):
                 "make it with max_grad_norm, inf to measure only"
             )
         with self._dispatcher.ordered():
-            return np.zeros(shape) if executor.first is None else self._control.norms(executor.first, first, shape)
+            return np.zeros(shape) if executor.like is None else self._control.norms(executor.like, first, shape)
 
     @property
     @reading
@@ -233,5 +244,5 @@ class StepLayer(ParameterLayer):
         like = self._dispatcher.fresh_gradients(twins)
         pairs = zip(twins, self._bound.arrays, strict=True)
         like.update([None if is_frozen(twin) else twin.ref.array if bound is None else bound for twin, bound in pairs])
-        mode, steps = self._mode(UNSCALED), self._dispatcher.steps
-        return plan_of(twins, like, steps, self._hyper, self._averaging, mode).plan
+        _, mode = self._unscaled_asks()
+        return plan_of(twins, like, self._dispatcher.steps, self._hyper, self._averaging, mode).plan

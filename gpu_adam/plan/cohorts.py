@@ -38,18 +38,13 @@ class Cohort:
         group: The group's number.
         working: The working format.
         row: The row among those of its working format.
-        members: The numbers of its parameters.
+        members: The numbers of its parameters, whose step counts are all the same.
     """
 
     group: int
     working: Format
     row: int
     members: tuple[int, ...]
-
-    @property
-    def first(self) -> int:
-        """One of its parameters, whose step count is that of all."""
-        return self.members[0]
 
 
 def cohorts_of(updates: Sequence[Update], steps: NDArray[np.int64]) -> tuple[tuple[Cohort, ...], list[int]]:

@@ -122,42 +122,42 @@ class Launch:
 class SparseSum:
     """The kernel call that sums a sparse gradient's rows of equal numbers, before the step reads the sums.
 
-    How many rows a step gives is not known before it, so bytes are of all that there is room for.
+    How many rows a step gives is not known before it, so its bytes count all that there is room for.
 
     Attributes:
         index: The parameter's number.
         label: What to call it in print.
         device: Where.
         working: The format of the sums.
-        rows: The gradient.
+        operand: The gradient.
     """
 
     index: int
     label: str
     device: Device
     working: Format
-    rows: SparseOperand
+    operand: SparseOperand
 
     @property
     def kernel(self) -> CoalesceKernel:
         """Which kernel."""
-        return coalesce_kernel(self.rows.values, self.working, self.rows.width)
+        return coalesce_kernel(self.operand.values, self.working, self.operand.width)
 
     @property
     def bytes_read(self) -> int:
         """Bytes that it reads: each row's elements, its number, and its place in their order."""
-        return self.rows.capacity * (self.rows.width * self.rows.values.itemsize + 2 * WORD)
+        return self.operand.capacity * (self.operand.width * self.operand.values.itemsize + 2 * WORD)
 
     @property
     def bytes_written(self) -> int:
         """Bytes that it writes: each row's sum and its number."""
-        return self.rows.capacity * (self.rows.width * self.working.itemsize + WORD)
+        return self.operand.capacity * (self.operand.width * self.working.itemsize + WORD)
 
     def __str__(self) -> str:
-        kernel, capacity = self.kernel, self.rows.capacity
+        kernel, capacity = self.kernel, self.operand.capacity
         grid = "" if self.device.kind == "cpu" else f"grid {capacity:,} x {kernel.threads}, "
         return (
-            f"{kernel.name} on {self.device}: {self.label}, {capacity:,} rows of {self.rows.width:,} elements, {grid}"
+            f"{kernel.name} on {self.device}: {self.label}, {capacity:,} rows of {self.operand.width:,} elements, {grid}"
             f"reads {self.bytes_read:,} B, writes {self.bytes_written:,} B"
         )
 

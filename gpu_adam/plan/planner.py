@@ -1,4 +1,4 @@
-"""From updates to a plan: a pure function of shapes, formats, addresses, groups, step counts and machines.
+"""From updates to a plan and its tables: a function of shapes, formats, addresses, groups, step counts and machines, and of nothing else.
 
 Nothing is compiled here and nothing is on a device, so a plan can be printed, compared and tested anywhere. What changes from step to step
 and leaves the launches as they are, the addresses of gradients, is written into the plan's own tables (`StepPlan.rebind`).
@@ -6,8 +6,9 @@ and leaves the launches as they are, the addresses of gradients, is written into
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ from .layout import Bucket
 from .packing import merge_packed
 from .prologue import Prologue, settings_words
 from .scheduling import launches_of
-from .tables import Gradient, MeasureTable, Table
-from .updates import Machine, Operand, Update
+from .tables import Gradient, MeasureTable
+from .updates import Machine, Update
 
 _GRAD = ROLES.index("grad")
 
@@ -45,7 +46,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
+class _PointerRow:
     """A table's row of gradients' pointers.
 
     Attributes:
@@ -64,7 +65,7 @@ class _Row:
 
 @dataclass(frozen=True, eq=False)
 class StepPlan:
-    """A plan, and what else a step goes by as long as it holds.
+    """A plan, its tables, and what else a step goes by as long as it holds.
 
     Attributes:
         mode: How the step comes to its coefficients.
@@ -85,7 +86,7 @@ class StepPlan:
     cohort_of: NDArray[np.intp]
     rules: Mapping[int, Rule]
     ranges: tuple[tuple[int, int], ...]
-    _rows: tuple[_Row, ...]
+    _rows: tuple[_PointerRow, ...]
     _rebindable: NDArray[np.bool_]
 
     @property
@@ -95,7 +96,7 @@ class StepPlan:
 
     def counts(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """The cohorts' step counts, by those of all parameters."""
-        return steps[[cohort.first for cohort in self.cohorts]]
+        return steps[[cohort.members[0] for cohort in self.cohorts]]
 
     def rebind(self, moved: Sequence[int], addresses: NDArray[np.int64]) -> list[tuple[int, int | None]] | None:
         """Write new addresses of gradients into the tables.
@@ -145,31 +146,31 @@ def plan_step(
     devices: dict[Device, list[int]] = {}
     for k, update in enumerate(updates):
         devices.setdefault(update.device, []).append(k)
+    begin: Callable[..., Prologue] | None = None
+    if mode.on_device:
+        begin = partial(
+            Prologue,
+            rule=prologue_rule,
+            slots=slots[-1],
+            sources=len(devices) if mode.measures else 1,
+            cohorts=len(cohorts),
+            settings_words=settings_words(len(cohorts), len(ranges)),
+        )
     parts, rows = [], []
     for index, (device, members) in enumerate(devices.items()):
         own = [updates[k] for k in members]
-        tasks = [_task(updates[k], cohorts[cohort_of[k]]) for k in members]
-        prologue: Prologue | None = None
-        if mode.on_device:
-            found = [k for k in members if updates[k].operand.size] if mode.measures else []
-            gradients = [_gradient(updates[k].operand, slots[k]) for k in found]
-            prologue = Prologue(
-                rule=prologue_rule,
-                device=device,
-                table=MeasureTable(gradients) if gradients else None,
-                slots=slots[-1],
-                sources=len(devices) if mode.measures else 1,
-                cohorts=len(cohorts),
-                settings_words=settings_words(len(cohorts), len(ranges)),
-                elements=sum(gradient.size for gradient in gradients),
-                bytes_read=sum(gradient.size * gradient.format.itemsize for gradient in gradients),
-            )
-            if prologue.table is not None:
-                measured = np.array([updates[k].index for k in found], np.intp)
-                rows.append(_Row(index, None, prologue.table.pointers, measured, np.zeros(len(found), np.int64)))
-        merged = merge_packed(list(zip(tasks, own, strict=True)))
-        launches = launches_of(merged, device, machines[device].multiprocessors, machines[device].policy)
-        rows += [_row(index, k, launch, launch.table) for k, launch in enumerate(launches) if launch.table is not None]
+        measured = [(updates[k], slots[k]) for k in members if updates[k].operand.size] if mode.measures else []
+        prologue = None if begin is None else _prologue(begin, device, measured)
+        if prologue is not None and prologue.table is not None:
+            rows.append(_pointer_row(index, None, prologue.table.pointers, [update.index for update, _ in measured]))
+        pairs = [(_task(updates[k], cohorts[cohort_of[k]]), updates[k]) for k in members]
+        machine = machines[device]
+        launches = launches_of(merge_packed(pairs), device, machine.multiprocessors, machine.policy)
+        for k, launch in enumerate(launches):
+            if launch.table is not None:
+                indices = [task.index for task in launch.tasks]
+                offsets = launch.table.begins * launch.specialization.grad.itemsize
+                rows.append(_pointer_row(index, k, launch.table.pointers[_GRAD], indices, offsets))
         parts.append(Part(device, _sums(own), prologue, launches))
     rebindable = np.zeros(len(steps), np.bool_)
     for row in rows:
@@ -224,11 +225,23 @@ def _sums(updates: Sequence[Update]) -> tuple[SparseSum, ...]:
     )
 
 
-def _gradient(operand: Operand, slot: int) -> Gradient:
-    return Gradient(operand.address, operand.size, operand.format, operand.walk, slot)
+def _prologue(begin: Callable[..., Prologue], device: Device, measured: Sequence[tuple[Update, int]]) -> Prologue:
+    """A device's prologue, which measures these gradients, each with the slot of its first leaf."""
+    operands = [(update.operand, slot) for update, slot in measured]
+    gradients = [Gradient(one.address, one.size, one.format, one.walk, slot) for one, slot in operands]
+    return begin(
+        device=device,
+        table=MeasureTable(gradients) if gradients else None,
+        elements=sum(one.size for one in gradients),
+        bytes_read=sum(one.size * one.format.itemsize for one in gradients),
+    )
 
 
-def _row(part: int, index: int, launch: Launch, table: Table) -> _Row:
-    members = np.array([task.index for task in launch.tasks], np.intp)
-    offsets = table.begins * launch.specialization.grad.itemsize
-    return _Row(part, index, table.pointers[_GRAD], members, offsets)
+def _pointer_row(
+    part: int,
+    launch: int | None,
+    pointers: NDArray[np.int64],
+    members: Sequence[int],
+    offsets: NDArray[np.int64] | int = 0,
+) -> _PointerRow:
+    return _PointerRow(part, launch, pointers, np.array(members, np.intp), np.broadcast_to(offsets, len(members)))

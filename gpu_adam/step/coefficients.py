@@ -94,14 +94,14 @@ class HostCoefficients:
         factor = 1.0 / request.scaling.scale
         asked: Asked = {}
         # Numbers that follow no schedule give the largest coefficients at the smallest t.
-        first = request.hyper is not self._checked
+        unchecked = request.hyper is not self._checked
         for cohort, record in zip(self._cohorts, self._records, strict=True):
             t = int(steps[cohort.members[0]]) + 1
             if t > MOST_STEPS:
                 raise ValueError(_NO_MORE_STEPS)
             hyper, where = request.hyper[cohort.group], f"group {cohort.group}"
             row = coefficients(hyper, record, t, factor, where, asked)
-            if first or hyper.is_scheduled:
+            if unchecked or hyper.is_scheduled:
                 refuse_infinite(row, hyper, cohort.working, t, where)
             try:
                 store_row(self._rows[cohort.working.name], cohort.row, row)

@@ -25,9 +25,9 @@ from .control import Control
 from .counts import SharedCounts
 from .executor import Executor
 from .gradients import Gradients
+from .planning import plan_of
 from .request import Request
 from .scaling import UNSCALED, Scaling
-from .updates import plan_of
 
 
 class Dispatcher:
@@ -62,7 +62,7 @@ class Dispatcher:
         self.scaling: Scaling = UNSCALED
         self._averaging = averaging
         self._control = control
-        self._first: list[Placed] = []
+        self._loaded: list[Placed] = []
         self._captures = captures
         self._norms = norms
         self._pack = pack
@@ -174,11 +174,13 @@ class Dispatcher:
             raise ValueError("gradients of rows are sorted on the current stream: make stream= the current one")
         if not request.is_captured:
             executor.coefficients.prepare(request, self.steps)
-        elif self._first:
+        elif self._loaded:
             raise capture_errors.state_loaded()
         elif request.scaling != self.scaling:
             raise capture_errors.other_scaling()
         self.scaling = request.scaling
+        if executor.planned.plan.sums:
+            uninterrupted(executor.sum_sparse)
         return executor
 
     def _take_gradients(self, request: Request) -> None:
@@ -225,7 +227,7 @@ class Dispatcher:
             ((device, engine),) = engines.items()
             shared = self._captures.counts_for(planned.cohorts, device, engine)
         executor = Executor(planned, self.params, self._gradients, self.steps, hyper, self._averaging, controls, shared)
-        self._first = [placed for placed in active if placed.loaded]
+        self._loaded = [placed for placed in active if placed.loaded]
         self.executor = executor
         return executor
 
@@ -238,7 +240,7 @@ class Dispatcher:
             launch: Runs it, and calls the functions of C code that it is given, as a part of the run.
         """
         self.residence.announce(executor.tensors)
-        if executor.is_native and not self._first:
+        if executor.is_native and not self._loaded:
             launch(executor.coefficients.count)
         else:
             _on_stream(stream, partial(self._run, executor, launch))
@@ -247,12 +249,12 @@ class Dispatcher:
             self.scaling = self.scaling.released()
 
     def _run(self, executor: Executor, launch: Callable[[Stage], None]) -> None:
-        for placed in self._first:
+        for placed in self._loaded:
             placed.reread_master()
             placed.begin_average()
         launch(executor.coefficients.count)
-        while self._first:
-            placed = self._first.pop()
+        while self._loaded:
+            placed = self._loaded.pop()
             placed.loaded = placed.lacks_average = False
 
     def prepare_replay(self, request: Request) -> bool:

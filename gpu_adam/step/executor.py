@@ -14,7 +14,6 @@ from ..device import Device
 from ..engines import Memory, Program, Stage
 from ..kernels.abi import ROLES
 from ..plan.planner import StepPlan
-from ..process.uninterrupted import uninterrupted
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Averaging
 from ..state.parameter import Placed
@@ -43,7 +42,7 @@ class Executor:
         coefficients: What it multiplies by.
         shared_counts: Where the steps are counted, if other plans count there too.
         is_native: Whether `run` is one call of C code from its first change on, so that no handler of a signal comes in between.
-        first: The first parameter that is updated; ``None`` where there is none.
+        like: The array of a parameter that is updated; ``None`` where there is none.
         tensors: Those that are torch's and count their versions.
     """
 
@@ -62,7 +61,7 @@ class Executor:
         self._gradients = gradients
         self.shared_counts = shared
         active = [params[index] for index in planned.members]
-        self.first = active[0].ref if active else None
+        self.like = active[0].ref if active else None
         firsts = {placed.ref.device: placed for placed in reversed(active)}
         counts, memory = planned.counts(steps), None if shared is None else shared.memory
         # Where each part runs: on the current stream of a library on a device.
@@ -123,8 +122,6 @@ class Executor:
             stream: The stream.
             then: Functions of C code, called where nothing has failed, as a part of the run.
         """
-        if self.planned.plan.sums:
-            uninterrupted(self._sum)
         streams, programs = self.send(stream), self._programs
         if self.planned.mode.measures and len(programs) > 1:
             for program, own in zip(programs, streams, strict=True):
@@ -135,7 +132,8 @@ class Executor:
         for index, (program, own) in enumerate(zip(programs, streams, strict=True)):
             program.run(rows, own, then if index == last else ())
 
-    def _sum(self) -> None:
+    def sum_sparse(self) -> None:
+        """Sum the sparse gradients where the launches read them."""
         for place, part in zip(self._places, self.planned.parts, strict=True):
             for one in part.sums:
                 self._gradients.sum_sparse(one.index, current_stream(*place))

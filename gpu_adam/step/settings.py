@@ -35,7 +35,7 @@ from ..kernels.abi import (
     WINDOW_LENGTH,
 )
 from ..plan.cohorts import Cohort
-from ..plan.prologue import WINDOW_ENTRIES, settings_words, windows_at
+from ..plan.prologue import WINDOW_ENTRIES, ranges_at, settings_words, windows_at
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Asked, Averaging
 from .scaling import Scaling
@@ -61,14 +61,14 @@ class Settings:
 
     def __init__(self, cohorts: Sequence[Cohort], ranges: Sequence[tuple[int, int]]) -> None:
         self._cohorts = tuple(cohorts)
-        ranges_at = HEADER_WORDS + RECORD_WORDS * len(cohorts)
+        first_range = ranges_at(len(cohorts))
         self._windows_at = windows_at(len(cohorts), len(ranges))
         self.words: NDArray[np.int64] = np.zeros(settings_words(len(cohorts), len(ranges)), np.int64)
         self._numbers = self.words.view(np.float64)
         self.words[COHORTS] = len(cohorts)
         self.words[RANGES] = len(ranges)
-        self.words[RANGES_AT] = ranges_at
-        self.words[ranges_at : self._windows_at] = np.array(ranges, np.int64).reshape(-1)
+        self.words[RANGES_AT] = first_range
+        self.words[first_range : self._windows_at] = np.array(ranges, np.int64).reshape(-1)
         self._hyper: Sequence[Hyperparameters] | None = None
         self._header: tuple[Scaling, Limits] | None = None
         self._known: list[dict[int, list[float]]] = [{} for _ in cohorts]

@@ -79,7 +79,7 @@ def make_measure() -> Any:
     return measure
 
 
-def _make_leaf(part: str, format: Format) -> Any:
+def _make_leaf(name: str, format: Format) -> Any:
     """``(words, pointer, start, count, walk, room)``: the sum of squares of ``count`` elements from ``start`` of a gradient on.
 
     ``walk`` is where in ``words`` its walk begins, -1 if there is none; ``room`` the address of memory for a leaf.
@@ -87,7 +87,7 @@ def _make_leaf(part: str, format: Format) -> Any:
     squares, unravel = sum_of_squares(format), make_unravel(1)
     stored, itemsize = STORAGE[format.name], format.itemsize
 
-    @jit(part)
+    @jit(name)
     def gather(words, pointer, start, count, walk, room):
         """Copy a strided stretch to where it lies one element after the other."""
         inner = words[walk] - 1
@@ -105,7 +105,7 @@ def _make_leaf(part: str, format: Format) -> Any:
                 at += step
             k, inside = stop, 0
 
-    @jit(part)
+    @jit(name)
     def leaf(words, pointer, start, count, walk, room):
         at = pointer + start * itemsize
         if walk >= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from gpu_adam import GpuAdam
 from gpu_adam.arrays import Library, assign, library_of, probe, snapshot, to_host
 from gpu_adam.arrays.libraries import CUPY, FOREIGN, LIBRARIES, NUMBA, NUMPY, TORCH
 from gpu_adam.device import Device
@@ -171,3 +173,29 @@ def test_only_torch_knows_of_gradients_and_versions() -> None:
     assert (scalar.dtype, scalar.item(), scalar.is_inference()) == (torch.float32, 3.0, False)
     assert TORCH.moved(parameter, tensor) is parameter
     assert parameter.data_ptr() == tensor.data_ptr()
+
+
+class Comparing(type):
+    """A class of classes that compare, and so have no hash."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class OfComparing(Exported, metaclass=Comparing):
+    pass
+
+
+def test_a_class_without_a_hash_is_of_no_library() -> None:
+    assert library_of(OfComparing(np.ones(3))) is FOREIGN
+    p = np.ones(3)
+    GpuAdam([p], lr=0.1).step([OfComparing(np.ones(3))])
+    np.testing.assert_allclose(p, 0.9)
+
+
+def test_a_proxy_of_an_array_is_refused() -> None:
+    array = np.ones(3)
+    with pytest.raises(TypeError, match=r"use numpy\.asarray\(x\), which shares its memory"):
+        GpuAdam([weakref.proxy(array)])

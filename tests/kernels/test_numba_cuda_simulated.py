@@ -1,7 +1,7 @@
 """The numba engine in Numba's CUDA simulator, for its indexing: which elements are read, which are written, and nothing beside them.
 
 The simulator has neither addresses nor intrinsics, so the kernels get a target in plain Python, and CUDA is a GPU made of host memory
-(`cuda_cpp.host_gpu`). All between a task and a kernel is the engine's own: the schedule, the tables, their copies, the arguments as the
+(`cuda_cpp.host_gpu`). All between a task and a kernel is the engine's own: the launches, the tables, their copies, the arguments as the
 driver takes them. Since the target's fma is the C library's, results are compared bit by bit with the rule itself.
 
 The simulator is chosen when Numba is imported, so the cases (`numba_simulator`) run in processes of their own: `simulated_*` are their

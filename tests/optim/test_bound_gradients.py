@@ -79,3 +79,29 @@ def test_packed_gradients_cannot_be_replaced() -> None:
     optimizer = GpuAdam([ones(3)], pack=True)
     with pytest.raises(ValueError, match="pack=True binds its own gradients"):
         optimizer.grads = [ones(3)]
+
+
+class Exported:
+    """An array of a library that nobody knows, which speaks DLPack and takes assignments, and no more."""
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self.memory = memory
+        self.__dlpack__, self.__dlpack_device__ = memory.__dlpack__, memory.__dlpack_device__
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.memory[key] = value
+
+
+class Filled(Exported):
+    def fill(self, value: float) -> None:
+        self.memory.fill(value)
+
+
+@pytest.mark.parametrize("kind", [Exported, Filled])
+def test_bound_gradients_of_an_unknown_library_are_cleared(kind: type[Exported]) -> None:
+    gradient = kind(ones(3))
+    optimizer = GpuAdam([ones(3)])
+    optimizer.grads = [gradient]
+    optimizer.step()
+    optimizer.zero_grad()
+    assert not gradient.memory.any()

@@ -39,6 +39,24 @@ def test_many_steps_without_waiting(engines: Host, mode: str, devices: tuple[int
     assert pair.on_gpu.steps_skipped == pair.on_cpu.steps_skipped
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("devices", [(0, 1, 0), (1, 0, 2)])
+def test_skipped_steps_are_counted_wherever_they_were_made(engines: Host, devices: tuple[int, ...], seed: int) -> None:
+    pair = Pair(engines, devices, skip_nonfinite=True)
+    random, kept = np.random.default_rng(seed), []
+    for _ in range(30):
+        gradients = pair.gradients(infinite=random.random() < 0.5)
+        given = random.random(3) < 0.5
+        given[random.integers(3)] = True
+        kept.append(pair.up(gradients))
+        pair.on_gpu.step([one if g else None for one, g in zip(kept[-1], given, strict=True)])
+        pair.on_cpu.step([one if g else None for one, g in zip(gradients, given, strict=True)])
+        if random.random() < 0.3:
+            assert pair.on_gpu.steps_skipped == pair.on_cpu.steps_skipped
+    pair.check()
+    assert pair.on_gpu.steps_skipped == pair.on_cpu.steps_skipped > 0
+
+
 def replayed(pair: Pair, replay: Callable[[], None], step: Callable[[], None], arrays: Sequence[HostArray]) -> None:
     """Run replays with new gradients in the same arrays, among steps with other arrays."""
     others = []

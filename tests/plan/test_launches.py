@@ -1,4 +1,4 @@
-"""The chunks and the launches that come out of the scheduler, and the bytes that they move."""
+"""The chunks and the launches that come out of the planner, and the bytes that they move."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_adam import GpuAdam
+from gpu_adam import GpuAdam, GpuSgd
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
 from gpu_adam.plan.policy import CPU_POLICY
@@ -245,3 +245,21 @@ def test_steps_with_no_or_fewer_gradients_have_norms_of_their_own() -> None:
     optimizer.step([[None], [None]])
     assert float(optimizer.grad_norm) == 0.0
     assert optimizer.group_grad_norms.tolist() == [0.0, 0.0]
+
+
+def test_a_limit_that_is_set_while_a_step_looks_for_it_is_the_next_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, g = np.zeros(3, np.float32), [np.full(3, 10, np.float32)]
+    optimizer = GpuSgd([p], lr=1.0, max_grad_norm=1.0)
+    asks = GpuSgd._asks
+
+    def asked(self: GpuSgd, *args: Any) -> Any:
+        monkeypatch.setattr(GpuSgd, "_asks", asks)
+        self.max_grad_norm = 1e-3  # as the handler of a signal may
+        return asks(self, *args)
+
+    monkeypatch.setattr(GpuSgd, "_asks", asked)
+    optimizer.step(g)
+    for _ in range(2):
+        before = p.copy()
+        optimizer.step(g)
+        assert np.linalg.norm(p - before) == pytest.approx(1e-3, rel=1e-4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from ..library import Library
 from .cupy import CUPY
 from .foreign import FOREIGN
@@ -18,7 +20,14 @@ LIBRARIES: tuple[Library, ...] = (NUMPY, TORCH, CUPY, NUMBA)
 
 def library_of(array: Any) -> Library:
     """Whose array it is; `FOREIGN` for one of another library, and for anything else."""
-    return _library_of_class(type(array))  # type: ignore[arg-type]  # of no metaclass that forbids it
+    # By what it says of itself, as a proxy of an array does.
+    if isinstance(array, np.ndarray):
+        return NUMPY
+    try:
+        return _library_of_class(type(array))  # type: ignore[arg-type]  # see below
+    except TypeError:
+        # A class whose own class compares, and has no hash.
+        return _library_of_class.__wrapped__(type(array))
 
 
 @lru_cache

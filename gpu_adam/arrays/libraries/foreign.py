@@ -69,10 +69,15 @@ class _Foreign(Library):
         return self.read(self.view_of(ref))
 
     def zero(self, array: Any) -> None:
+        # The caller's own array, of which nothing is known, or a view that was made here.
         if hasattr(array, "zero_"):
             array.detach().zero_()
-        else:
-            _maker_of(array).zero(array)
+            return
+        with cuda_interface.on_its_gpu(array):
+            if hasattr(array, "fill"):
+                array.fill(0)
+            else:
+                array[...] = 0
 
     def ranked(self, rows: Any, device: Device) -> tuple[Any, Any]:
         return super().ranked(rows.copy_to_host() if hasattr(rows, "copy_to_host") else rows, device)

@@ -78,7 +78,7 @@ KINDS = [
 
 
 class Tensor:
-    """A parameter with its gradient and what is kept beside it, as a task for the schedule.
+    """A parameter with its gradient and what is kept beside it, as a task for the planner.
 
     With ``indices`` it is a matrix with rows of ``width`` elements, of which those of these numbers have a gradient.
     """
