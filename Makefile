@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# 12 or 13 to take that CUDA generation's packages, none for no GPU packages; by default what `family` below finds.
+# 12 or 13 to take that CUDA generation's packages, none for no GPU packages; by default what `generation` below finds.
 CUDA ?= auto
 # Processes that share the tests. Two, because each brings threads of its own.
 WORKERS ?= 2
@@ -30,25 +30,25 @@ ifneq (,$(filter train test test-long bench ledger paper gpu-proof doctor,$(MAKE
 installed := $(patsubst cupy_cuda%x,%,$(firstword $(subst -, ,$(notdir $(firstword \
   $(wildcard $(VENV)/lib/python*/site-packages/cupy_cuda1[23]x-*.dist-info))))))
 ifneq ($(CUDA),auto)
-family := $(CUDA)
+generation := $(CUDA)
 else ifneq ($(installed),)
-family := $(installed)
+generation := $(installed)
 else
 driver := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9][0-9]*\).*/\1/p')
-family := $(if $(driver),$(shell [ $(driver) -ge 580 ] && echo 13 || { [ $(driver) -ge 525 ] && echo 12; }))
+generation := $(if $(driver),$(shell [ $(driver) -ge 580 ] && echo 13 || { [ $(driver) -ge 525 ] && echo 12; }))
 ifneq ($(driver),)
-ifeq ($(family),)
+ifeq ($(generation),)
 $(warning NVIDIA driver $(driver) is older than CUDA 12 needs (525): no GPU packages are installed, and the CPU engine is used)
 endif
 endif
 endif
-ifeq ($(filter-out none,$(family)),)
-family := none
-else ifeq ($(filter 12 13,$(family)),)
-$(error CUDA=$(family): use 12, 13, none or auto)
+ifeq ($(filter-out none,$(generation)),)
+generation := none
+else ifeq ($(filter 12 13,$(generation)),)
+$(error CUDA=$(generation): use 12, 13, none or auto)
 endif
 # The tests compile the kernels on every machine, GPU or not, unless told not to.
-test_family := $(if $(filter autonone,$(CUDA)$(family)),13,$(family))
+test_generation := $(if $(filter autonone,$(CUDA)$(generation)),13,$(generation))
 endif
 gpu_extra = $(if $(filter 12 13,$(1)),$(comma)cuda$(1))
 comma := ,
@@ -96,15 +96,15 @@ $(STAMPS)/dist: $(SOURCES) | $(PY)
 
 # ---- The targets ------------------------------------------------------------------------------------------------------------------
 
-train: $(STAMPS)/train-cuda$(family)  ## train a small network on handwritten digits, on the GPU if there is one
+train: $(STAMPS)/train-cuda$(generation)  ## train a small network on handwritten digits, on the GPU if there is one
 	$(PY) -m gpu_adam train $(ARGS)
 
 # torch is an oracle here and needs one thread; more would take turns with the other workers' on the same cores.
-test: $(STAMPS)/test-cuda$(test_family)  ## run every test; those that need a GPU are skipped where there is none
+test: $(STAMPS)/test-cuda$(test_generation)  ## run every test; those that need a GPU are skipped where there is none
 	@command -v g++ >/dev/null || echo "g++ was not found: the tests that run the CUDA C++ on the CPU are skipped"
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10 $(ARGS)
 
-test-long: $(STAMPS)/test-cuda$(test_family)  ## run the tests that `test` leaves out, since they take minutes
+test-long: $(STAMPS)/test-cuda$(test_generation)  ## run the tests that `test` leaves out, since they take minutes
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10 --long -m long $(ARGS)
 
 # In an environment of its own, made anew. uv, for pip cannot choose the lowest versions. The oldest Python has the lowest of them:
@@ -124,20 +124,20 @@ test-lowest: | $(PY)  ## run the covering tests with the lowest versions that py
 	  --extra proof --extra cuda$(if $(filter 12,$(CUDA)),12,13)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow" $(COVERING) $(ARGS)
 
-bench: $(STAMPS)/bench-cuda$(family)  ## measure the engines against PyTorch, NumPy and a plain copy; ARGS=--publish over the committed results
+bench: $(STAMPS)/bench-cuda$(generation)  ## measure the engines against PyTorch, NumPy and a plain copy; ARGS=--publish over the committed results
 	$(PY) -m benchmarks $(ARGS)
 
-ledger: $(STAMPS)/test-cuda$(test_family)  ## compile the kernels, count their machine code, predict their times, into runs/ledger; no GPU is needed
+ledger: $(STAMPS)/test-cuda$(test_generation)  ## compile the kernels, count their machine code, predict their times, into runs/ledger; no GPU is needed
 	$(PY) -m benchmarks.ledger $(ARGS)
 
 # Of `train` the cuBLAS for CuPy, of `bench` the torch.
-paper: $(STAMPS)/train-cuda$(family) $(STAMPS)/bench-cuda$(family)  ## reproduce the paper's figures: make paper ARGS="--data-dir DIR", 15 minutes on two cores
+paper: $(STAMPS)/train-cuda$(generation) $(STAMPS)/bench-cuda$(generation)  ## reproduce the paper's figures: make paper ARGS="--data-dir DIR", 15 minutes on two cores
 	$(PY) -m examples.paper $(ARGS)
 
-gpu-proof: $(STAMPS)/test-cuda$(test_family)  ## prove and measure all that needs a GPU, in eight minutes
+gpu-proof: $(STAMPS)/test-cuda$(test_generation)  ## prove and measure all that needs a GPU, in eight minutes
 	$(PY) -m benchmarks --device cuda $(ARGS)
 
-doctor: $(STAMPS)/train-cuda$(family)  ## say which engines can run here, and what the others lack
+doctor: $(STAMPS)/train-cuda$(generation)  ## say which engines can run here, and what the others lack
 	$(PY) -m gpu_adam doctor $(ARGS)
 
 # The PATH is for the commands whose help the site shows.

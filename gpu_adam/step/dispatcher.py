@@ -206,7 +206,8 @@ class Dispatcher:
         self._gradients.is_torn = False
 
     def _executor_for(self, request: Request) -> Executor:
-        if self.executor is not None and self.executor.planned.mode != request.mode:
+        planned = None if self.executor is None else self.executor.planned
+        if planned is not None and planned.mode is not request.mode and planned.mode != request.mode:
             if request.is_captured:
                 raise capture_errors.other_mode()
             self.settle()

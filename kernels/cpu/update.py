@@ -41,6 +41,7 @@ def make_element(kind: Specialization) -> Any:
 
     @jit(kind.name, forceinline=True)
     def element(streams, k, c):
+        # Role by role: a loop over arrays of several types would be copied out for each, by a transformation that takes longer to compile.
         p, g, s0, s1, s2, w, e = streams
         theta = load_master(w[k]) if master else load_param(p[k])
         theta, gradient = _before(theta, load_grad(g[k]), c)
