@@ -67,6 +67,8 @@ def __getattr__(name: str) -> Any:
     # Imported at first use, so that `import gpu_adam` costs little more than `import numpy`.
     if name == "__all__":
         return _public()
+    if name == "schedules":
+        return import_module(".schedules", __name__)
     if name in _HOMES or name.startswith("Gpu"):
         home = import_module(_HOMES.get(name, ".optim"), __name__)
         if hasattr(home, name):

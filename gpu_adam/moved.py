@@ -34,6 +34,8 @@ class _Moved(ModuleType):
 
 def lead_on() -> None:
     """Have the former paths be importable."""
+    kernels = import_module("gpu_adam.kernels")
     for rule in _RULES:
         name = f"gpu_adam.kernels.{rule}"
-        sys.modules.setdefault(name, _Moved(name))
+        module = sys.modules.setdefault(name, _Moved(name))
+        setattr(kernels, rule, module)

@@ -159,7 +159,7 @@ SCALER_INTERVAL = 4
 SCALER_WORDS = 8
 
 MAX_STATES = 3
-"""State arrays that a rule may keep for each parameter."""
+"""State arrays that a rule may keep for each parameter. The signatures of rules and of flat kernels spell so many."""
 
 ROLES = ("param", "grad", *(f"state{k}" for k in range(MAX_STATES)), "master", "average")
 """The streams of an update, in the order of a kernel's pointers and of a table's rows."""

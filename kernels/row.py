@@ -43,7 +43,7 @@ IS_DECOUPLED = 4
 MAXIMIZE = 5
 """Whether the gradient is followed upwards, a flag."""
 AVERAGING = 6
-"""Which average of the parameters is kept, a number: 0 for none, 1 for an exponential one, 2 for the plain mean."""
+"""Which average of the parameters is kept, a number; 0 for none, 1 for an exponential one, 2 for the plain mean."""
 AVERAGE_DECAY = 7
 """The decay of the exponential average, a number."""
 WIDE = 8

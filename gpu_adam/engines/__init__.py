@@ -54,7 +54,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class SparseSums:
+class SumArguments:
     """The sums of a gradient's rows that have the same number.
 
     Attributes:
@@ -180,7 +180,7 @@ class Engine(Protocol):
     def download(self, memory: Memory, offset: int, nbytes: int, stream: int | None = None) -> NDArray[np.uint8]:
         """Copy bytes to the host, after what the stream holds is done."""
 
-    def coalesce(self, sums: SparseSums, stream: int | None = None) -> None:
+    def coalesce(self, sums: SumArguments, stream: int | None = None) -> None:
         """Sum the rows of a gradient that have the same number; the stream is as for `Program.run`."""
 
     def capturing(self, device: Device, stream: int | None) -> bool:

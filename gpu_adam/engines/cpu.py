@@ -23,7 +23,7 @@ from ..plan.launches import Launch
 from ..plan.policy import CPU_POLICY, Policy
 from ..plan.prologue import Prologue
 from ..process.uninterrupted import uninterruptedly
-from . import CoefficientRows, Memory, Replay, SparseSums, Stage, capture_errors
+from . import CoefficientRows, Memory, Replay, Stage, SumArguments, capture_errors
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
@@ -72,7 +72,7 @@ class CpuEngine:
         ctypes.memmove(out.ctypes.data, memory.address + offset, nbytes)
         return out
 
-    def coalesce(self, sums: SparseSums, stream: int | None = None) -> None:
+    def coalesce(self, sums: SumArguments, stream: int | None = None) -> None:
         """Sum the rows of a gradient that have the same number."""
         # A copy, of which one thread does as much as of a sum.
         cuts = _cuts(sums.capacity, sums.capacity * sums.width, MEASURED_SERIAL, self.pool.count)

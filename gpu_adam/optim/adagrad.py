@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..kernels.rules.adagrad import ADAGRAD, EPSILON, INITIAL, LR_DECAY
 from ..rules.algorithm import Algorithm
 from ..rules.hyperparameters import Number, Scheduled
 from .base import GpuOptimizer
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .base import Options
-from ..kernels.rules.adagrad import ADAGRAD, EPSILON, INITIAL, LR_DECAY
 
 
 class GpuAdaGrad(GpuOptimizer):

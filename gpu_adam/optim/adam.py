@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..kernels.rules.adam import ADAM, AMSGRAD, BETA1, BETA2, BIAS_CORRECTION, EPS_HAT, EPSILON
 from ..kernels.rules.rule import Rule
 from ..rules.algorithm import Algorithm
 from ..rules.hyperparameters import Flag, Number, Scheduled
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .base import Options
-from ..kernels.rules.adam import ADAM, AMSGRAD, BETA1, BETA2, BIAS_CORRECTION, EPS_HAT, EPSILON
 
 
 def _choose(group: Mapping[str, Any], where: str) -> Rule:

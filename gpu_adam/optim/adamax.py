@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..kernels.rules.adamax import ADAMAX, BETA1, BETA2, EPSILON
 from ..rules.algorithm import Algorithm
 from ..rules.hyperparameters import Number, Scheduled
 from .base import GpuOptimizer
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .base import Options
-from ..kernels.rules.adamax import ADAMAX, BETA1, BETA2, EPSILON
 
 
 class GpuAdaMax(GpuOptimizer):

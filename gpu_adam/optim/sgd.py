@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..kernels.rules.rule import Rule
+from ..kernels.rules.sgd import DAMPENING, IS_NESTEROV, MOMENTUM, SGD, WITH_MOMENTUM
 from ..rules.algorithm import Algorithm
 from ..rules.hyperparameters import Flag, Number, Scheduled, is_on
 from .base import GpuOptimizer
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .base import Options
-from ..kernels.rules.sgd import DAMPENING, IS_NESTEROV, MOMENTUM, SGD, WITH_MOMENTUM
 
 
 def _choose(group: Mapping[str, Any], where: str) -> Rule:

@@ -228,7 +228,7 @@ class StepLayer(ParameterLayer):
     @property
     @reading
     def plan(self) -> Plan:
-        """All that the last step ran, or the next one will where none was yet: buckets, launches and bytes moved; printable.
+        """Buckets, launches and bytes moved of the last step, or of the next one where none was yet; printable.
 
         Before the first step gradients that are not bound are taken to be like their parameters.
         """

@@ -162,7 +162,7 @@ class SparseSum:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """All launches of a step, and the buckets that hold the state.
 
@@ -205,3 +205,5 @@ class Plan:
             *(f"  {kernel}" for kernel in self.kernels),
         ]
         return "\n".join(lines)
+
+    __repr__ = __str__

@@ -240,7 +240,7 @@ class Hyperparameters:
         return values
 
     def record(self, averaging: Averaging, working: Format) -> list[float]:
-        """The numbers and flags of a record, as `gpu_adam.kernels.abi` lays them out; 0 for those that are found out later."""
+        """The numbers and flags of a record, as `gpu_adam.kernels.row` lays them out; 0 for those that are found out later."""
         record = [0.0] * RECORD_WORDS
         for word, value in self.words.items():
             if isinstance(value, float):
@@ -264,7 +264,7 @@ def coefficients(
         asked: What functions have returned already in this step.
 
     Returns:
-        ``ROW_WORDS`` numbers, in the order of `gpu_adam.kernels.abi` and of the rule's own file.
+        ``ROW_WORDS`` numbers, in the order of `gpu_adam.kernels.row` and of the rule's own file.
     """
     working = FLOAT64 if record[WIDE] else FLOAT32
     if hyper.is_scheduled:

@@ -167,7 +167,7 @@ class Dispatcher:
     # A step.
 
     def prepare(self, request: Request) -> Executor:
-        """Everything but the launches; what is wrong with a gradient or a schedule is raised here."""
+        """Everything before the update: what is wrong with a gradient or a schedule is raised, and sparse gradients are summed."""
         self._take_gradients(request)
         executor = self._executor_for(request)
         if request.stream is not None and self._gradients.has_sparse:

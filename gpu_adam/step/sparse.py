@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arrays import ArrayRef, library_of, name_of, probe_named
 from ..dtypes import Format
-from ..engines import Memory, SparseSums
+from ..engines import Memory, SumArguments
 from ..state.parameter import Placed
 from ..strides import row_major
 
@@ -140,7 +140,7 @@ class SparseBuffer:
         self._held = gradient
         order, ranked = self._addresses(gradient)
         sums, rows = self.addresses
-        work = SparseSums(
+        work = SumArguments(
             values=gradient.values.address,
             values_format=gradient.values.format,
             working=self.format,

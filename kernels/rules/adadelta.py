@@ -1,4 +1,4 @@
-"""AdaDelta: the rule, its coefficients, and `GpuAdaDelta`. The rule's CUDA C++ text is ``adadelta.cuh``.
+"""AdaDelta: the rule and its coefficients. The rule's CUDA C++ text is ``adadelta.cuh``.
 
 ::
 
@@ -13,14 +13,10 @@ Zeiler (2012), Algorithm 1, where lr is 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..abi import LR, OWN_0, own, own_settings
 from .rule import Rule, decayed, ship
-
-if TYPE_CHECKING:
-    pass
-
 
 W, EPS, A = own(3)
 

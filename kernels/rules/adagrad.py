@@ -1,4 +1,4 @@
-"""AdaGrad: the rule, its coefficients, and `GpuAdaGrad`. The rule's CUDA C++ text is ``adagrad.cuh``.
+"""AdaGrad: the rule and its coefficients. The rule's CUDA C++ text is ``adagrad.cuh``.
 
 ::
 
@@ -11,14 +11,10 @@ Duchi, Hazan and Singer (2011).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..abi import LR, own, own_settings
 from .rule import Rule, ship
-
-if TYPE_CHECKING:
-    pass
-
 
 A, EPS = own(2)
 

@@ -1,4 +1,4 @@
-"""Adam and AMSGrad: the rule, its coefficients, and `GpuAdam`. The rule's CUDA C++ text is ``adam.cuh``, pinned to this one bit by bit.
+"""Adam and AMSGrad: the rule and its coefficients. The rule's CUDA C++ text is ``adam.cuh``, pinned to this one bit by bit.
 
 ::
 
@@ -16,14 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..abi import LR, OWN_0, OWN_1, own, own_settings
 from .rule import Rule, decayed, ship
-
-if TYPE_CHECKING:
-    pass
-
 
 W1, W2, R2, EPS, A = own(5)
 

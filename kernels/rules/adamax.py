@@ -1,4 +1,4 @@
-"""AdaMax: the rule, its coefficients, and `GpuAdaMax`. The rule's CUDA C++ text is ``adamax.cuh``.
+"""AdaMax: the rule and its coefficients. The rule's CUDA C++ text is ``adamax.cuh``.
 
 ::
 
@@ -12,14 +12,10 @@ Kingma and Ba (2014), Algorithm 2, which has no eps; PyTorch adds it where it st
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..abi import LR, OWN_0, OWN_1, own, own_settings
 from .rule import Rule, ship
-
-if TYPE_CHECKING:
-    pass
-
 
 W1, B2, EPS, A = own(4)
 

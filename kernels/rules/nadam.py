@@ -1,4 +1,4 @@
-"""NAdam: the rule, its coefficients, and `GpuNAdam`. The rule's CUDA C++ text is ``nadam.cuh``.
+"""NAdam: the rule and its coefficients. The rule's CUDA C++ text is ``nadam.cuh``.
 
 ::
 
@@ -17,14 +17,10 @@ hence m - m, which is 0 unless a gradient was infinite or NaN. q is the C librar
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..abi import LR, OWN_0, OWN_1, own, own_settings
 from .rule import Rule, decayed, ship
-
-if TYPE_CHECKING:
-    pass
-
 
 W1, W2, R2, EPS, AM, AG, PRODUCT = own(7)
 

@@ -61,7 +61,7 @@ class Rule:
             is added to something is a ``mul``, and a power of the step ``power(base, t)``: compilers for GPUs would round them otherwise
             than the host does.
         cuda: Of a rule of this package its type in CUDA C++, in namespace ``gpu_adam``.
-        header: The file of ``kernels/`` that defines the type.
+        header: The file of ``kernels/rules/`` that defines the type.
     """
 
     name: str
@@ -217,7 +217,7 @@ def coefficients(
         power: See `power`.
         own: The rule's own, made by ``Rule.coefficients``.
 
-    The arguments of the function: ``h`` a record (`gpu_adam.kernels.abi`), ``t`` the step number, ``factor`` the clip factor over the loss
+    The arguments of the function: ``h`` a record (`gpu_adam.kernels.row`), ``t`` the step number, ``factor`` the clip factor over the loss
     scale, ``wide`` whether the working format is float64.
     """
 

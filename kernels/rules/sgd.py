@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with momentum: the rule, its coefficients, and `GpuSgd`. The rule's CUDA C++ text is ``sgd.cuh``.
+"""Stochastic gradient descent with momentum: the rule and its coefficients. The rule's CUDA C++ text is ``sgd.cuh``.
 
 ::
 
@@ -13,14 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..abi import LR, OWN_0, own, own_settings
 from .rule import Rule, ship
-
-if TYPE_CHECKING:
-    pass
-
 
 A, MU, D, NESTEROV = own(4)
 

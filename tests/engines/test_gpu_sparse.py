@@ -10,7 +10,7 @@ import pytest
 
 from gpu_adam.device import Device
 from gpu_adam.dtypes import BFLOAT16, FLOAT32
-from gpu_adam.engines import Memory, SparseSums
+from gpu_adam.engines import Memory, SumArguments
 from gpu_adam.engines.cuda.engine import GpuEngine
 from gpu_adam.kernels.abi import WORD
 from gpu_adam.plan.policy import GPU_POLICY
@@ -50,7 +50,7 @@ class Embedding:
     def coalesce(self, stream: int | None) -> None:
         values, order, ranked = (memory.address for memory in self.given)
         to = (self.sums.address, self.indices.address)
-        sums = SparseSums(values, BFLOAT16, FLOAT32, *to, WIDTH, COUNT, CAPACITY, order, ranked, LIMIT)
+        sums = SumArguments(values, BFLOAT16, FLOAT32, *to, WIDTH, COUNT, CAPACITY, order, ranked, LIMIT)
         self.engine.coalesce(sums, stream)
 
     def gradient(self) -> Array:
@@ -106,4 +106,4 @@ def test_sums_wait_for_the_step_that_reads_the_last_ones(host: Host) -> None:
 
 def test_sums_go_to_memory_of_the_engine(rig: Any) -> None:
     with pytest.raises(ValueError, match="memory that this engine has allocated"):
-        rig.engine.coalesce(SparseSums(0, FLOAT32, FLOAT32, 12345, 0, 1, 1, 1, 0, 0, 1))
+        rig.engine.coalesce(SumArguments(0, FLOAT32, FLOAT32, 12345, 0, 1, 1, 1, 0, 0, 1))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpu_adam.device import Device
 from gpu_adam.dtypes import FLOAT32, FLOAT64, format_of
-from gpu_adam.engines import SparseSums, cpu
+from gpu_adam.engines import SumArguments, cpu
 from gpu_adam.engines.threads import ThreadPool
 from gpu_adam.kernels import abi as row
 from gpu_adam.kernels.rules import adam
@@ -211,7 +211,7 @@ def test_rows_of_the_same_number_are_summed_in_their_order(name, width, numbers,
         patch.setattr(cpu, "SERIAL", 16)
         patch.setattr(cpu.engine(), "pool", ThreadPool(threads))
         cpu.engine().coalesce(
-            SparseSums(
+            SumArguments(
                 given.ctypes.data, format_of(given.dtype), working, sums.ctypes.data, indices.ctypes.data, width, numbers.size,
                 capacity, order.ctypes.data, ranked.ctypes.data, limit,
             )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gpu_adam.engines import SparseSums, engine_named
+from gpu_adam.engines import SumArguments, engine_named
 from gpu_adam.kernels.specialization import CoalesceKernel
 from tests.support.cuda_cpp import build, cases
 from tests.support.cuda_cpp.instances import COALESCES
@@ -67,7 +67,7 @@ class Sums:
 
     def run_cpu(self) -> None:
         values, out, indices, *rest = self.arguments()
-        sums = SparseSums(values, self.kernel.values, self.kernel.working, out, indices, *rest)
+        sums = SumArguments(values, self.kernel.values, self.kernel.working, out, indices, *rest)
         engine_named("cpu").coalesce(sums)
 
     def expect(self) -> None:

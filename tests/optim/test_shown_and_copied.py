@@ -65,3 +65,8 @@ def test_a_copy_keeps_bound_gradients_and_added_groups() -> None:
     assert other.params[0][0][0] > 1
     assert (p == 1).all()
     assert other.param_groups[1]["lr"] == 0.5
+
+
+def test_a_plan_is_shown_as_it_is_printed() -> None:
+    plan = GpuAdam([np.ones(3, np.float32)]).plan
+    assert repr(plan) == str(plan)

@@ -1,7 +1,4 @@
-"""Which kernels the GPU engines compile, as values, and the arguments that these take: the same in CUDA C++ and in Numba's Python.
-
-Each has a ``name``, a legal identifier that leaves the geometry out.
-"""
+"""Which kernel a launch is of, and the arguments that it takes: the same in CUDA C++ and in Numba's Python."""
 
 from __future__ import annotations
 

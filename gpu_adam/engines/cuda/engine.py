@@ -21,7 +21,7 @@ from ...plan.launches import Launch
 from ...plan.policy import GPU_POLICY, Policy
 from ...plan.prologue import Prologue
 from ...process.uninterrupted import uninterruptedly
-from .. import Memory, SparseSums
+from .. import Memory, SumArguments
 from .arguments import update_kernel
 from .binding import Binding, Call
 from .program import GpuProgram, staging_bytes
@@ -84,7 +84,7 @@ class GpuEngine(Generic[SomeBinding]):
         with self._cuda.on(device.index):
             return self._cuda.is_capturing(self._cuda.stream(stream))
 
-    def coalesce(self, sums: SparseSums, stream: int | None = None) -> None:
+    def coalesce(self, sums: SumArguments, stream: int | None = None) -> None:
         """Sum the rows of a gradient that have the same number, in the order of the stream."""
         memory = self._memories.get(sums.out)
         if memory is None:

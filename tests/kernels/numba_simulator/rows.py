@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
-from gpu_adam.engines import SparseSums
+from gpu_adam.engines import SumArguments
 from gpu_adam.kernels.abi import SKIP
 from gpu_adam.plan.policy import Geometry, Policy
 from tests.kernels.numba_simulator.tensors import GPU, Stretch, Tensor, coefficients, contiguous, run
@@ -102,7 +102,7 @@ def check_coalesce(
     places, numbers = bounds.add_array(order), bounds.add_array(ranked)
     sizes = (width, count, capacity)
     engine.coalesce(
-        SparseSums(values.first, values_format, working, out.address, indices.address, *sizes, places, numbers, LIMIT)
+        SumArguments(values.first, values_format, working, out.address, indices.address, *sizes, places, numbers, LIMIT)
     )
     sums = np.zeros((capacity, width), working.dtype)
     rows = np.full(capacity, -1, np.int64)
