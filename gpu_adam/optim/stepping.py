@@ -38,7 +38,7 @@ class StepLayer(ParameterLayer):
     _max_grad_norm: float | None
     _group_norms: bool
     _skip_nonfinite: bool
-    _unscaled: tuple[float | None, Limits, Mode] | None = None
+    _unscaled: tuple[float | None, Limits, Mode] | None
 
     _step_supports_amp_scaling = True
     """PyTorch's GradScaler then leaves unscaling and skipping to the step, and hands over two tensors for it."""

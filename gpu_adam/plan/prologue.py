@@ -18,14 +18,14 @@ WINDOW_ENTRIES = 64
 """Steps of a learning rate's schedule that a window has room for: more than the host may be ahead of the device."""
 
 
-def ranges_at(cohorts: int) -> int:
-    """Where in the settings the ranges of slots begin, after the header and a record for each cohort; in words."""
-    return HEADER_WORDS + RECORD_WORDS * cohorts
+def record_at(index: int) -> int:
+    """Where in the settings a cohort's record begins, after the header; after the last one begin the ranges of slots; in words."""
+    return HEADER_WORDS + RECORD_WORDS * index
 
 
 def windows_at(cohorts: int, ranges: int) -> int:
     """Where in the settings the windows begin, after the ranges; in words."""
-    return ranges_at(cohorts) + 2 * ranges
+    return record_at(cohorts) + 2 * ranges
 
 
 def settings_words(cohorts: int, ranges: int) -> int:

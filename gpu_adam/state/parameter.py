@@ -149,6 +149,11 @@ class Placed:
         return place
 
 
+def states_of(params: Iterable[Placed]) -> list[BucketState]:
+    """The buckets that hold the states of those that have a place, each once, in the order in which they come."""
+    return list(dict.fromkeys(placed.place.state for placed in params if placed.place is not None))
+
+
 def working_formats(params: Iterable[Placed], groups: int) -> list[set[Format]]:
     """The working formats of each group's parameters."""
     formats: list[set[Format]] = [set() for _ in range(groups)]

@@ -18,7 +18,7 @@ from ..plan.layout import pack as buckets_of
 from ..rules.algorithm import Hyperparameters
 from ..strides import walk
 from .buckets import BucketState
-from .parameter import AVERAGE, Place, Placed
+from .parameter import AVERAGE, Place, Placed, states_of
 
 
 def engines_for(
@@ -113,7 +113,7 @@ def pack_in(params: Sequence[Placed]) -> dict[int, Any]:
     place(params, aligned=True)
     try:
         # All memory first: where there is too little of it, nothing has changed.
-        for state in {id(one.state): one.state for one in params}.values():
+        for state in states_of(params):
             state.ensure(("param", "grad"))
     except BaseException:
         for one in params:

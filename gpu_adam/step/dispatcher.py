@@ -206,8 +206,7 @@ class Dispatcher:
         self._gradients.is_torn = False
 
     def _executor_for(self, request: Request) -> Executor:
-        planned = None if self.executor is None else self.executor.planned
-        if planned is not None and planned.mode is not request.mode and planned.mode != request.mode:
+        if self.executor is not None and self.executor.planned.mode != request.mode:
             if request.is_captured:
                 raise capture_errors.other_mode()
             self.settle()

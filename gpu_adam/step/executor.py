@@ -16,7 +16,7 @@ from ..kernels.abi import ROLES
 from ..plan.planner import StepPlan
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Averaging
-from ..state.parameter import Placed
+from ..state.parameter import Placed, states_of
 from .coefficients import Coefficients, DeviceCoefficients, HostCoefficients
 from .counts import SharedCounts
 from .gradients import Gradients
@@ -85,8 +85,7 @@ class Executor:
         refs = [placed.ref for placed in active]
         self.tensors = tuple(ref.array for ref in refs if ref.library.counts_versions(ref.array))
         # A graph of the caller's may go on working there when the parameters have got other states.
-        states = {id(placed.state): placed.state for placed in params if placed.place is not None}
-        self._held = [state.memories for state in states.values()]
+        self._held = [state.memories for state in states_of(params)]
 
     def rebind(self, moved: Sequence[int]) -> bool:
         """Take up the new addresses of these parameters' gradients; they are brought to the devices by the next run.

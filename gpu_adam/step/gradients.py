@@ -97,7 +97,7 @@ class Gradients:
         format = known.shape[0]
         if known.sparse is None:
             assert known.walk is not None
-            return Operand(self.address(index), self._params[index].size, format, known.walk)
+            return Operand(int(self.addresses[index]), self._params[index].size, format, known.walk)
         buffer = self._buffers[index]
         sums, rows = buffer.addresses
         sparse = SparseOperand(format, buffer.width, known.capacity, rows)
@@ -118,10 +118,6 @@ class Gradients:
     def holds(self, arrays: Sequence[Any]) -> bool:
         """Whether this is the list that was taken up last, and stays as it is."""
         return arrays is self._recognition.held
-
-    def address(self, index: int) -> int:
-        """The address of a parameter's gradient."""
-        return int(self.addresses[index])
 
     def update(self, arrays: Sequence[Any], lifetime: Lifetime = Lifetime.GIVEN) -> tuple[bool, list[int]]:
         """Take up the gradients of a step.
@@ -217,7 +213,7 @@ class Gradients:
     def _take_sparse(self, index: int, sparse: SparseGradient) -> bool:
         """Remember a sparse gradient; whether the plan changes with it."""
         known, buffer = self._known[index], self._buffers[index]
-        before = (known.sparse is not None, known.shape, self.address(index))
+        before = (known.sparse is not None, known.shape, int(self.addresses[index]))
         if known.sparse is None or not sparse.capacity <= known.capacity <= _SPARE_ROWS * sparse.capacity:
             known.capacity = sparse.capacity
         known.sparse, known.shape, known.kept = sparse, (sparse.values.format, (known.capacity,)), None

@@ -13,7 +13,7 @@ from ..plan.planner import StepPlan, plan_step
 from ..plan.updates import Machine, Operand, Update
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Averaging
-from ..state.parameter import AVERAGE, Placed
+from ..state.parameter import AVERAGE, Placed, states_of
 from .gradients import Gradients
 
 
@@ -35,18 +35,16 @@ def plan_of(
         averaging: Which average of the parameters is kept.
         mode: How the step comes to its coefficients.
     """
-    states = {id(placed.state): placed.state for placed in params if placed.place is not None}
+    states = states_of(params)
     numbers = {state: number for number, state in enumerate(states)}
     active = [params[index] for index in gradients.present]
     updates = [
-        _update_of(
-            placed, gradients.operand(placed.index), hyper[placed.group], bool(averaging), numbers[id(placed.state)]
-        )
+        _update_of(placed, gradients.operand(placed.index), hyper[placed.group], bool(averaging), numbers[placed.state])
         for placed in active
     ]
     engines = {placed.ref.device: placed.engine for placed in active}
     machines = {device: Machine(engine.multiprocessors(device), engine.policy) for device, engine in engines.items()}
-    buckets = [state.bucket for state in states.values()]
+    buckets = [state.bucket for state in states]
     rules = [own.rule for own in hyper]
     return plan_step(updates, buckets, steps, mode, rules, hyper[0].algorithm.rules[0], machines)
 

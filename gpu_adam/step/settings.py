@@ -15,7 +15,6 @@ from ..kernels.abi import (
     COHORTS,
     FOUND_ADDRESS,
     FOUND_FORMAT,
-    HEADER_WORDS,
     LOSS_SCALE,
     LR_ADDRESS,
     LR_FORMAT,
@@ -35,7 +34,7 @@ from ..kernels.abi import (
     WINDOW_LENGTH,
 )
 from ..plan.cohorts import Cohort
-from ..plan.prologue import WINDOW_ENTRIES, ranges_at, settings_words, windows_at
+from ..plan.prologue import WINDOW_ENTRIES, record_at, settings_words, windows_at
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Asked, Averaging
 from .scaling import Scaling
@@ -61,7 +60,7 @@ class Settings:
 
     def __init__(self, cohorts: Sequence[Cohort], ranges: Sequence[tuple[int, int]]) -> None:
         self._cohorts = tuple(cohorts)
-        first_range = ranges_at(len(cohorts))
+        first_range = record_at(len(cohorts))
         self._windows_at = windows_at(len(cohorts), len(ranges))
         self.words: NDArray[np.int64] = np.zeros(settings_words(len(cohorts), len(ranges)), np.int64)
         self._numbers = self.words.view(np.float64)
@@ -120,12 +119,12 @@ class Settings:
             at = self._windows_at + index * WINDOW_ENTRIES * SCHEDULED_WORDS
             entries = [value for t in steps for value in known[t]]
             self._numbers[at : at + len(entries)] = entries
-            record = HEADER_WORDS + index * RECORD_WORDS
+            record = record_at(index)
             self.words[record + WINDOW], self.words[record + WINDOW_FIRST] = at, first
             self.words[record + WINDOW_LENGTH] = len(steps)
 
     def _write_record(self, index: int, cohort: Cohort, hyper: Hyperparameters, averaging: Averaging) -> None:
-        at = HEADER_WORDS + index * RECORD_WORDS
+        at = record_at(index)
         self._numbers[at : at + RECORD_WORDS] = hyper.record(averaging, cohort.working)
         self.words[at + ROW] = cohort.row
         self.words[at + LR_ADDRESS], self.words[at + LR_FORMAT] = _place(hyper.lr_at)

@@ -15,11 +15,9 @@ import numpy as np
 from ..arrays import ArrayRef, library_of, name_of, probe_named
 from ..dtypes import Format
 from ..engines import Memory, SumArguments
+from ..kernels.abi import WORD
 from ..state.parameter import Placed
 from ..strides import row_major
-
-_WORD = 8
-"""Bytes of a row's number."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class SparseBuffer:
         if capacity > self._room:
             engine, device = self._placed.engine, self._placed.ref.device
             self._sums = engine.allocate(device, capacity * self.width * self.format.itemsize)
-            self._rows = engine.allocate(device, 3 * capacity * _WORD)
+            self._rows = engine.allocate(device, 3 * capacity * WORD)
             self._room = capacity
 
     @property
@@ -164,7 +162,7 @@ class SparseBuffer:
         if self._placed.ref.device.kind == "cpu":
             return gradient.order.ctypes.data, gradient.ranked.ctypes.data
         assert self._rows is not None
-        offsets = (self._room * _WORD, 2 * self._room * _WORD)
+        offsets = (self._room * WORD, 2 * self._room * WORD)
         for offset, numbers in zip(offsets, pair, strict=True):
             self._placed.engine.upload(self._rows, offset, np.ascontiguousarray(numbers))
         return self._rows.address + offsets[0], self._rows.address + offsets[1]
