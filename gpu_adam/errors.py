@@ -37,5 +37,9 @@ class MisfitError(ValueError):
         return MisfitError, (str(self), self.key, self.remedy)
 
 
+class ParameterChangedError(ValueError):
+    """A parameter has become another array than the optimizer was made for: of another shape, dtype, device or order in memory."""
+
+
 class EnvironmentVariableError(ValueError):
     """A variable of the environment has a value that makes no sense; the message names it."""

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from ..arrays import raise_if_foreign
+from ..arrays.roster import Roster
 from ..arrays.tree import Structure, is_pair, ordered
 from ..messages import a_kind, listed
 
@@ -22,8 +23,7 @@ class Groups:
     def __init__(self, grouped: bool) -> None:
         self.structures: list[Structure] = []
         self.grouped = grouped
-        self._members: list[list[Any]] = []
-        self._single: list[tuple[int, int]] = []
+        self._roster = Roster()
 
     @property
     def sizes(self) -> list[int]:
@@ -32,12 +32,7 @@ class Groups:
 
     def remember(self, groups: Sequence[Mapping[str, Any]], first: int = 0) -> None:
         """Take the parameters of the groups from the first one on for those of the optimizer."""
-        # Copies: the caller's own lists are what may change.
-        self._members[first:] = [list(group["params"]) for group in groups[first:]]
-        if first == 0:
-            self._single.clear()
-        for index, members in enumerate(self._members[first:], start=first):
-            self._single.extend((index, k) for k, one in enumerate(members) if _is_single(one))
+        self._roster.remember([group["params"] for group in groups[first:]], first)
 
     def hold(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether these groups have the very parameters that were remembered, in the same order."""
@@ -46,14 +41,7 @@ class Groups:
         except (TypeError, LookupError) as error:  # no groups any more
             raise_if_foreign(error)
             return False
-        try:
-            # Lists compare their elements by identity first, which takes nanoseconds each. Two arrays that are not identical have no
-            # truth value, which is an error, unless they have one element: those are looked at again.
-            same = now == self._members
-        except Exception:
-            # Of whatever class the arrays' libraries raise; identical arrays run no code in which a handler could.
-            return False
-        return same and all(now[index][k] is self._members[index][k] for index, k in self._single)
+        return self._roster.holds(now)
 
     def are_in_place(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether groups differ from the remembered ones in nothing but arrays that stand for others."""
@@ -78,7 +66,7 @@ class Groups:
         for index, group in enumerate(groups):
             if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
                 raise ValueError(f"param_groups[{index}] must be a dict with a list of arrays as 'params'")
-        sizes, before = [len(group["params"]) for group in groups], list(map(len, self._members))
+        sizes, before = [len(group["params"]) for group in groups], list(map(len, self._roster.lists))
         change = f"param_groups has groups of {listed(sizes)} parameters, not of {listed(before)}"
         arrays = [id(one) for group in groups for one in group["params"]]
         if len(set(arrays)) < len(arrays):
@@ -87,7 +75,9 @@ class Groups:
             raise ValueError(f"{change}: use add_param_group()")
         starts = [0, *accumulate(before)]
         numbers = {
-            id(one): starts[index] + k for index, members in enumerate(self._members) for k, one in enumerate(members)
+            id(one): starts[index] + k
+            for index, members in enumerate(self._roster.lists)
+            for k, one in enumerate(members)
         }
         found = [
             [(numbers.get(id(one), starts[index] + k), id(one) in numbers) for k, one in enumerate(group["params"])]
@@ -158,14 +148,6 @@ class Groups:
 def is_groups(params: Any) -> bool:
     """Whether these are groups, rather than parameters."""
     return isinstance(params, (list, tuple)) and bool(params) and all(isinstance(group, Mapping) for group in params)
-
-
-def _is_single(array: Any) -> bool:
-    """Whether the array may be equal to another one without an error: it has one element, or its comparison is not an array's."""
-    size = getattr(array, "size", None)
-    if callable(size):
-        size = array.numel() if hasattr(array, "numel") else None
-    return not isinstance(size, int) or size <= 1
 
 
 def _is_tree(leaf: Any) -> bool:

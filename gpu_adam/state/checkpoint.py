@@ -88,7 +88,7 @@ def save(
             master = placed.renewed_master() if placed.index in written else None
             if master is not None:
                 arrays["master"] = placed.apart("master", master)
-            scalars = _scalars(algorithm, groups[placed.group], t, placed, asked) if algorithm.scalars else {}
+            scalars = scalars_of(algorithm, groups[placed.group], t, placed, asked)
             state[placed.index] = {"step": _step_of(t, placed), **scalars, **arrays}
     saved = []
     start = 0
@@ -114,8 +114,12 @@ def _step_of(t: int, placed: Placed) -> Any:
     return placed.ref.library.scalar(t, format)
 
 
-def _scalars(algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Placed, asked: Asked) -> dict[str, Any]:
+def scalars_of(
+    algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Placed, asked: Asked | None = None
+) -> dict[str, Any]:
     """Those numbers of the last step's row that PyTorch has in its state; they are computed again, not loaded."""
+    if not algorithm.scalars:
+        return {}
     where = f"group {placed.group}"
     try:
         hyper = algorithm.hyperparameters(group, where)

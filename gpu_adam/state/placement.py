@@ -88,7 +88,7 @@ def begin_states(
         own = hyper[one.group]
         copies = [name for name, wanted in (("master", one.master), (AVERAGE, averages)) if wanted]
         one.state.ensure((*own.rule.states, *copies))
-        if steps[one.index]:
+        if steps[one.index] or one.loaded:
             continue
         # Begun now and not earlier: the parameter may have been loaded or initialised since it was handed over.
         for name in copies:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arrays import ArrayRef, Library, Lifetime, Writes
+from ..errors import ParameterChangedError
 from .apart import check_apart, param_ref
 from .buckets import state_strides
 from .parameter import Placed
@@ -56,7 +57,8 @@ class Residence:
         """The parameters that are elsewhere, and where they are; mostly none.
 
         Raises:
-            TypeError, ValueError: If one has become another array than the optimizer was made for.
+            ParameterChangedError: If one has become another array than the optimizer was made for.
+            TypeError, ValueError: If it is none that can be updated.
         """
         self._is_asked = True
         changed = [part for part in self._parts if not part.is_unchanged()]
@@ -66,12 +68,12 @@ class Residence:
         for placed in (*(placed for part in changed for placed in part.params), *self._fresh):
             ref, old = param_ref(placed.ref.array, placed.label), placed.ref
             if (ref.shape, ref.format, ref.device) != (old.shape, old.format, old.device):
-                raise ValueError(
+                raise ParameterChangedError(
                     f"{placed.label} was {old.format} {old.shape} on {old.device} and is now {ref.format} {ref.shape} "
                     f"on {ref.device}: make a new optimizer and load this one's state_dict()"
                 )
             if state_strides(ref) != state_strides(old):
-                raise ValueError(f"{placed.label} now lies in memory in another order: make a new optimizer")
+                raise ParameterChangedError(f"{placed.label} now lies in memory in another order: make a new optimizer")
             if not ref.same_elements(old):
                 moved.append((placed, ref))
         fresh = {placed.index: ref for placed, ref in moved}

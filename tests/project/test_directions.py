@@ -24,6 +24,7 @@ ROOMS = (
     ("state",),
     ("step",),
     ("optim",),
+    ("torch",),
     ("graph", "moved", "", "console"),
     ("train", "doctor"),
     ("cli",),

@@ -1,0 +1,77 @@
+"""`NAdam`; its engine is `gpu_adam.GpuNAdam`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..optim.nadam import GpuNAdam
+from .optimizer import TorchOptimizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .optimizer import Options
+
+
+class NAdam(TorchOptimizer):
+    r"""NAdam (Dozat, 2016), Adam with Nesterov's momentum, in the place of `torch.optim.NAdam`.
+
+    The arithmetic is that of `gpu_adam.GpuNAdam`, the same bits on CPUs and GPUs; it differs from PyTorch's in the last bits only.
+
+    Args:
+        params: As PyTorch takes them: see `gpu_adam.torch.optimizer.TorchOptimizer`, also for further arguments and errors.
+        lr: The learning rate, at least 0; a float, a tensor of one element, or a function of the step number t = 1, 2, ….
+        betas: β1 and β2, in [0, 1).
+        eps: ε, at least 0.
+        weight_decay: At least 0; added to the gradient times the parameter.
+        momentum_decay: ψ, at least 0.
+        maximize: Whether to follow the gradient upwards.
+        foreach, capturable, differentiable: See `gpu_adam.torch.optimizer.TorchOptimizer`.
+        decoupled_weight_decay: Whether weight decay shrinks the parameter by ``lr * weight_decay`` and is not added to the gradient.
+
+    Example:
+        >>> import torch
+        >>> from gpu_adam.torch import NAdam
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> opt = NAdam([w], lr=0.1)
+        >>> w.grad = torch.tensor([0.5, -0.5])
+        >>> opt.step()
+        >>> w.data
+        tensor([-0.1056,  0.1056])
+    """
+
+    _kind = GpuNAdam
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 2e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        hyperparameters = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(
+            params,
+            hyperparameters,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            **options,
+        )
