@@ -1,0 +1,1 @@
+"""The optimizers of gpu_adam.torch, in PyTorch's own loops."""
