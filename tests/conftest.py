@@ -13,8 +13,17 @@ from tests.support.array_reading import reading
 from tests.support.found_gpu import why_no_gpu
 from tests.support.library_cases import case, packing_case, streamed_case, torch_case
 from tests.support.strict import strict_test
+from tests.support.two_ranks import two_ranks_of_the_session
 
-__all__ = ["case", "packing_case", "reading", "streamed_case", "strict_test", "torch_case"]  # fixtures
+__all__ = [  # fixtures
+    "case",
+    "packing_case",
+    "reading",
+    "streamed_case",
+    "strict_test",
+    "torch_case",
+    "two_ranks_of_the_session",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
