@@ -16,7 +16,7 @@ SOURCES := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-long test-lowest lint format dist notes bench ledger paper gpu-proof docs doctor lock image-check clean distclean
+.PHONY: help train test test-long test-clients test-lowest lint format dist notes bench ledger paper gpu-proof docs doctor lock image-check clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -26,7 +26,7 @@ help:  ## list the targets
 # CUDA 12 needs driver 525 and CUDA 13 driver 580. Only one of the two fits into an environment (pyproject.toml says why), so all
 # targets agree on it.
 
-ifneq (,$(filter train test test-long bench ledger paper gpu-proof doctor,$(MAKECMDGOALS)))
+ifneq (,$(filter train test test-long test-clients bench ledger paper gpu-proof doctor,$(MAKECMDGOALS)))
 installed := $(patsubst cupy_cuda%x,%,$(firstword $(subst -, ,$(notdir $(firstword \
   $(wildcard $(VENV)/lib/python*/site-packages/cupy_cuda1[23]x-*.dist-info))))))
 ifneq ($(CUDA),auto)
@@ -82,6 +82,9 @@ $(STAMPS)/train-cuda%: $(SOURCES) | $(PY)
 $(STAMPS)/test-cuda%: $(SOURCES) | $(PY)
 	$(call install,test$(call gpu_extra,$*),$*,$(if $(filter 12,$*),proof$(comma)cuda12))
 
+$(STAMPS)/clients-cuda%: $(SOURCES) | $(PY)
+	$(call install,clients$(call gpu_extra,$*),$*)
+
 $(STAMPS)/bench-cuda%: $(SOURCES) | $(PY)
 	$(call install,bench$(call gpu_extra,$*),$*,$(if $(filter 12,$*),train$(comma)cuda12))
 
@@ -99,13 +102,20 @@ $(STAMPS)/dist: $(SOURCES) | $(PY)
 train: $(STAMPS)/train-cuda$(generation)  ## train a small network on handwritten digits, on the GPU if there is one
 	$(PY) -m gpu_adam train $(ARGS)
 
+# The room of tests that needs the extra `clients`, and has a target of its own.
+CLIENTS := tests/clients
 # torch is an oracle here and needs one thread; more would take turns with the other workers' on the same cores.
+RUN_TESTS = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10
+
 test: $(STAMPS)/test-cuda$(test_generation)  ## run every test; those that need a GPU are skipped where there is none
 	@command -v g++ >/dev/null || echo "g++ was not found: the tests that run the CUDA C++ on the CPU are skipped"
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10 $(ARGS)
+	$(RUN_TESTS) --ignore=$(CLIENTS) $(ARGS)
 
 test-long: $(STAMPS)/test-cuda$(test_generation)  ## run the tests that `test` leaves out, since they take minutes
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --maxschedchunk=1 --durations=10 --long -m long $(ARGS)
+	$(RUN_TESTS) --ignore=$(CLIENTS) --long -m long $(ARGS)
+
+test-clients: $(STAMPS)/clients-cuda$(test_generation)  ## run the tests in the trainers of Transformers, Accelerate and Lightning
+	$(RUN_TESTS) $(CLIENTS) $(ARGS)
 
 # In an environment of its own, made anew. uv, for pip cannot choose the lowest versions. The oldest Python has the lowest of them:
 # PYTHON=python3.10. The files that between them reach every kernel, engine and library; those that take long are left to `test`.
