@@ -92,32 +92,58 @@ def test_going_back_to_a_saved_state(tmp_path: Path) -> None:
     assert all(map(torch.equal, epoch(accelerator, model, *rest).parameters(), expected))
 
 
+def train_by(accelerator: Any, model: Any, optimizer: Any) -> Any:
+    """Four steps, each rank with its half of the batch."""
+    for _ in range(4):
+        optimizer.zero_grad()
+        accelerator.backward(loss_of(model, shard(dist.get_rank())))
+        optimizer.step()
+    return model
+
+
+def expected() -> Any:
+    model = network()
+    return train(model, torch.optim.Adam(model.parameters(), lr=0.01), 4)
+
+
 @on_two_ranks
 def test_data_parallelism() -> None:
-    accelerator = an_accelerator()
+    accelerator, model = an_accelerator(), network()
     assert accelerator.num_processes == 2
-    model, whole = network(), network()
+    assert_close(train_by(accelerator, *accelerator.prepare(model, Adam(model.parameters(), lr=0.01))), expected())
+
+
+def sharded(kind: str = "SHARDED_STATE_DICT", seed: int = 0) -> tuple[Any, Any, Any]:
+    """An accelerator, the network sharded by it as by FSDP2, and the optimizer, which was made before."""
+    accelerator = an_accelerator()
+    # Accelerate offers it on accelerators only. What it does with the optimizer is the same on a CPU.
+    for state in (accelerate.PartialState(), accelerator.state):
+        state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = accelerate.FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=True,
+        auto_wrap_policy="size_based_wrap",
+        min_num_params=10,
+        state_dict_type=kind,
+    )
+    model = network(seed)
     model, optimizer = accelerator.prepare(model, Adam(model.parameters(), lr=0.01))
-    for _ in range(4):
-        optimizer.zero_grad()
-        accelerator.backward(loss_of(model, shard(dist.get_rank())))
-        optimizer.step()
-    assert_close(model, train(whole, torch.optim.Adam(whole.parameters(), lr=0.01), 4))
+    assert model[0].weight.to_local().shape == (8, 8)
+    return accelerator, model, optimizer
 
 
 @on_two_ranks
-def test_fsdp2(tmp_path: Path) -> None:
-    plugin = accelerate.FullyShardedDataParallelPlugin(
-        fsdp_version=2, reshard_after_forward=True, auto_wrap_policy="size_based_wrap", min_num_params=10
-    )
-    accelerator = an_accelerator()
-    # Accelerate offers it on accelerators only. What it does with the optimizer is the same on a CPU.
-    accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
-    model, whole = network(), network()
-    model, optimizer = accelerator.prepare(model, Adam(model.parameters(), lr=0.01))
-    assert model[0].weight.to_local().shape == (8, 8)
-    for _ in range(4):
-        optimizer.zero_grad()
-        accelerator.backward(loss_of(model, shard(dist.get_rank())))
-        optimizer.step()
-    assert_close(model, train(whole, torch.optim.Adam(whole.parameters(), lr=0.01), 4))
+def test_fsdp2() -> None:
+    assert_close(train_by(*sharded()), expected())
+
+
+@pytest.mark.parametrize("kind", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
+@on_two_ranks
+def test_fsdp2_is_resumed_from_a_saved_state(kind: str, tmp_path: Path) -> None:
+    first = sharded(kind)
+    train_by(*first)
+    first[0].save_state(str(tmp_path))
+    whole = train_by(*first)
+    second = sharded(kind, seed=1)
+    second[0].load_state(str(tmp_path))
+    assert_same(train_by(*second), whole)

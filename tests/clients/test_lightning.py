@@ -10,11 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 lightning = pytest.importorskip("lightning", reason="the extra `clients` is not installed")
+from lightning.pytorch.callbacks import StochasticWeightAveraging  # noqa: E402
 from torch.optim.lr_scheduler import CosineAnnealingLR  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from gpu_adam.torch import SGD, Adam  # noqa: E402
 from tests.support.torch_training import assert_close, assert_same, batch, loss_of, network  # noqa: E402
+from tests.support.two_ranks import on_two_ranks  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -70,13 +72,12 @@ def loader() -> Any:
 def trainer(folder: Path, **options: Any) -> Any:
     return lightning.Trainer(
         accelerator="cpu",
-        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        **{"max_epochs": 2, **options},
+        **{"devices": 1, "max_epochs": 2, **options},
     )
 
 
@@ -108,6 +109,29 @@ def test_bfloat16_learns_as_with_torch_optim(precision: str, tmp_path: Path) -> 
         one.fit(module, loader())
         losses.append(float(one.callback_metrics["loss"]))
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
+
+
+def test_averaged_weights(tmp_path: Path) -> None:
+    modules = [Module(cls, scheduled=False) for cls in (Adam, torch.optim.Adam)]
+    for module in modules:
+        average = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
+        trainer(tmp_path, max_epochs=4, callbacks=[average]).fit(module, loader())
+    assert_close(*modules)
+
+
+@on_two_ranks
+def test_data_parallelism_in_two_processes(tmp_path: Path) -> None:
+    # As torchrun starts them; the address is not asked for, since the processes know each other already.
+    started = {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    modules = [Module(cls) for cls in (Adam, torch.optim.Adam)]
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in started.items():
+            patched.setenv(name, value)
+        for module in modules:
+            one = trainer(tmp_path, devices=2, strategy="ddp")
+            assert one.world_size == 2
+            one.fit(module, loader())
+    assert_close(*modules)
 
 
 def test_optimization_by_hand(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 
 from gpu_adam.torch import SGD, Adam, AdamW  # noqa: E402
 from tests.support.torch_training import assert_close, assert_same  # noqa: E402
+from tests.support.two_ranks import on_two_ranks  # noqa: E402
 
 
 def language_model(dtype: Any = torch.float32, dropout: float = 0.0) -> Any:
@@ -83,6 +84,14 @@ def test_it_follows_torch_optim(arguments: dict[str, Any], tmp_path: Path) -> No
     assert_close(*models)
 
 
+def test_a_compiled_model(tmp_path: Path) -> None:
+    compiled, plain = language_model(), language_model()
+    options = {"torch_compile": True, "torch_compile_backend": "eager"}
+    trainer(tmp_path, compiled, trained_by=with_warmup(AdamW, compiled), **options).train()
+    trainer(tmp_path, plain, trained_by=with_warmup(AdamW, plain)).train()
+    assert_close(compiled, plain)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "options"),
     [
@@ -134,6 +143,18 @@ def test_mixed_precision_learns_as_with_torch_optim(tmp_path: Path) -> None:
         one.train()
         losses.append([entry["loss"] for entry in one.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
+
+
+@on_two_ranks
+def test_data_parallelism_in_two_processes(tmp_path: Path) -> None:
+    models = []
+    for cls in (AdamW, torch.optim.AdamW):
+        model = language_model()
+        one = trainer(tmp_path, model, trained_by=with_warmup(cls, model), ddp_backend="gloo")
+        assert one.args.world_size == 2
+        one.train()
+        models.append(model)
+    assert_close(*models)
 
 
 @pytest.mark.parametrize("first", [AdamW, torch.optim.AdamW], ids=["from ours", "from torch.optim"])

@@ -11,9 +11,9 @@ from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import fully_shard  # noqa: E402
 
 
-def fully_sharded(model: Any, **options: Any) -> Any:
-    """The model, each of its linear layers sharded by itself, as FSDP2 is used."""
-    mesh = init_device_mesh("cpu", (2,))
+def fully_sharded(model: Any, mesh: Any = None, **options: Any) -> Any:
+    """The model, each of its linear layers sharded by itself, as FSDP2 is used, over both ranks or over a mesh of them."""
+    mesh = mesh or init_device_mesh("cpu", (2,))
     for layer in model:
         if isinstance(layer, torch.nn.Linear):
             fully_shard(layer, mesh=mesh, **options)

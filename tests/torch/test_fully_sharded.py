@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 import torch.distributed as dist  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import MixedPrecisionPolicy  # noqa: E402
 from torch.optim.lr_scheduler import ExponentialLR  # noqa: E402
 
@@ -64,6 +65,21 @@ def test_the_state_is_sharded_as_the_parameters_are() -> None:
             assert state.placements == p.placements
             assert state.device_mesh == p.device_mesh
             assert state.to_local().shape == p.to_local().shape
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2)], ids=["replicated", "sharded"])
+@on_two_ranks
+def test_a_mesh_of_two_dimensions(shape: tuple[int, int]) -> None:
+    # Replicated over the first, sharded over the second.
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicas", "shards"))
+    assert_close(trained(fully_sharded(network(), mesh), 5), expected(5))
+
+
+@on_two_ranks
+def test_clipping_in_the_step_of_what_each_rank_has_whole() -> None:
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicas", "shards"))
+    model = trained(fully_sharded(network(), mesh), 5, max_grad_norm=0.1)
+    assert_close(model, expected(5, max_norm=0.1))
 
 
 def uneven() -> Any:
