@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from ..arrays import to_host
 from ..kernels.rules.rule import Rule
 from ..process.uninterrupted import uninterrupted
+from ..rules.algorithm import Hyperparameters
 from ..state.checkpoint import scalars_of
 from ..state.parameter import AVERAGE
 from ..state.placement import place
 from .base import GpuOptimizer
+
+_step = GpuOptimizer.step.__wrapped__  # type: ignore[attr-defined]
 
 
 class Live:
@@ -32,6 +35,11 @@ class Live:
     def label(self, index: int) -> str:
         """What errors call a parameter."""
         return self._optimizer._params[index].label
+
+    @property
+    def hyper(self) -> Sequence[Hyperparameters]:
+        """The hyperparameters of each group, as they were last read: the same object as long as they are the same."""
+        return self._optimizer._hyper
 
     @property
     def rules(self) -> list[Rule]:
@@ -84,6 +92,12 @@ class Live:
         own = self._optimizer
         placed = own._params[index]
         return scalars_of(own.algorithm, own.param_groups[placed.group], t, placed)
+
+    # Stepping.
+
+    def step(self, grads: Any) -> None:
+        """As `GpuOptimizer.step`, for callers who have kept PyTorch's compiler out already: to do so twice costs microseconds."""
+        _step(self._optimizer, grads)
 
     # Replacing.
 

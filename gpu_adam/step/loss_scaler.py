@@ -93,7 +93,10 @@ class LossScaler:
         growth_interval: int = 2000,
     ) -> None:
         if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "only_device"):
-            raise TypeError(f"optimizer is {a_kind(optimizer)}: must be an optimizer of gpu_adam")
+            raise TypeError(
+                f"optimizer is {a_kind(optimizer)}: must be one of gpu_adam's Gpu… classes; "
+                "for a torch.optim.Optimizer use torch.amp.GradScaler"
+            )
         saved = dict(zip(_KEYS, (init_scale, growth_factor, backoff_factor, growth_interval, 0), strict=True))
         words = _words(saved)
         self._optimizer = ref(optimizer)

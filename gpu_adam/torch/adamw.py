@@ -55,6 +55,7 @@ class AdamW(Adam):
         eps_hat: bool = False,
         **options: Unpack[Options],
     ) -> None:
+        self._refuse_unknown(options)  # before they are taken for Adam's
         super().__init__(
             params,
             lr,

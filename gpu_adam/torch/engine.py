@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
+from operator import is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..optim.base import GpuOptimizer
 from ..optim.live import Live
 from ..state.parameter import AVERAGE
 from .access import PLAIN, access_of, is_flattened, is_shard, same_memory
+from .counts import Counts
 from .entries import COPIES, Found, read_entry
 from .groups import Groups, names_of, values_of
 from .live_state import LiveState
@@ -41,6 +43,7 @@ class Engine:
     def __init__(self, kind: type[GpuOptimizer], groups: Groups, options: Mapping[str, Any]) -> None:
         self._roster = Roster()
         self._roster.remember([group["params"] for group in groups])
+        self._is_capturable = _is_capturable(groups)
         members = [[p for p in group["params"] if p.is_floating_point() or p.is_complex()] for group in groups]
         self.params: list[Tensor] = list(chain.from_iterable(members))
         self._access = [access_of(p) for p in self.params]
@@ -49,28 +52,25 @@ class Engine:
         self._sizes = [len(own) for own in members]
         self._locals = self._local()
         self._autograd = [p.requires_grad or isinstance(p, torch.nn.Parameter) for p in self.params]
-        keys = kind.algorithm.keys
-        self._keys = keys
-        values = [values_of(group, keys, f"param_groups[{index}]") for index, group in enumerate(groups)]
-        names = [names_of(group, own) for group, own in zip(groups, members, strict=True)]
-        parts = zip(self._split(self._locals), names, values, strict=True)
-        self.core = kind(
-            [
-                {"params": own if named is None else list(zip(named, own, strict=True)), **value}
-                for own, named, value in parts
-            ],
-            **options,
-        )
+        self._keys = kind.algorithm.keys
+        self._pick = itemgetter(*self._keys)
+        self._picked = [tuple(map(group.get, self._keys)) for group in groups]
+        values = [self._values(group, index) for index, group in enumerate(groups)]
+        named = [names_of(group, own) for group, own in zip(groups, members, strict=True)]
+        parts = [
+            {"params": own if names is None else list(zip(names, own, strict=True)), **value}
+            for own, names, value in zip(self._split(self._locals), named, values, strict=True)
+        ]
+        self.core = kind(parts, **options, capturable=self._is_capturable)
         self._live = Live(self.core)
-        self._rules = self._live.rules
+        self._seen, self._rules = self._live.hyper, self._live.rules
         count = len(self.params)
         self._shown: list[dict[str, Tensor]] = [{} for _ in range(count)]
-        self._is_hidden = np.ones(count, np.bool_)
-        # What `state[p]["step"]` shows, and the bytes that were written there last, to tell a user's edit by.
-        self._counts = np.zeros(count, np.float32)
-        self._told = self._counts.tobytes()
+        self._is_hidden, self._hides = np.ones(count, np.bool_), True
+        self._counts = Counts(count)
         self._is_behind = False
 
+    @torch.no_grad()
     def _local(self) -> list[Tensor]:
         return [one.local(p) for one, p in zip(self._access, self.params, strict=True)]
 
@@ -80,21 +80,46 @@ class Engine:
         return [[next(numbers) for _ in range(size)] for size in self._sizes]
 
     def fits(self, groups: Groups) -> bool:
-        """Whether the groups still have its parameters, in its memory where that is not followed by the core."""
+        """Whether the groups still have its parameters, in its memory where the core does not follow that, and its kind of step."""
         if not self._roster.holds([group["params"] for group in groups]):
+            return False
+        if _is_capturable(groups) is not self._is_capturable:
             return False
         return self._is_plain or all(map(same_memory, self._local(), self._locals))
 
     def set_hyperparameters(self, groups: Groups) -> None:
-        """Hand over what the groups say now."""
+        """Hand over what the groups say now.
+
+        Raises:
+            ValueError: If one has lost a hyperparameter, or has a tensor of several elements there.
+        """
         for index, (own, group) in enumerate(zip(self.core.param_groups, groups, strict=True)):
-            own.update(values_of(group, self._keys, f"param_groups[{index}]"))
+            try:
+                picked = self._pick(group)
+            except KeyError:
+                picked = ()
+            # The core looks at the values; here it is enough that they are the same objects.
+            if not (picked and all(map(is_, picked, self._picked[index]))):
+                own.update(self._values(group, index))
+                self._picked[index] = picked
+
+    def _values(self, group: Mapping[str, Any], index: int) -> dict[str, Any]:
+        return values_of(group, self._keys, f"param_groups[{index}]")
+
+    def clip_to(self, most: float | None) -> None:
+        """Have the global norm of the gradients be clipped to another number from now on."""
+        _refuse_unfit(self.params, self._is_plain, {"max_grad_norm": most})
+        self.core.max_grad_norm = most
 
     def step(self) -> None:
         """A step with the parameters' gradients."""
-        self.core.step(None if self._is_plain else self._split(self._gradients()))
+        if self._is_plain:
+            self._live.step(None)
+        else:
+            self._live.step(self._split(self._gradients()))
         self._is_behind = True
 
+    @torch.no_grad()
     def _gradients(self) -> list[Tensor | None]:
         triples = zip(self._access, self.params, self._autograd, strict=True)
         return [None if known and not p.requires_grad else one.gradient(p) for one, p, known in triples]
@@ -104,37 +129,53 @@ class Engine:
     @property
     def was_edited(self) -> bool:
         """Whether a user has written to the step counts that are shown."""
-        return self._counts.tobytes() != self._told
+        return self._counts.were_edited
 
     def show(self, state: LiveState) -> None:
         """Have the state show what the last step began, and the step counts where the host knows them."""
         if not self._live.counts_on_device:
-            self.tell_counts()
-        if self._live.rules != self._rules:
-            self._rules, self._is_hidden[:] = self._live.rules, True
-        if self._is_hidden.any():
+            self.tell_counts(state)
+        if self._live.hyper is not self._seen:
+            self._seen = self._live.hyper
+            rules = self._live.rules
+            if rules != self._rules:
+                self._rules, self._is_hidden[:], self._hides = rules, True, True
+        if self._hides:
             stepped = self._live.stepped
             self._show(state, stepped[self._is_hidden[stepped]].tolist())
 
-    def tell_counts(self) -> None:
-        """Bring the step counts that are shown up to date, for which it waits where a device counts."""
+    def tell_counts(self, state: LiveState) -> None:
+        """Bring the step counts that the state shows up to date, for which it waits where a device counts; a user's edits stay."""
         if self._is_behind:
-            np.copyto(self._counts, self._live.counts, casting="unsafe")
-            self._told, self._is_behind = self._counts.tobytes(), False
+            self._is_behind = False
+            if self._counts.tell(self._live.counts):
+                self._show_counts(state)
 
+    def _show_counts(self, state: LiveState) -> None:
+        """Have the state show them where they lie now, but where somebody has put other ones there."""
+        for index, shown in enumerate(self._shown):
+            entry = state.get(self.params[index])
+            if "step" in shown and isinstance(entry, dict):
+                before, shown["step"] = shown["step"], self._counts.view(index)
+                if entry.get("step") is before:
+                    state.show(self.params[index], {"step": shown["step"]})
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _show(self, state: LiveState, indices: Sequence[int]) -> None:
         algorithm = self.core.algorithm
         for index in indices:
             param, access = self.params[index], self._access[index]
             shown = {}
             if not algorithm.uncounted or self._live.has(index, AVERAGE):
-                shown["step"] = torch.from_numpy(self._counts[index : index + 1]).view(())
+                shown["step"] = self._counts.view(index)
             for name in self._live.names(index):
                 shown[name] = access.shown(param, self._live.view(index, name))
             if shown:  # PyTorch's SGD without momentum has no entry at all
                 state.show(param, shown, stale=algorithm.scalars)
             self._shown[index] = shown
             self._is_hidden[index] = False
+        self._hides = bool(self._is_hidden.any())
 
     def take_up(self, state: LiveState) -> None:
         """Copy what was written to the state into the engine's memory, and have the state show that again.
@@ -144,8 +185,8 @@ class Engine:
         """
         self._live.prepare()
         self._rules = self._live.rules
-        edited = self._counts.view(np.uint32) != np.frombuffer(self._told, np.uint32)
-        counts = self._live.counts
+        self.tell_counts(state)
+        edited, counts = self._counts.edited, self._live.counts
         found: dict[int, Found] = {}
         cleared = []
         for index, param in enumerate(self.params):
@@ -162,8 +203,9 @@ class Engine:
         self._is_hidden[cleared] = True
         for index in cleared:
             self._shown[index] = {}
+        self._counts.forget_edits()
         self._is_behind = True
-        self.tell_counts()
+        self.tell_counts(state)
         self._show(state, list(found))
 
     def _read(self, index: int, entry: Any, count: int) -> Found | None:
@@ -178,19 +220,24 @@ class Engine:
         if not found and not cleared:
             return
         self._live.begin({index: one.arrays.keys() - COPIES for index, one in found.items()})
-        arrays = {index: self._apart(index, one.arrays) for index, one in found.items()}
+        ours = self._live.addresses
+        arrays = {index: self._apart(index, one.arrays, ours) for index, one in found.items()}
         for index, own in arrays.items():
             for name, value in own.items():
                 self._live.view(index, name).copy_(value)
         absent = {index: COPIES - own.keys() for index, own in arrays.items()}
         self._live.restart({index: one.step for index, one in found.items()}, absent, cleared)
 
-    def _apart(self, index: int, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _apart(self, index: int, arrays: Mapping[str, Tensor], ours: Collection[int]) -> dict[str, Tensor]:
         """What is to be copied into a parameter's arrays: of tensors that lie in the engine's memory themselves, copies.
 
         A user may have given one parameter's state to another one, and the first of them that of the second.
+
+        Args:
+            index: The parameter's number.
+            arrays: The states that were found.
+            ours: Where the arrays of all parameters begin.
         """
-        ours = self._live.addresses
         return {
             name: value.clone() if value.numel() and value.untyped_storage().data_ptr() in ours else value
             for name, value in arrays.items()
@@ -202,6 +249,10 @@ class Engine:
         if not self.core.algorithm.scalars:
             return {}
         return self._live.scalars(next(k for k, one in enumerate(self.params) if one is param), t)
+
+
+def _is_capturable(groups: Groups) -> bool:
+    return any(group.get("capturable") for group in groups)
 
 
 def _holds(entry: Any, shown: Mapping[str, Tensor]) -> bool:

@@ -66,11 +66,13 @@ class LiveState(defaultdict[Any, Any]):
 
     Attributes:
         changes: Whether anything was written here or into an entry, until whoever has taken that up says otherwise.
+        shown_by: The engine whose memory is shown.
     """
 
     def __init__(self, items: Mapping[Any, Any] | Iterable[Any] = ()) -> None:
         super().__init__(dict)
         self.changes = Changes()
+        self.shown_by: Any = None
         self.update(items)
 
     def __missing__(self, key: Any) -> Entry:

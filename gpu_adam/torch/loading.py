@@ -15,10 +15,9 @@ from ..kernels.rules.rule import Rule
 from ..messages import a_kind, listed, shown
 from ..rules.algorithm import Algorithm
 from .access import access_of
-from .entries import read_entry
+from .counts import FLOAT32_INTEGERS
+from .entries import read_entry, working_dtype
 from .groups import Groups, values_of
-
-_FLOAT32_INTEGERS = 1 << 24
 
 
 def read_state_dict(
@@ -43,6 +42,7 @@ def read_state_dict(
     if not isinstance(saved, Mapping) or "state" not in saved or "param_groups" not in saved:
         raise TypeError(f"the state dict is {a_kind(saved)}: must be a dict with 'state' and 'param_groups'")
     theirs = saved["param_groups"]
+    _refuse_malformed(saved["state"], theirs)
     if len(theirs) != len(groups):
         raise ValueError(
             f"loaded state dict has a different number of parameter groups: {len(theirs)} and not {len(groups)}"
@@ -67,6 +67,19 @@ def read_state_dict(
     return state, fresh, step_count(saved.get("steps_skipped", 0), "skipped steps")
 
 
+def _refuse_malformed(state: Any, groups: Any) -> None:
+    """Raise `TypeError`, or `ValueError` for a group without parameters, where a state dict is not built as one."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"'state' of the state dict is {a_kind(state)}: must be a dict")
+    if not isinstance(groups, (list, tuple)):
+        raise TypeError(f"'param_groups' of the state dict is {a_kind(groups)}: must be a list of dicts")
+    for index, group in enumerate(groups):
+        if not isinstance(group, Mapping):
+            raise TypeError(f"group {index} of the state dict is {a_kind(group)}: must be a dict")
+        if not isinstance(group.get("params"), (list, tuple)):
+            raise ValueError(f"group {index} of the state dict has no list of its parameters' keys as 'params'")
+
+
 def _keys(own: Mapping[str, Any], their: Mapping[str, Any], index: int) -> Sequence[Any]:
     """The keys of a saved group in the order of the optimizer's own parameters: by name where both have the same names, else by place."""
     params = their["params"]
@@ -88,13 +101,17 @@ def _group(
     own: Mapping[str, Any], their: Mapping[str, Any], defaults: Mapping[str, Any], algorithm: Algorithm, index: int
 ) -> dict[str, Any]:
     where = f"group {index} of the state dict"
-    foreign = [key for key in dict.fromkeys(one.key for one in algorithm.numbers) if key not in their]
+    numbers = dict.fromkeys(one.key for one in algorithm.numbers)
+    # PyTorch's SparseAdam has no weight decay.
+    foreign = [key for key in numbers if key not in their and key != "weight_decay"]
     if foreign:
         raise ValueError(f"{where} lacks {listed(foreign)}: it is that of another kind of optimizer")
     kept = {key: deepcopy(value) for key, value in their.items() if key != "params"}
     fresh = {**defaults, **kept, "params": own["params"]}
-    if "param_names" in own and "param_names" not in kept:
-        fresh["param_names"] = own["param_names"]
+    names = own.get("param_names")
+    if names is not None and set(kept.get("param_names") or names) == set(names):
+        # Those that were saved may stand in another order, in which the parameters are not.
+        fresh["param_names"] = names
     algorithm.hyperparameters(values_of(fresh, algorithm.keys, where), where, read_lr=not fresh["capturable"])
     return fresh
 
@@ -106,7 +123,6 @@ def _entry(entry: Any, param: Tensor, label: str, algorithm: Algorithm, rule: Ru
         found = read_entry(entry, param, label, algorithm, rule.states, 1)
     if found is None:
         return deepcopy(entry)
-    working = torch.float64 if param.dtype in (torch.float64, torch.complex128) else torch.float32
     access = access_of(param)
     copied: dict[str, Any] = {}
     for name, value in entry.items():
@@ -116,7 +132,7 @@ def _entry(entry: Any, param: Tensor, label: str, algorithm: Algorithm, rule: Ru
             array = found.arrays[name]
             # A parameter without memory will get some: its state must not be lost before.
             device = array.device if param.is_meta else param.device
-            copied[name] = access.shown(param, array.detach().to(device=device, dtype=working, copy=True))
+            copied[name] = access.shown(param, array.detach().to(device=device, dtype=working_dtype(param), copy=True))
         elif name not in algorithm.scalars:
             copied[name] = deepcopy(value)
     return copied
@@ -124,4 +140,4 @@ def _entry(entry: Any, param: Tensor, label: str, algorithm: Algorithm, rule: Ru
 
 def step_tensor(t: int) -> Tensor:
     """A step count as PyTorch's optimizers keep it: float32, and float64 beyond the integers that float32 holds."""
-    return torch.tensor(t, dtype=torch.float32 if t <= _FLOAT32_INTEGERS else torch.float64, device="cpu")
+    return torch.tensor(t, dtype=torch.float32 if t <= FLOAT32_INTEGERS else torch.float64, device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from copy import copy
 from itertools import chain
 from typing import Any, ClassVar, TypedDict
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterChangedError
+from ..messages import a_kind
 from ..optim.base import GpuOptimizer
 from ..optim.interface import unexpected
 from ..plan.launches import Plan
+from ..process.tracing import untraced
 from ..step.amp import HandedOver, handed_over
 from ..step.graph import StepGraph
 from ..step.scaling import max_norm
@@ -87,9 +90,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         **options: Any,
     ) -> None:
         _refuse_flags(foreach, fused, differentiable)
-        unknown = options.keys() - Options.__annotations__.keys()
-        if unknown:
-            raise unexpected(type(self), {name: options[name] for name in unknown}, Options.__annotations__)
+        self._refuse_unknown(options)
         defaults = {
             **hyperparameters,
             "foreach": foreach,
@@ -106,6 +107,13 @@ class TorchOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         if fused:
             self._step_supports_amp_scaling = True
+
+    @classmethod
+    def _refuse_unknown(cls, options: Mapping[str, Any]) -> None:
+        """Raise `TypeError` for keywords that no constructor of this class has; the error names the one that may have been meant."""
+        unknown = {name: value for name, value in options.items() if name not in Options.__annotations__}
+        if unknown:
+            raise unexpected(cls, unknown, Options.__annotations__)
 
     # The groups.
 
@@ -125,6 +133,8 @@ class TorchOptimizer(torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         algorithm, where = self._kind.algorithm, f"group {len(self.param_groups)}"
+        if group.get("differentiable"):
+            raise ValueError(f"differentiable=True of {where}: autograd does not see the kernels, so it must be False")
         values = values_of({**self.defaults, **group}, algorithm.keys, where)
         algorithm.hyperparameters(values, where, read_lr=not self.defaults["capturable"])
         params = group.get("params")
@@ -139,8 +149,10 @@ class TorchOptimizer(torch.optim.Optimizer):
         Args:
             set_to_none: Whether each ``.grad`` becomes ``None``, and is not filled with zeros; with ``pack=True`` it is always filled.
         """
-        if self._options.get("pack") and self._engine is not None:
-            self._engine.core.zero_grad(set_to_none)
+        engine = self._engine
+        # One that is to be made anew knows other parameters.
+        if self._options.get("pack") and engine is not None and engine.fits(self.param_groups):
+            engine.core.zero_grad(set_to_none)
         else:
             super().zero_grad(set_to_none)
 
@@ -161,20 +173,16 @@ class TorchOptimizer(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(
+                    f"closure is {a_kind(closure)}: must be a function that returns the loss; a step takes the gradients in .grad"
+                )
             with torch.enable_grad():
                 loss = closure()
         self._step()
         return loss
 
-    def _patch_step_function(self) -> None:
-        # Called by PyTorch whenever an optimizer is made, to put hooks and a profiler's range around its class's `step`. `torch.compile`
-        # is kept out of these as well: it would compile them for each class, and break in each of them.
-        hooked = getattr(type(self).step, "hooked", False)
-        super()._patch_step_function()
-        if not hooked:
-            type(self).step = torch._disable_dynamo(type(self).step)  # type: ignore[method-assign]
-
-    @torch.no_grad()
+    @untraced
     def _step(self) -> None:
         if self._engine is None and not any(p.grad is not None for group in self.param_groups for p in group["params"]):
             return  # nothing to update: PyTorch's optimizers say nothing of such parameters either
@@ -204,23 +212,35 @@ class TorchOptimizer(torch.optim.Optimizer):
         groups, state = self.param_groups, self._state
         if self._engine is not None and not self._engine.fits(groups):
             self._forget_engine()
-        engine = self._engine
+        engine: Engine | None = self._engine
         if engine is None:
-            capturable = any(group.get("capturable") for group in groups)
-            engine = Engine(self._kind, groups, {**self._options, "capturable": capturable})
-            state.changes.any = True
-        else:
-            engine.set_hyperparameters(groups)
-        if state.changes.any or engine.was_edited:
-            engine.take_up(state)
-            state.changes.any = False
+            return self._make_engine()
+        engine.set_hyperparameters(groups)
+        if state.changes.any or state.shown_by is not engine or engine.was_edited:
+            self._take_up(engine)
+        return engine
+
+    def _make_engine(self) -> Engine:
+        with torch.no_grad():
+            engine = Engine(self._kind, self.param_groups, self._options)
+        self._take_up(engine)
+        # Not before: where the state does not fit, nothing has changed.
         self._engine = engine
         return engine
+
+    def _take_up(self, engine: Engine) -> None:
+        state = self._state
+        if state.shown_by is not None:
+            # That of a copy of this optimizer, which has the same state.
+            state.shown_by.tell_counts(state)
+        with torch.no_grad():
+            engine.take_up(state)
+        state.changes.any, state.shown_by = False, engine
 
     def _forget_engine(self) -> None:
         """Go on without an engine until the next step, whose engine takes up the state that is shown."""
         if self._engine is not None:
-            self._engine.tell_counts()
+            self._engine.tell_counts(self._state)
             self._skipped_before += self._engine.core.steps_skipped
             self._engine = None
 
@@ -237,9 +257,10 @@ class TorchOptimizer(torch.optim.Optimizer):
     @property
     def state(self) -> LiveState:
         """The state of the parameters: views of the engine's memory, live; see the class."""
+        state = self._state
         if self._engine is not None:
-            self._engine.tell_counts()
-        return self._state
+            self._engine.tell_counts(state)
+        return state
 
     @state.setter
     def state(self, value: Mapping[Any, Any]) -> None:
@@ -298,7 +319,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError, ValueError: If it does not fit; nothing has changed then.
         """
-        saved = state_dict.copy()  # type: ignore[attr-defined]
+        saved = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             result = before(self, saved)
             saved = saved if result is None else result
@@ -353,9 +374,9 @@ class TorchOptimizer(torch.optim.Optimizer):
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
         checked = None if value is None else max_norm(value)
+        if self._engine is not None:
+            self._engine.clip_to(checked)
         self._options = {**self._options, "max_grad_norm": checked}
-        # Parameters that go with it are asked for when the next engine is made; there may be none yet.
-        self._forget_engine()
 
     @property
     def plan(self) -> Plan:

@@ -23,7 +23,7 @@ class SparseAdam(Adam):
         params: Dense tensors with sparse gradients: see `gpu_adam.torch.optimizer.TorchOptimizer`, also for further arguments and errors.
         lr: The learning rate, at least 0; a float, a tensor of one element, or a function of the step number t = 1, 2, ….
         betas: β1 and β2, in [0, 1).
-        eps: ε̂, above 0.
+        eps: ε̂, at least 0.
         maximize: Whether to follow the gradient upwards.
 
     Raises:
@@ -50,6 +50,7 @@ class SparseAdam(Adam):
         maximize: bool = False,
         **options: Unpack[Options],
     ) -> None:
+        self._refuse_unknown(options)  # before they are taken for Adam's
         super().__init__(params, lr, betas, eps, maximize=maximize, eps_hat=True, **options)
 
     def _engine_step(self) -> None:
