@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -51,6 +52,65 @@ def visiting_order(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, .
     (1, 0)
     """
     return tuple(sorted((d for d, n in enumerate(shape) if n != 1), key=lambda d: -abs(strides[d])))
+
+
+def dense_strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """The strides, in elements, of an array without gaps that is visited in the same order.
+
+    >>> dense_strides((2, 3), (1, 10))
+    (1, 2)
+    """
+    dense = [1] * len(shape)
+    step = 1
+    for d in reversed(visiting_order(shape, strides)):
+        dense[d] = step
+        step *= shape[d]
+    return tuple(dense)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the rows of a parameter lie that indices into its first dimensions name.
+
+    Attributes:
+        sizes: The sizes of these dimensions.
+        strides: What an index into each of them adds to the number of a row, which counts rows in the order of memory.
+        width: Elements of a row; 0 where the parameter has none.
+        axes: The dimensions of a row in the order of memory; empty where that is their own order.
+    """
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    width: int
+    axes: tuple[int, ...] = ()
+
+    @property
+    def limit(self) -> int:
+        """How many rows there are."""
+        return prod(self.sizes)
+
+
+def rows_of(shape: tuple[int, ...], strides: tuple[int, ...], dims: int) -> Rows | None:
+    """The rows that indices into the first ``dims`` dimensions name; ``None`` unless each lies in one piece, and piece after piece.
+
+    >>> rows_of((4, 3, 2), (6, 2, 1), 2)
+    Rows(sizes=(4, 3), strides=(3, 1), width=2, axes=())
+    >>> rows_of((4, 3, 2), (6, 1, 3), 1)  # channels last
+    Rows(sizes=(4,), strides=(1,), width=6, axes=(1, 0))
+    >>> rows_of((4, 3), (1, 4), 1) is None  # a row of a transposed matrix lies in pieces
+    True
+    """
+    sizes = shape[:dims]
+    if 0 in shape:
+        return Rows(sizes, (0,) * dims, 0)
+    order, dense = visiting_order(shape, strides), dense_strides(shape, strides)
+    inner = [d for d in order if d >= dims]
+    if any(strides[d] != dense[d] for d in order) or list(order[len(order) - len(inner) :]) != inner:
+        return None
+    width = prod(shape[dims:])
+    rest = [d for d in range(dims, len(shape)) if d not in inner]
+    axes = tuple(d - dims for d in (*inner, *rest)) if inner != sorted(inner) else ()
+    return Rows(sizes, tuple(stride // width for stride in dense[:dims]), width, axes)
 
 
 def walk(shape: Sequence[int], param: Sequence[int], grad: Sequence[int]) -> Walk:

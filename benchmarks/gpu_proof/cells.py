@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_adam import LossScaler
+from gpu_adam import GpuOptimizer, LossScaler
 from gpu_adam import optim as optimizers
 from gpu_adam.arrays import to_host
 
@@ -23,7 +23,10 @@ SCALE = 8.0
 SPOILT = 2
 """The step of mode ``"skip"`` whose gradients have an infinity in them."""
 
-OPTIMIZERS: dict[str, Any] = {name: one for name, one in vars(optimizers).items() if name.startswith("Gpu")}
+OPTIMIZERS: dict[str, Any] = {
+    name: one for name, one in vars(optimizers).items() if name.startswith("Gpu") and one.__base__ is GpuOptimizer
+}
+"""Those that are no other one with defaults of its own: what they launch is that one's."""
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "GpuAdam": {"": {}, "amsgrad": {"amsgrad": True}},

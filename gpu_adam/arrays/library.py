@@ -183,17 +183,19 @@ class Library:
         """Fill an array with zeros, in place."""
         raise NotImplementedError
 
-    def ranked(self, rows: Any, device: Device) -> tuple[Any, Any]:
-        """Integers in their order, as int64, and the place of each before: equal ones in the order in which they were.
+    def ranked(self, indices: Any, sizes: Sequence[int], strides: Sequence[int], device: Device) -> tuple[Any, Any]:
+        """The numbers of rows in their order, as int64, and the place of each before: equal ones in the order in which they were.
 
         Args:
-            rows: The integers, one-dimensional.
+            indices: The rows' indices, integers (k, n), or (n,) for k = 1.
+            sizes: How many indices there are of each of the k dimensions.
+            strides: What an index counts in a row's number.
             device: Where the result is wanted: on a GPU in the order of the library's current stream, if the library can sort there, else
                 in host memory as on a CPU.
         """
-        host = np.asarray(rows)
-        order = host.argsort(kind="stable")
-        return host[order].astype(np.int64, copy=False), order
+        numbers = row_numbers(np.asarray(indices).astype(np.int64, copy=False), sizes, strides)
+        order = numbers.argsort(kind="stable")
+        return numbers[order], order
 
     # Streams.
 
@@ -218,6 +220,24 @@ class Library:
     def moved(self, array: Any, place: Any) -> Any:
         """The array that is updated once a parameter has been copied into a view: that one, or the same object with its memory."""
         return place
+
+
+def row_numbers(indices: Any, sizes: Sequence[int], strides: Sequence[int]) -> Any:
+    """The numbers of rows, by their indices, int64 of any library; see `Library.ranked`.
+
+    An index that a dimension does not have makes a number that no row has: another row's would be updated instead.
+
+    >>> row_numbers(np.array([[0, 1, 1], [2, 0, 3]]), (2, 3), (3, 1))
+    array([ 2,  3, -1])
+    """
+    if len(sizes) == 1:
+        return indices.reshape(-1)
+    numbers, outside = indices[:0].sum(0), (indices < 0).any(0)
+    for own, size, stride in zip(indices, sizes, strides, strict=True):
+        numbers = numbers + own * stride
+        outside = outside | (own >= size)
+    numbers[outside] = -1
+    return numbers
 
 
 def name_of(array: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..kernels.rules.adam import ADAM, AMSGRAD, BETA1, BETA2, BIAS_CORRECTION, EPS_HAT, EPSILON
@@ -17,8 +17,19 @@ if TYPE_CHECKING:
     from .base import Options
 
 
-def _choose(group: Mapping[str, Any], where: str) -> Rule:
+def adam_rule(group: Mapping[str, Any], where: str) -> Rule:
+    """The rule that a group asks for."""
     return AMSGRAD if group["amsgrad"] else ADAM
+
+
+def algorithm_of(choose: Callable[[Mapping[str, Any], str], Rule]) -> Algorithm:
+    """Adam's rules and hyperparameters, with what is allowed of a group besides."""
+    return Algorithm(
+        (ADAM, AMSGRAD),
+        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
+        (Flag("amsgrad"), Flag("bias_correction", BIAS_CORRECTION), Flag("eps_hat", EPS_HAT)),
+        choose,
+    )
 
 
 class GpuAdam(GpuOptimizer):
@@ -40,7 +51,7 @@ class GpuAdam(GpuOptimizer):
         betas: β1 and β2, in [0, 1), or functions of t. Bias is corrected as if the value of step t had always held.
         eps: ε, at least 0.
         weight_decay: At least 0, or a function of t; L2 decay, which is added to the gradient, or with ``decoupled_weight_decay=True``
-            that of AdamW.
+            that of AdamW, whose own defaults `GpuAdamW` has.
         amsgrad: Whether to divide by the largest second moment so far (Reddi, Kale and Kumar, 2018).
         bias_correction: Whether to divide by :math:`1-\beta^t`.
         eps_hat: Whether ``eps`` is the paper's ε̂ (end of its section 2): α√(1-β2^t)/(1-β1^t) · m/(√v + ε̂).
@@ -56,12 +67,7 @@ class GpuAdam(GpuOptimizer):
         True
     """
 
-    algorithm = Algorithm(
-        (ADAM, AMSGRAD),
-        (*Number.pair("betas", BETA1, BETA2, below=1.0), Number("eps", EPSILON, keeps_apart=True)),
-        (Flag("amsgrad"), Flag("bias_correction", BIAS_CORRECTION), Flag("eps_hat", EPS_HAT)),
-        _choose,
-    )
+    algorithm = algorithm_of(adam_rule)
 
     def __init__(
         self,

@@ -53,9 +53,10 @@ class StepLayer(ParameterLayer):
         Args:
             grads: The gradients, in the structure in which the parameters were given, ``None`` for a parameter that is to be
                 left alone, its step count too. Each has its parameter's shape and device, any of the four formats and any
-                strides; or is a tuple of row numbers (n,) and row values (n, …), or a sparse torch tensor: then only these rows of the
-                parameter and its state change, and values of the same row are summed. By default the bound ones: `grads`, and for
-                torch tensors their ``.grad``; where arrays of other libraries have none bound, it is an error.
+                strides; or is a tuple of row numbers (n,) and row values (n, …), a tuple of indices (k, n) into the first k dimensions
+                and values (n, …), or a sparse torch tensor in coordinate format: then only these rows of the parameter and its state
+                change, and values of the same row are summed. By default the bound ones: `grads`, and for torch tensors their
+                ``.grad``; where arrays of other libraries have none bound, it is an error.
             grad_scale: What the gradients are divided by: a positive number, a 0-dimensional array, which is read on its device, or
                 a `LossScaler`, which also skips steps that are not finite. PyTorch's ``GradScaler`` hands its own over by itself.
             stream: The CUDA stream to work on: CuPy's, PyTorch's or Numba's, or its handle. By default the current stream of

@@ -2,7 +2,7 @@
 
 A launch is one kernel call. The *flat* family updates one stretch of a bucket that holds the parameters themselves; the
 *multi-tensor* family updates any number of tensors through a table of pointers and chunks; the *strided* family does the same for
-tensors whose elements, or whose gradient's, do not lie one after the other; *rows* updates some rows of one matrix.
+tensors whose elements, or whose gradient's, do not lie one after the other; *rows* updates some rows of one parameter.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ def _sums(updates: Sequence[Update]) -> tuple[SparseSum, ...]:
     return tuple(
         SparseSum(update.index, update.label, update.device, update.operand.format, update.operand.sparse)
         for update in updates
-        if update.operand.sparse is not None
+        if update.operand.sparse is not None and update.operand.size
     )
 
 

@@ -13,7 +13,7 @@ from ..casting import exact_casts
 from ..dtypes import Format
 from ..engines import Engine, Memory
 from ..plan.layout import Bucket, Segment
-from ..strides import visiting_order
+from ..strides import dense_strides, visiting_order
 
 _SHARED = ("param", "grad")
 """Arrays that the caller has views of."""
@@ -98,9 +98,4 @@ class BucketState:
 
 def state_strides(like: ArrayRef) -> tuple[int, ...]:
     """The strides, in elements, of a parameter's state: dense, in the order in which the parameter is visited."""
-    strides = [1] * len(like.shape)
-    step = 1
-    for d in reversed(visiting_order(like.shape, like.strides)):
-        strides[d] = step
-        step *= like.shape[d]
-    return tuple(strides)
+    return dense_strides(like.shape, like.strides)

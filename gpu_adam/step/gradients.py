@@ -20,7 +20,7 @@ from ..strides import Walk, walk
 from .sparse import SparseBuffer, SparseGradient, is_sparse, sparse_gradient
 
 Shape = tuple[Format, tuple[int, ...]]
-"""What a plan depends on: the gradient's format and strides; of a sparse one the format of its rows and how many there is room for."""
+"""What a plan depends on: the gradient's format and strides; of a sparse one its rows' format, how many there is room for, their width."""
 
 
 _SPARE_ROWS = 4
@@ -100,8 +100,9 @@ class Gradients:
             return Operand(int(self.addresses[index]), self._params[index].size, format, known.walk)
         buffer = self._buffers[index]
         sums, rows = buffer.addresses
-        sparse = SparseOperand(format, buffer.width, known.capacity, rows)
-        size = known.capacity * buffer.width
+        width = known.sparse.width
+        sparse = SparseOperand(format, width, known.capacity, rows)
+        size = known.capacity * width
         return Operand(sums, size, buffer.format, Walk((size,), (1,), (1,)), sparse)
 
     def sum_sparse(self, index: int, stream: int | None) -> None:
@@ -154,7 +155,7 @@ class Gradients:
         }
         for index, found in fresh.items():
             if isinstance(found, SparseGradient):
-                self._buffers.setdefault(index, SparseBuffer(self._params[index])).ensure(found.capacity)
+                self._buffers.setdefault(index, SparseBuffer(self._params[index])).ensure(found.capacity, found.width)
         # Nothing has changed up to here, and nothing is refused from here on.
         self.is_torn = True
         reshaped = bool(gone)
@@ -214,9 +215,11 @@ class Gradients:
         """Remember a sparse gradient; whether the plan changes with it."""
         known, buffer = self._known[index], self._buffers[index]
         before = (known.sparse is not None, known.shape, int(self.addresses[index]))
-        if known.sparse is None or not sparse.capacity <= known.capacity <= _SPARE_ROWS * sparse.capacity:
+        kept = known.sparse is not None and known.sparse.width == sparse.width
+        if not kept or not sparse.capacity <= known.capacity <= _SPARE_ROWS * sparse.capacity:
             known.capacity = sparse.capacity
-        known.sparse, known.shape, known.kept = sparse, (sparse.values.format, (known.capacity,)), None
+        known.shape = (sparse.values.format, (known.capacity, sparse.width))
+        known.sparse, known.kept = sparse, None
         return before != (True, known.shape, 0 if index in self._empty else buffer.addresses[0])
 
     def _check(self, placed: Placed, array: Any) -> _Dense | SparseGradient:

@@ -16,6 +16,7 @@ import pytest
 from gpu_adam import GpuAdam
 from gpu_adam.arrays import Library, assign, library_of, probe, snapshot, to_host
 from gpu_adam.arrays.libraries import CUPY, FOREIGN, LIBRARIES, NUMBA, NUMPY, TORCH
+from gpu_adam.arrays.library import row_numbers
 from gpu_adam.device import Device
 from gpu_adam.dtypes import BFLOAT16, FLOAT32, FORMATS, Format
 
@@ -144,8 +145,26 @@ def test_equal_rows_stay_in_their_order(module: Library) -> None:
     rows: Any = np.array([3, 1, 3, 0, 1, 3], np.int32)
     if module is TORCH:
         rows = pytest.importorskip("torch").from_numpy(rows)
-    ranked, order = module.ranked(rows, CPU)
-    assert (ranked.dtype, ranked.tolist(), order.tolist()) == (np.int64, [0, 1, 1, 3, 3, 3], [3, 1, 4, 0, 2, 5])
+    for indices in (rows, rows[None]):
+        ranked, order = module.ranked(indices, (4,), (1,), CPU)
+        assert (ranked.dtype, ranked.tolist(), order.tolist()) == (np.int64, [0, 1, 1, 3, 3, 3], [3, 1, 4, 0, 2, 5])
+
+
+@pytest.mark.parametrize("module", [NUMPY, TORCH, FOREIGN], ids=lambda library: library.name)
+def test_rows_of_several_dimensions_are_numbered_as_they_lie(module: Library) -> None:
+    """Also beyond int32; an index that a dimension does not have makes no other row's number."""
+    indices: Any = np.array([[1, 0, 1, 1, 0, 2], [3, 0, -1, 0, 9, 0]], np.int32)
+    if module is TORCH:
+        indices = pytest.importorskip("torch").from_numpy(indices)
+    ranked, order = module.ranked(indices, (2, 9), (1, 1 << 31), CPU)
+    assert ranked.tolist() == [-1, -1, -1, 0, 1, (3 << 31) + 1]
+    assert order.tolist() == [2, 4, 5, 1, 3, 0]
+    # On a GPU by the library's own operators, which `ranked` sorts then.
+    if module is TORCH:
+        assert row_numbers(indices.long(), (2, 9), (1, 1 << 31)).tolist() == [(3 << 31) + 1, 0, -1, 1, -1, -1]
+        assert row_numbers(indices.long()[:0], (), ()).tolist() == [0] * 6
+    ranked, order = module.ranked(indices[:0], (), (), CPU)
+    assert (ranked.tolist(), order.tolist()) == ([0] * 6, list(range(6)))
 
 
 def test_numbas_words_of_bfloat16_are_read_as_such() -> None:

@@ -78,17 +78,19 @@ def test_averages_are_swapped_in_and_out(case: Case) -> None:
         assert_same_bits(host(p), kept)
 
 
-def test_gradients_of_rows(case: Case) -> None:
+@pytest.mark.parametrize(("shape", "dims"), [((50, 24), 1), ((50, 24), 2), ((50,), 1)])
+def test_gradients_of_rows(case: Case, shape: tuple[int, ...], dims: int) -> None:
     if not case.library.packs:
         pytest.skip("these arrays cannot be read again")
     left = []
     for one in (case, HOST):
-        table = one.array(tame(DTYPES["float32"], dense(50, 24).extent, 1, 2), dense(50, 24))
+        table = one.array(tame(DTYPES["float32"], dense(*shape).extent, 1, 2), dense(*shape))
+        layout = dense(9, *shape[dims:])
         optimizer = GpuAdam([table], engine=one.engine, max_grad_norm=1.0)
         kept = []
         for step in range(4):
-            rows = np.random.default_rng(step).integers(0, 50, 9)
-            gradient = one.array(tame(DTYPES["float32"], dense(9, 24).extent, step, 2), dense(9, 24))
+            rows = np.random.default_rng(step).integers(0, np.array(shape[:dims])[:, None], (dims, 9))
+            gradient = one.array(tame(DTYPES["float32"], layout.extent, step, 2), layout)
             kept.append(gradient)
             optimizer.step([(rows, gradient)])
         left.append({"table": host(table), "norm": host(optimizer.grad_norm)})

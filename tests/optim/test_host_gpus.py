@@ -124,8 +124,10 @@ def test_gradients_of_rows(engines: Host, mode: str) -> None:
     on_gpu, on_cpu = GpuAdam([param], engine="cupy", **MODES[mode]), GpuAdam([twin], engine="cpu", **MODES[mode])
     kept = []
     for k in range(2 * RING):
-        rows = random.integers(0, LIMIT, 1 + k % 7)
-        values = random.normal(size=(len(rows), WIDTH)).astype(np.float32)
+        # Sparse in one dimension, and in both for a while.
+        dims, count = 1 + (RING <= k < RING + 4), 1 + k % 7
+        rows = random.integers(0, [[LIMIT], [WIDTH]][:dims], (dims, count))
+        values = random.normal(size=(count, WIDTH)[: 3 - dims]).astype(np.float32)
         kept.append(HostArray(values, 0))
         # The engine sees a change of the current stream.
         engines.engine.binding.current = k % 3

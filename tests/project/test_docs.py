@@ -14,7 +14,7 @@ import pytest
 
 import gpu_adam
 import gpu_adam.kernels
-from tests.support.shipped import OPTIMIZERS
+from tests.support.shipped import CLASSES
 
 PACKAGE = Path(gpu_adam.__file__).parent
 KERNELS = Path(gpu_adam.kernels.__file__).parent
@@ -75,12 +75,12 @@ def test_everything_public_has_a_docstring(name: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_an_optimizer_has_an_example_and_says_what_its_arguments_are(name: str) -> None:
-    text, shared = OPTIMIZERS[name].__doc__ or "", gpu_adam.GpuOptimizer.__doc__ or ""
+    text, shared = CLASSES[name].__doc__ or "", gpu_adam.GpuOptimizer.__doc__ or ""
     assert f">>> from gpu_adam import {name}" in text
     assert re.search(r"\b(19|20)\d\d\b", text), "the year of its source"
-    own, all_take = inspect.signature(OPTIMIZERS[name]), inspect.signature(gpu_adam.GpuOptimizer)
+    own, all_take = inspect.signature(CLASSES[name]), inspect.signature(gpu_adam.GpuOptimizer)
     for argument in own.parameters:
         assert argument == "options" or f"{argument}:" in text, argument
     for argument in all_take.parameters:

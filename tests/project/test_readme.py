@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.shipped import OPTIMIZERS
+from tests.support.shipped import CLASSES
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def test_the_loop_of_a_training_run_trains() -> None:
 
 
 def test_every_optimizer_is_in_the_table() -> None:
-    for optimizer in OPTIMIZERS:
+    for optimizer in CLASSES:
         assert f"| `{optimizer}` |" in README
 
 

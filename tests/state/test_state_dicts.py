@@ -15,7 +15,7 @@ from gpu_adam import GpuAdam, LossScaler
 from tests.state.mixed_model import FORMATS, Model, assert_same, made, trained, warnings_raised
 from tests.support.reference import DTYPES
 from tests.support.rule_cases import SETTINGS
-from tests.support.shipped import OPTIMIZERS
+from tests.support.shipped import CLASSES, OPTIMIZERS
 
 torch = pytest.importorskip("torch")
 
@@ -69,7 +69,7 @@ def test_a_state_is_had_where_a_hyperparameter_is_refused(edit: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("edit", [{"lr": -1.0}, {"lr": "fast"}, {"weight_decay": float("nan")}, {"lr": lambda t: -1.0}])
-@pytest.mark.parametrize("make", OPTIMIZERS.values())
+@pytest.mark.parametrize("make", CLASSES.values())
 def test_every_optimizer_says_its_state_where_a_hyperparameter_is_refused(make: Any, edit: dict[str, Any]) -> None:
     params = [np.ones(4, np.float32) for _ in range(2)]
     one, other = (make([w], lr=0.1) for w in params)

@@ -9,9 +9,10 @@ from gpu_adam import optim as optimizers
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 from gpu_adam.kernels.rules.rule import Rule, shipped
 
-OPTIMIZERS: dict[str, type[GpuOptimizer]] = {
-    name: optimizer for name, optimizer in vars(optimizers).items() if name.startswith("Gpu")
-}
+CLASSES: dict[str, type[GpuOptimizer]] = {name: one for name, one in vars(optimizers).items() if name.startswith("Gpu")}
+OPTIMIZERS = {name: one for name, one in CLASSES.items() if one.__base__ is GpuOptimizer}
+"""Those that are no other one with defaults of its own, as `GpuAdamW` is, whose tests compare it with that one."""
+
 RULES = shipped()
 ADAM, AMSGRAD = RULES["adam"], RULES["adam_amsgrad"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -12,7 +13,7 @@ from ...device import Device
 from ...dtypes import BFLOAT16, Format
 from .. import cuda_interface
 from ..cuda_interface import on_its_gpu
-from ..library import ArrayRef, Library, root_of
+from ..library import ArrayRef, Library, root_of, row_numbers
 from ..stretches import Stretch
 from ..traits import DTYPE, SHAPE, STRIDES, Lifetime, Reader, each
 
@@ -69,15 +70,15 @@ class _Cupy(Library):
         with on_its_gpu(array):
             array.fill(0)
 
-    def ranked(self, rows: Any, device: Device) -> tuple[Any, Any]:
+    def ranked(self, indices: Any, sizes: Sequence[int], strides: Sequence[int], device: Device) -> tuple[Any, Any]:
         if device.kind == "cpu":
-            return super().ranked(rows, device)
+            return super().ranked(indices, sizes, strides, device)
         import cupy
 
         with on_device(device.index):
-            rows = cupy.asarray(rows, cupy.int64)
-            order = cupy.argsort(rows)  # stable, as CuPy's only kind
-            return rows[order], order
+            numbers = row_numbers(cupy.asarray(indices, cupy.int64), sizes, strides)
+            order = cupy.argsort(numbers)  # stable, as CuPy's only kind
+            return numbers[order], order
 
     def stream(self, device: int) -> int | None:
         import cupy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,9 @@ class _Foreign(Library):
             else:
                 array[...] = 0
 
-    def ranked(self, rows: Any, device: Device) -> tuple[Any, Any]:
-        return super().ranked(rows.copy_to_host() if hasattr(rows, "copy_to_host") else rows, device)
+    def ranked(self, indices: Any, sizes: Sequence[int], strides: Sequence[int], device: Device) -> tuple[Any, Any]:
+        host = indices.copy_to_host() if hasattr(indices, "copy_to_host") else indices
+        return super().ranked(host, sizes, strides, device)
 
 
 def _maker_of(array: Any) -> Library:

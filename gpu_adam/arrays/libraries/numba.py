@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -67,9 +68,9 @@ class _Numba(Library):
         with on_its_gpu(array):
             array[...] = 0
 
-    def ranked(self, rows: Any, device: Device) -> tuple[Any, Any]:
+    def ranked(self, indices: Any, sizes: Sequence[int], strides: Sequence[int], device: Device) -> tuple[Any, Any]:
         # It has no sort: by way of the host.
-        return super().ranked(rows.copy_to_host(), device)
+        return super().ranked(indices.copy_to_host(), sizes, strides, device)
 
     def copying_stream(self, device: int) -> int | None:
         return numba_stream()  # always the default one

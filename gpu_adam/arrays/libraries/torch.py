@@ -14,7 +14,7 @@ from ...cuda.contexts import on_device
 from ...device import Device
 from ...dtypes import BFLOAT16, Format, format_named, unsupported
 from ..guards import guard
-from ..library import ArrayRef, Library, check_within, name_of
+from ..library import ArrayRef, Library, check_within, name_of, row_numbers
 from ..raised import raise_if_foreign
 from ..stretches import Stretch
 from ..traits import DTYPE, SHAPE, Lifetime, Reader, each
@@ -114,12 +114,12 @@ class _Torch(Library):
     def zero(self, array: Any) -> None:
         array.detach().zero_()
 
-    def ranked(self, rows: Any, device: Device) -> tuple[Any, Any]:
+    def ranked(self, indices: Any, sizes: Sequence[int], strides: Sequence[int], device: Device) -> tuple[Any, Any]:
         if device.kind == "cpu":
-            return super().ranked(rows, device)
+            return super().ranked(indices, sizes, strides, device)
         # To the parameter's GPU too, where they come from elsewhere.
-        there = rows.to(f"cuda:{device.index}", _torch().int64)
-        ranked, order = _torch().sort(there, stable=True)
+        there = indices.to(f"cuda:{device.index}", _torch().int64)
+        ranked, order = _torch().sort(row_numbers(there, sizes, strides), stable=True)
         return ranked, order
 
     def stream(self, device: int) -> int | None:
@@ -229,7 +229,7 @@ def _check_kind(tensor: Any) -> None:
         remedy = "its to_local()" if hasattr(tensor, "to_local") else "a plain torch.Tensor"
         raise TypeError(f"is a {name_of(tensor)}, whose elements do not lie in memory of its own: use {remedy}")
     if tensor.layout is not torch.strided:
-        raise ValueError(f"has layout {tensor.layout}: use a dense tensor")
+        raise ValueError(f"has layout {tensor.layout}: use a dense tensor; a gradient may also be torch.sparse_coo")
     if tensor.is_neg():
         raise ValueError("is a lazy negation of what lies in memory: use its resolve_neg()")
 
