@@ -11,12 +11,12 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from torch import Tensor
 
+from ..casting import in_ieee_mode
 from ..errors import ParameterChangedError
 from ..messages import a_kind
 from ..optim.base import GpuOptimizer
 from ..optim.interface import unexpected
 from ..plan.launches import Plan
-from ..process.tracing import untraced
 from ..step.amp import HandedOver, handed_over
 from ..step.graph import StepGraph
 from ..step.scaling import max_norm
@@ -182,7 +182,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         self._step()
         return loss
 
-    @untraced
+    @in_ieee_mode
     def _step(self) -> None:
         if self._engine is None and not any(p.grad is not None for group in self.param_groups for p in group["params"]):
             return  # nothing to update: PyTorch's optimizers say nothing of such parameters either
