@@ -182,6 +182,14 @@ class TorchOptimizer(torch.optim.Optimizer):
         self._step()
         return loss
 
+    def _patch_step_function(self) -> None:
+        # Called by PyTorch whenever an optimizer is made, to put hooks and a profiler's range around its class's `step`. `torch.compile`
+        # is kept out of these as well: it would compile them for each class, and break in each of them.
+        hooked = getattr(type(self).step, "hooked", False)
+        super()._patch_step_function()
+        if not hooked:
+            type(self).step = torch.compiler.disable(type(self).step)  # type: ignore[method-assign]
+
     @in_ieee_mode
     def _step(self) -> None:
         if self._engine is None and not any(p.grad is not None for group in self.param_groups for p in group["params"]):
