@@ -59,6 +59,11 @@ class Live:
         """Whether one of these arrays is there."""
         return self._optimizer._params[index].has(name)
 
+    def goes_by_count(self, index: int) -> bool:
+        """Whether something of a parameter's next step follows from its step count, in every algorithm: an average, a schedule."""
+        own = self._optimizer
+        return self.has(index, AVERAGE) or own._hyper[own._params[index].group].is_scheduled
+
     def view(self, index: int, name: str) -> Any:
         """One of these arrays, of the parameter's shape and library, as it lies in its bucket."""
         return self._optimizer._params[index].view(name)
@@ -101,6 +106,10 @@ class Live:
 
     # Replacing.
 
+    def refuse_averages(self) -> None:
+        """Raise `RuntimeError` where the parameters are their averages now, and must become again what they were."""
+        self._optimizer._refuse_if_swapped()
+
     def prepare(self) -> None:
         """Take up what was done to the parameters and hyperparameters, after which nothing is refused for that.
 
@@ -108,8 +117,8 @@ class Live:
             ParameterChangedError: If one has become another array than the optimizer was made for.
             TypeError, ValueError: For a hyperparameter that makes no sense.
         """
+        self.refuse_averages()
         own = self._optimizer
-        own._refuse_if_swapped()
         own._follow()
         own._read_hyperparameters()
 

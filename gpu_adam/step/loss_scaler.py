@@ -94,7 +94,7 @@ class LossScaler:
     ) -> None:
         if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "only_device"):
             raise TypeError(
-                f"optimizer is {a_kind(optimizer)}: must be one of gpu_adam's Gpu… classes; "
+                f"optimizer is {a_kind(optimizer)}: must be an optimizer of gpu_adam, such as GpuAdam; "
                 "for a torch.optim.Optimizer use torch.amp.GradScaler"
             )
         saved = dict(zip(_KEYS, (init_scale, growth_factor, backoff_factor, growth_interval, 0), strict=True))

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..arrays.roster import Roster
 from ..optim.base import GpuOptimizer
 from ..optim.live import Live
-from ..state.parameter import AVERAGE
 from .access import PLAIN, access_of, is_flattened, is_shard, same_memory
 from .counts import Counts
 from .entries import COPIES, Found, read_entry
@@ -34,7 +33,7 @@ class Engine:
 
     Attributes:
         core: The optimizer.
-        params: The parameters, in the groups' order. Those that hold no floats are left out: they never have a gradient.
+        params: The parameters, in the groups' order. Those that hold no floats, or have no memory yet, are left out.
 
     Raises:
         TypeError, ValueError: If the parameters cannot be updated, or not with these options.
@@ -44,8 +43,9 @@ class Engine:
         self._roster = Roster()
         self._roster.remember([group["params"] for group in groups])
         self._is_capturable = _is_capturable(groups)
-        members = [[p for p in group["params"] if p.is_floating_point() or p.is_complex()] for group in groups]
+        members = [list(filter(_takes_part, group["params"])) for group in groups]
         self.params: list[Tensor] = list(chain.from_iterable(members))
+        self._left_out = [p for group in groups for p in group["params"] if not _takes_part(p)]
         self._access = [access_of(p) for p in self.params]
         self._is_plain = all(one is PLAIN for one in self._access)
         _refuse_unfit(self.params, self._is_plain, options)
@@ -83,7 +83,7 @@ class Engine:
         """Whether the groups still have its parameters, in its memory where the core does not follow that, and its kind of step."""
         if not self._roster.holds([group["params"] for group in groups]):
             return False
-        if _is_capturable(groups) is not self._is_capturable:
+        if _is_capturable(groups) is not self._is_capturable or any(map(_takes_part, self._left_out)):
             return False
         return self._is_plain or all(map(same_memory, self._local(), self._locals))
 
@@ -110,6 +110,19 @@ class Engine:
         """Have the global norm of the gradients be clipped to another number from now on."""
         _refuse_unfit(self.params, self._is_plain, {"max_grad_norm": most})
         self.core.max_grad_norm = most
+
+    def follow(self) -> None:
+        """Take up what was done to the parameters' memory.
+
+        Raises:
+            ParameterChangedError: If one has become another array.
+            RuntimeError: In a block of averages.
+        """
+        self._live.prepare()
+
+    def refuse_averages(self) -> None:
+        """Raise `RuntimeError` where the parameters are their averages now."""
+        self._live.refuse_averages()
 
     def step(self) -> None:
         """A step with the parameters' gradients."""
@@ -167,7 +180,7 @@ class Engine:
         for index in indices:
             param, access = self.params[index], self._access[index]
             shown = {}
-            if not algorithm.uncounted or self._live.has(index, AVERAGE):
+            if not algorithm.uncounted or self._live.goes_by_count(index):
                 shown["step"] = self._counts.view(index)
             for name in self._live.names(index):
                 shown[name] = access.shown(param, self._live.view(index, name))
@@ -249,6 +262,11 @@ class Engine:
         if not self.core.algorithm.scalars:
             return {}
         return self._live.scalars(next(k for k, one in enumerate(self.params) if one is param), t)
+
+
+def _takes_part(param: Tensor) -> bool:
+    """Whether a parameter may have a gradient, and memory to be updated in."""
+    return (param.is_floating_point() or param.is_complex()) and not param.is_meta
 
 
 def _is_capturable(groups: Groups) -> bool:

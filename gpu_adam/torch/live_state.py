@@ -82,8 +82,22 @@ class LiveState(defaultdict[Any, Any]):
         return entry
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        # A dict stays the one that was given: whoever has it may go on filling it until it is taken up. But no two parameters have one.
         self.changes.any = True
-        super().__setitem__(key, Entry(self.changes, value) if isinstance(value, dict) else value)
+        if isinstance(value, Entry) and value is not self.get(key):
+            value = Entry(self.changes, value)
+        super().__setitem__(key, value)
+
+    def adopt(self, shown_by: Any) -> None:
+        """Note that all that was written has been taken up, and have every entry tell of what is written from now on.
+
+        Args:
+            shown_by: The engine whose memory is shown.
+        """
+        for key, value in self.items():
+            if isinstance(value, dict) and not (isinstance(value, Entry) and value.changes is self.changes):
+                super().__setitem__(key, Entry(self.changes, value))
+        self.changes.any, self.shown_by = False, shown_by
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """As of a dict."""

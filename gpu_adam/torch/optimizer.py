@@ -228,6 +228,16 @@ class TorchOptimizer(torch.optim.Optimizer):
             self._take_up(engine)
         return engine
 
+    def _current(self) -> Engine:
+        """The engine, after it has taken up what was done to the parameters' memory as well, as steps do by themselves."""
+        try:
+            engine = self._ready()
+            engine.follow()
+        except ParameterChangedError:
+            self._forget_engine()
+            engine = self._ready()
+        return engine
+
     def _make_engine(self) -> Engine:
         with torch.no_grad():
             engine = Engine(self._kind, self.param_groups, self._options)
@@ -243,11 +253,16 @@ class TorchOptimizer(torch.optim.Optimizer):
             state.shown_by.tell_counts(state)
         with torch.no_grad():
             engine.take_up(state)
-        state.changes.any, state.shown_by = False, engine
+        state.adopt(engine)
 
     def _forget_engine(self) -> None:
-        """Go on without an engine until the next step, whose engine takes up the state that is shown."""
+        """Go on without an engine until the next step, whose engine takes up the state that is shown.
+
+        Raises:
+            RuntimeError: In a block of `averaged`, at whose end this engine makes the parameters what they were.
+        """
         if self._engine is not None:
+            self._engine.refuse_averages()
             self._engine.tell_counts(self._state)
             self._skipped_before += self._engine.core.steps_skipped
             self._engine = None
@@ -399,7 +414,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             RuntimeError: If no average is kept: make the optimizer with ``ema_decay`` or ``polyak_average``.
         """
         with torch.no_grad():
-            return self._ready().core.averaged()
+            return self._current().core.averaged()
 
     def graph(self) -> StepGraph:
         """A step with the gradients that there are as a CUDA graph, to be replayed; see `gpu_adam.GpuOptimizer.graph`.
@@ -408,7 +423,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             RuntimeError: Without ``capturable=True``, and on a CPU, which has no graphs.
         """
         with torch.no_grad():
-            return self._ready().core.graph()
+            return self._current().core.graph()
 
     def _made(self) -> GpuOptimizer:
         if self._engine is None:
