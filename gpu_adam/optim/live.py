@@ -12,7 +12,6 @@ from ..arrays import to_host
 from ..kernels.rules.rule import Rule
 from ..process.uninterrupted import uninterrupted
 from ..rules.algorithm import Hyperparameters
-from ..state.checkpoint import scalars_of
 from ..state.parameter import AVERAGE
 from ..state.placement import place
 from .base import GpuOptimizer
@@ -91,12 +90,6 @@ class Live:
         """The parameters' step counts, not to be written to; see `counts_on_device`."""
         dispatcher = self._optimizer._dispatcher
         return dispatcher.read_steps() if self.counts_on_device else dispatcher.steps
-
-    def scalars(self, index: int, t: int) -> dict[str, Any]:
-        """The numbers that PyTorch saves of each parameter beside the states, of step ``t``; they are computed, not kept."""
-        own = self._optimizer
-        placed = own._params[index]
-        return scalars_of(own.algorithm, own.param_groups[placed.group], t, placed)
 
     # Stepping.
 

@@ -13,7 +13,7 @@ from ..arrays import to_host
 from ..arrays.tree import Structure
 from ..casting import exact_casts
 from ..checks import MOST_STEPS, step_count
-from ..dtypes import FLOAT64
+from ..dtypes import FLOAT64, Format
 from ..messages import a_kind, listed
 from ..rules.algorithm import Algorithm, coefficients
 from ..rules.hyperparameters import Asked, Averaging
@@ -88,7 +88,9 @@ def save(
             master = placed.renewed_master() if placed.index in written else None
             if master is not None:
                 arrays["master"] = placed.apart("master", master)
-            scalars = scalars_of(algorithm, groups[placed.group], t, placed, asked)
+            working = placed.ref.format.working
+            numbers = scalars_of(algorithm, groups[placed.group], t, working, f"group {placed.group}", asked)
+            scalars = {name: placed.ref.library.scalar(number, "float64") for name, number in numbers.items()}
             state[placed.index] = {"step": _step_of(t, placed), **scalars, **arrays}
     saved = []
     start = 0
@@ -115,20 +117,18 @@ def _step_of(t: int, placed: Placed) -> Any:
 
 
 def scalars_of(
-    algorithm: Algorithm, group: Mapping[str, Any], t: int, placed: Placed, asked: Asked | None = None
-) -> dict[str, Any]:
-    """Those numbers of the last step's row that PyTorch has in its state; they are computed again, not loaded."""
-    if not algorithm.scalars:
+    algorithm: Algorithm, group: Mapping[str, Any], t: int, working: Format, where: str, asked: Asked | None = None
+) -> dict[str, float]:
+    """Those numbers of step ``t``'s row that PyTorch has in its state, none before step 1; they are computed again, not loaded."""
+    if not algorithm.scalars or not t:
         return {}
-    where = f"group {placed.group}"
     try:
         hyper = algorithm.hyperparameters(group, where)
-        record = hyper.record(Averaging(), placed.ref.format.working)
-        row = coefficients(hyper, record, t, 1.0, where, asked)
+        row = coefficients(hyper, hyper.record(Averaging(), working), t, 1.0, where, asked)
     except (TypeError, ValueError):
         # A step refuses them, which must not cost the state: it can be loaded without these numbers.
         return {}
-    return {name: placed.ref.library.scalar(row[place], "float64") for name, place in algorithm.scalars.items()}
+    return {name: row[place] for name, place in algorithm.scalars.items()}
 
 
 @exact_casts()

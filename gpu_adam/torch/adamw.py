@@ -73,3 +73,9 @@ class AdamW(Adam):
             eps_hat=eps_hat,
             **options,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Whatever was loaded, AdamW stays AdamW, as in PyTorch.
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True

@@ -257,12 +257,6 @@ class Engine:
             if self._live.has(index, name)
         }
 
-    def scalars(self, param: Tensor, t: int) -> dict[str, Any]:
-        """What PyTorch saves of a parameter beside its states, computed for step ``t``."""
-        if not self.core.algorithm.scalars:
-            return {}
-        return self._live.scalars(next(k for k, one in enumerate(self.params) if one is param), t)
-
 
 def _takes_part(param: Tensor) -> bool:
     """Whether a parameter may have a gradient, and memory to be updated in."""

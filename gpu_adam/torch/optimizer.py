@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from copy import copy
-from itertools import chain
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -25,6 +24,7 @@ from .engine import Engine
 from .groups import refuse_twice, values_of
 from .live_state import LiveState
 from .loading import read_state_dict
+from .saving import state_dict_of
 
 
 class Options(TypedDict, total=False):
@@ -299,35 +299,13 @@ class TorchOptimizer(torch.optim.Optimizer):
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
-        numbers = {id(p): number for number, p in reversed(list(enumerate(params)))}
-        groups = [
-            {
-                **{key: value for key, value in group.items() if key != "params"},
-                "params": [numbers[id(p)] for p in group["params"]],
-            }
-            for group in self.param_groups
-        ]
-        state = {}
-        for key, entry in self.state.items():
-            if isinstance(key, Tensor):
-                if id(key) in numbers and entry:
-                    state[numbers[id(key)]] = self._saved(key, entry)
-            else:
-                state[key] = entry
-        saved: dict[str, Any] = {"state": state, "param_groups": groups}
+        saved = state_dict_of(self.state, self.param_groups, self._kind.algorithm)
         if self.steps_skipped:
             saved["steps_skipped"] = self.steps_skipped
         for after in self._optimizer_state_dict_post_hooks.values():
             result = after(self, saved)
             saved = saved if result is None else result
         return saved
-
-    def _saved(self, param: Tensor, entry: Any) -> Any:
-        if not isinstance(entry, dict) or self._engine is None:
-            return dict(entry) if isinstance(entry, dict) else entry
-        scalars = self._engine.scalars(param, int(entry["step"])) if "step" in entry else {}
-        return {**entry, **scalars}
 
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -56,6 +56,7 @@ class RMSprop(TorchOptimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        *,
         decoupled_weight_decay: bool = False,
         **options: Unpack[Options],
     ) -> None:

@@ -27,6 +27,7 @@ class SparseAdam(Adam):
         maximize: Whether to follow the gradient upwards.
 
     Raises:
+        ValueError: For a parameter that is sparse itself, or complex.
         RuntimeError: From `step`, for a dense gradient: use `Adam`.
 
     Example:
@@ -52,6 +53,20 @@ class SparseAdam(Adam):
     ) -> None:
         self._refuse_unknown(options)  # before they are taken for Adam's
         super().__init__(params, lr, betas, eps, maximize=maximize, eps_hat=True, **options)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        params = group.get("params")
+        for index, one in enumerate([params] if isinstance(params, torch.Tensor) else params or ()):
+            p = one[1] if isinstance(one, tuple) and len(one) == 2 else one
+            if isinstance(p, torch.Tensor) and p.layout is not torch.strided:
+                raise ValueError(
+                    f"parameter {index} has layout {p.layout}: SparseAdam requires dense parameter tensors"
+                )
+            if isinstance(p, torch.Tensor) and p.is_complex():
+                raise ValueError(
+                    f"parameter {index} has dtype {p.dtype}: SparseAdam does not support complex parameters"
+                )
 
     def _engine_step(self) -> None:
         for group in self.param_groups:

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (  # noqa: E402
     set_state_dict,
 )
 
-from gpu_adam.torch import Adam  # noqa: E402
+from gpu_adam.torch import Adam, NAdam  # noqa: E402
 from tests.support.torch_training import assert_close, assert_same, network, train  # noqa: E402
 
 FORMATS = [torch.float32, torch.bfloat16, torch.float64]
@@ -160,3 +160,29 @@ def test_asking_for_a_state_dict_by_names_changes_no_weight() -> None:
     assert all(not one["exp_avg"].any() for one in state.values())
     assert optimizer.param_groups[0]["lr"] == 0.01
     assert_same(model, before)
+
+
+def test_what_pytorch_keeps_of_nadam_is_in_every_state_dict() -> None:
+    model = network()
+    optimizer = NAdam(model.parameters())
+    train(model, optimizer, 3)
+    expected = [one["mu_product"] for one in optimizer.state_dict()["state"].values()]
+    other = NAdam(network().parameters())
+    other.load_state_dict(optimizer.state_dict())  # and no step since
+    for saved in (copy.deepcopy(optimizer).state_dict(), other.state_dict()):
+        assert [one["mu_product"] for one in saved["state"].values()] == expected
+        its_optimizer = torch.optim.NAdam(network().parameters())
+        its_optimizer.load_state_dict(saved)
+        its_optimizer.step()
+
+
+def test_nadam_is_saved_after_a_first_step_that_was_skipped() -> None:
+    model = network()
+    optimizer = NAdam(model.parameters(), skip_nonfinite=True)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, torch.inf)
+    optimizer.step()
+    other = NAdam(model.parameters(), skip_nonfinite=True)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.steps_skipped == 1
+    train(model, other, 1)
