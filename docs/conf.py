@@ -37,11 +37,13 @@ extensions = [
     "sphinxcontrib.programoutput",
 ]
 nitpicky = True
+nitpick_ignore_regex = [("py:obj", r"torch\..*")]  # of another project, whose site a network would be needed for
 
 # Docstrings: Google's style, names in single backticks. Their arguments' kinds are said in words, which say more than `Any` does.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_mock_imports = ["torch"]  # which gpu_adam.torch is built on: large, and its docstrings are not shown
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_attr_annotations = False
 napoleon_use_rtype = False

@@ -8,7 +8,9 @@ from itertools import islice
 from reprlib import Repr
 from typing import Any
 
-CLOSURE = "a closure is not called: compute the gradients before the step"
+CLOSURE = (
+    "a closure is not called: compute the gradients before the step, or use gpu_adam.torch, whose optimizers call it"
+)
 """What is said to somebody who gives a step a closure, as ``torch.optim`` takes it."""
 
 

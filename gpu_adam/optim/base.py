@@ -42,6 +42,8 @@ class Options(TypedDict, total=False):
 class GpuOptimizer(StateLayer):
     """What all optimizers are: everything but the algorithm, which a subclass names.
 
+    For PyTorch's schedulers, trainers and checkpoints ``gpu_adam.torch`` has the same optimizers as `torch.optim.Optimizer`.
+
     A step computes in the caller's own memory, in float32 for parameters of 32 bits or fewer and in float64 for float64. First the gradient
     is scaled and weight decay applied, then the subclass's rule, each operation rounded as the rule's file states.
 

@@ -62,7 +62,7 @@ class StepLayer(ParameterLayer):
             stream: The CUDA stream to work on: CuPy's, PyTorch's or Numba's, or its handle. By default the current stream of
                 the library that the arrays are of. On another stream, the memory of the gradients and of ``grad_scale`` must not be
                 given to others before the step has read it: for PyTorch's tensors call their ``record_stream``.
-            **unknown: None: any other keyword, such as PyTorch's ``closure``, is an error.
+            **unknown: None: any other keyword, such as PyTorch's ``closure``, which ``gpu_adam.torch`` has, is an error.
 
         Raises:
             TypeError, ValueError: For a gradient that does not fit its parameter, or a hyperparameter that makes no sense.

@@ -19,7 +19,7 @@ class Adagrad(TorchOptimizer):
     The arithmetic is that of `gpu_adam.GpuAdaGrad`, the same bits on CPUs and GPUs; it differs from PyTorch's in the last bits only.
 
     Args:
-        params: As PyTorch takes them: see `gpu_adam.torch.optimizer.TorchOptimizer`, also for further arguments and errors.
+        params: As PyTorch takes them; see `gpu_adam.torch.optimizer.TorchOptimizer`, also for what all classes take and raise.
         lr: The learning rate, at least 0; a float, a tensor of one element, or a function of the step number t = 1, 2, ….
         lr_decay: η, at least 0.
         weight_decay: At least 0; added to the gradient times the parameter.
@@ -28,6 +28,8 @@ class Adagrad(TorchOptimizer):
         maximize: Whether to follow the gradient upwards.
         foreach, differentiable, fused, capturable: See `gpu_adam.torch.optimizer.TorchOptimizer`.
         decoupled_weight_decay: Whether weight decay shrinks the parameter by ``lr * weight_decay`` and is not added to the gradient.
+        options: This package's: ``pack``, ``max_grad_norm``, ``group_norms``, ``skip_nonfinite``, ``ema_decay``, ``polyak_average``,
+            ``master_weights``, ``engine``.
 
     Example:
         >>> import torch

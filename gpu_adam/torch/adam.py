@@ -20,7 +20,7 @@ class Adam(TorchOptimizer):
     from PyTorch's in the last bits only.
 
     Args:
-        params: As PyTorch takes them: see `gpu_adam.torch.optimizer.TorchOptimizer`, also for further arguments and errors.
+        params: As PyTorch takes them; see `gpu_adam.torch.optimizer.TorchOptimizer`, also for what all classes take and raise.
         lr: The learning rate, at least 0; a float, a tensor of one element, or a function of the step number t = 1, 2, ….
         betas: β1 and β2, in [0, 1).
         eps: ε, at least 0.
@@ -31,6 +31,8 @@ class Adam(TorchOptimizer):
         decoupled_weight_decay: See ``weight_decay``.
         bias_correction: Whether to divide by :math:`1-\beta^t`.
         eps_hat: Whether ``eps`` is the paper's ε̂ (end of its section 2).
+        options: This package's: ``pack``, ``max_grad_norm``, ``group_norms``, ``skip_nonfinite``, ``ema_decay``, ``polyak_average``,
+            ``master_weights``, ``engine``.
 
     Example:
         >>> import torch

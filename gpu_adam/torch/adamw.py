@@ -16,7 +16,7 @@ class AdamW(Adam):
     """AdamW (Loshchilov and Hutter, 2019), in the place of `torch.optim.AdamW`: `Adam` whose weight decay shrinks the parameter itself.
 
     Args:
-        params: As PyTorch takes them: see `gpu_adam.torch.optimizer.TorchOptimizer`, also for further arguments and errors.
+        params: As PyTorch takes them; see `gpu_adam.torch.optimizer.TorchOptimizer`, also for what all classes take and raise.
         lr: The learning rate, at least 0; a float, a tensor of one element, or a function of the step number t = 1, 2, ….
         betas: β1 and β2, in [0, 1).
         eps: ε, at least 0.
@@ -25,6 +25,8 @@ class AdamW(Adam):
         maximize: Whether to follow the gradient upwards.
         foreach, fused, capturable, differentiable: See `gpu_adam.torch.optimizer.TorchOptimizer`.
         bias_correction, eps_hat: As of `Adam`.
+        options: This package's: ``pack``, ``max_grad_norm``, ``group_norms``, ``skip_nonfinite``, ``ema_decay``, ``polyak_average``,
+            ``master_weights``, ``engine``.
 
     Example:
         >>> import torch

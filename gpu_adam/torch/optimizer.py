@@ -51,12 +51,12 @@ def _refuse_flags(foreach: bool | None, fused: bool | None, differentiable: bool
 
 
 class TorchOptimizer(torch.optim.Optimizer):
-    """A torch optimizer over one of the package's.
+    """What all classes here are: a `torch.optim.Optimizer`, for whatever takes one, with the steps of this package.
 
     The engine is made at the first step, from what groups and state hold then, and made again when a group has other parameters, or these
     have another device, dtype or shape. The state is shown without a copy: ``state[p]`` holds views of the engine's memory, and what is
     written, put there or deleted is taken up by the next step. The step counts among it are what the host knows: where a device counts
-    (clipping, skipping, ``capturable``), asking for `state` waits for it.
+    (clipping, skipping, ``capturable``), asking for ``state`` waits for it.
 
     Args:
         params: As PyTorch takes them: tensors, named tensors, or groups with any keys; DTensors and complex tensors too.
@@ -65,12 +65,27 @@ class TorchOptimizer(torch.optim.Optimizer):
             unscaling and skipping to the step, as it does with PyTorch's fused optimizers.
         differentiable: Must be ``False``: autograd does not see the kernels.
         capturable: Whether step counts and coefficients live on the device, so that a step can be captured in a CUDA graph.
-        options: Those of this package, `Options`.
+        pack: Whether the parameters and their gradients move into one flat array for each dtype, at the first step. They stay the same
+            tensors; `zero_grad` fills the gradients with zeros from then on. Not for complex tensors, DTensors and FSDP's.
+        max_grad_norm: What the global norm of all gradients is clipped to within the step, at least 0; ``inf`` only measures. See
+            `grad_norm`. Not for shards, of whose gradients each rank has a part.
+        group_norms: Whether each group's norm is measured as well; see `group_grad_norms`. Not for shards.
+        skip_nonfinite: Whether a step changes nothing where a gradient has an infinity or a NaN, or the square of their norm is
+            infinite; see `steps_skipped`. Not for shards.
+        ema_decay: The decay, in [0, 1), of an exponential average of the parameters, ``state[p]["average"]``; see `averaged`.
+        polyak_average: Whether their plain mean is kept instead.
+        master_weights: Whether bfloat16 and float16 parameters keep a float32 copy on which the arithmetic runs, ``state[p]["master"]``;
+            ``None`` means yes.
+        engine: ``"cpu"``, ``"cupy"``, ``"numba"``, or ``"auto"``, the default: by where the parameters are and what is installed.
 
     Raises:
         TypeError: For parameters that PyTorch refuses, and for options that there are not.
         ValueError: For a number out of its range, and a parameter that comes twice.
         RuntimeError: For ``differentiable=True``, and for ``foreach`` together with ``fused``.
+
+    Attributes:
+        param_groups: The groups, dicts with PyTorch's keys and any others; editable between steps, their lists of parameters too.
+        defaults: The hyperparameters of groups that do not say otherwise.
     """
 
     _kind: ClassVar[type[GpuOptimizer]]
@@ -279,7 +294,11 @@ class TorchOptimizer(torch.optim.Optimizer):
 
     @property
     def state(self) -> LiveState:
-        """The state of the parameters: views of the engine's memory, live; see the class."""
+        """What is kept for each parameter, as views of the engine's memory that may be written to; see the class.
+
+        It maps parameters to dicts: ``"step"``, a 0-dimensional tensor on the host, and the algorithm's states, like the parameter
+        in shape and device, in float32 (float64 for float64). A parameter that was never updated has none.
+        """
         state = self._state
         if self._engine is not None:
             self._engine.tell_counts(state)
@@ -313,9 +332,11 @@ class TorchOptimizer(torch.optim.Optimizer):
 
         Float32 moments of 16-bit parameters stay float32, where PyTorch's optimizers round them.
 
+        Parameters are matched by name where both have the same names, and else by their place.
+
         Args:
-            state_dict: Of this class, of `torch.optim`'s of the same name, of `gpu_adam`'s, or of a distributed checkpoint, its parameters
-                by number or by name; not modified.
+            state_dict: Of this class, of `torch.optim`'s of the same name, of ``gpu_adam``'s, or of a distributed checkpoint, its
+                parameters by number or by name; not modified.
 
         Raises:
             TypeError, ValueError: If it does not fit; nothing has changed then.

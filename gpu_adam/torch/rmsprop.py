@@ -19,7 +19,7 @@ class RMSprop(TorchOptimizer):
     The arithmetic is that of `gpu_adam.GpuRmsProp`, the same bits on CPUs and GPUs; it differs from PyTorch's in the last bits only.
 
     Args:
-        params: As PyTorch takes them: see `gpu_adam.torch.optimizer.TorchOptimizer`, also for further arguments and errors.
+        params: As PyTorch takes them; see `gpu_adam.torch.optimizer.TorchOptimizer`, also for what all classes take and raise.
         lr: The learning rate, at least 0; a float, a tensor of one element, or a function of the step number t = 1, 2, ….
         alpha: α, the decay of the squares' average, in [0, 1).
         eps: ε, at least 0.
@@ -29,6 +29,8 @@ class RMSprop(TorchOptimizer):
         maximize: Whether to follow the gradient upwards.
         capturable, foreach, differentiable: See `gpu_adam.torch.optimizer.TorchOptimizer`.
         decoupled_weight_decay: Whether weight decay shrinks the parameter by ``lr * weight_decay`` and is not added to the gradient.
+        options: This package's: ``pack``, ``max_grad_norm``, ``group_norms``, ``skip_nonfinite``, ``ema_decay``, ``polyak_average``,
+            ``master_weights``, ``engine``.
 
     Example:
         >>> import torch

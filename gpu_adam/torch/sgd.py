@@ -19,7 +19,7 @@ class SGD(TorchOptimizer):
     The arithmetic is that of `gpu_adam.GpuSgd`, the same bits on CPUs and GPUs; it differs from PyTorch's in the last bits only.
 
     Args:
-        params: As PyTorch takes them: see `gpu_adam.torch.optimizer.TorchOptimizer`, also for further arguments and errors.
+        params: As PyTorch takes them; see `gpu_adam.torch.optimizer.TorchOptimizer`, also for what all classes take and raise.
         lr: The learning rate, at least 0; a float, a tensor of one element, or a function of the step number t = 1, 2, ….
         momentum: μ, at least 0. With 0 there is no state.
         dampening: d, at least 0; the first step's gradient is not dampened.
@@ -28,6 +28,8 @@ class SGD(TorchOptimizer):
         maximize: Whether to follow the gradient upwards.
         foreach, differentiable, fused, capturable: See `gpu_adam.torch.optimizer.TorchOptimizer`.
         decoupled_weight_decay: Whether weight decay shrinks the parameter by ``lr * weight_decay`` and is not added to the gradient.
+        options: This package's: ``pack``, ``max_grad_norm``, ``group_norms``, ``skip_nonfinite``, ``ema_decay``, ``polyak_average``,
+            ``master_weights``, ``engine``.
 
     Example:
         >>> import torch

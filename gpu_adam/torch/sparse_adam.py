@@ -20,15 +20,18 @@ class SparseAdam(Adam):
     ``eps`` is added where PyTorch's class adds it, to the root of the second moment before that is corrected (the paper's ε̂).
 
     Args:
-        params: Dense tensors with sparse gradients: see `gpu_adam.torch.optimizer.TorchOptimizer`, also for further arguments and errors.
+        params: Dense tensors with sparse gradients; see `gpu_adam.torch.optimizer.TorchOptimizer`, also for what all classes take
+            and raise.
         lr: The learning rate, at least 0; a float, a tensor of one element, or a function of the step number t = 1, 2, ….
         betas: β1 and β2, in [0, 1).
         eps: ε̂, at least 0.
         maximize: Whether to follow the gradient upwards.
+        options: This package's: ``pack``, ``max_grad_norm``, ``group_norms``, ``skip_nonfinite``, ``ema_decay``, ``polyak_average``,
+            ``master_weights``, ``engine``.
 
     Raises:
         ValueError: For a parameter that is sparse itself, or complex.
-        RuntimeError: From `step`, for a dense gradient: use `Adam`.
+        RuntimeError: From ``step``, for a dense gradient: use `Adam`.
 
     Example:
         >>> import torch

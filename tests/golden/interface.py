@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -26,11 +26,25 @@ DOCUMENTED_MEMBERS = {
 }
 """Of the classes that are not documented whole."""
 
+FOR_PYTORCH = "gpu_adam.torch"
+"""The package whose import is PyTorch's."""
+
 
 def interface() -> str:
-    """Every documented path: signatures, and what is neither function nor class by its type."""
-    listed = [f"gpu_adam.__all__: {', '.join(gpu_adam.__all__)}"]
-    for path in promised_imports():
+    """Every documented path that needs no PyTorch: signatures, and what is neither function nor class by its type."""
+    paths = [path for path in promised_imports() if not path.startswith(FOR_PYTORCH)]
+    return _listed(gpu_adam, paths)
+
+
+def interface_for_pytorch() -> str:
+    """The same of the paths that do."""
+    paths = [path for path in promised_imports() if path.startswith(FOR_PYTORCH)]
+    return _listed(import_module(FOR_PYTORCH), paths)
+
+
+def _listed(package: ModuleType, paths: Iterable[str]) -> str:
+    listed = [f"{package.__name__}.__all__: {', '.join(package.__all__)}"]
+    for path in paths:
         listed += _described(path, imported(path))
     return "".join(f"{line}\n" for line in listed)
 
@@ -39,17 +53,23 @@ def _described(path: str, value: Any) -> Iterator[str]:
     if inspect.isclass(value):
         # A graph is made by its optimizer only.
         yield f"class {path}{'' if value.__name__ == 'StepGraph' else inspect.signature(value)}"
-        base = gpu_adam.GpuOptimizer
-        inherited = _members_of(base) if issubclass(value, base) and value is not base else {}
+        # Every optimizer has them, and they are listed of the base.
+        bases = [one for one in value.__mro__[1:] if one.__name__ in ("GpuOptimizer", "TorchOptimizer")]
+        inherited = _members_of(bases[0]) if bases else {}
         own = _members_of(value)
         for name, member in sorted(own.items()):
             chosen = DOCUMENTED_MEMBERS.get(value.__name__, own)
-            if not name.startswith("_") and name in chosen and inherited.get(name) is not member:
+            if not name.startswith("_") and name in chosen and not _is_same(inherited.get(name), member):
                 yield from _member(f"{path}.{name}", member)
     elif callable(value):
         yield f"def {path}{inspect.signature(value)}"
     else:
         yield f"{'module' if isinstance(value, ModuleType) else type(value).__name__} {path}"
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    # PyTorch wraps the `step` of a class when the first optimizer of it is made.
+    return inspect.unwrap(one) is inspect.unwrap(other) if callable(one) and callable(other) else one is other
 
 
 def _members_of(kind: type) -> dict[str, Any]:

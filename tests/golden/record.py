@@ -18,7 +18,7 @@ from tests.support.cuda_cpp.instances import OTHERS, SHIPPED
 
 from . import cases
 from .cases import Case, Tensor
-from .interface import IMPORTS, documented_imports, interface, promised_imports
+from .interface import IMPORTS, documented_imports, interface, interface_for_pytorch, promised_imports
 from .running import Run, bits, made, run, state_dict, take_step
 from .stand_in import ENGINES, gpus
 
@@ -191,7 +191,8 @@ FILES: dict[str, Callable[[], str]] = {
     "interface.txt": interface,
 }
 
-TORCH = "torch.txt"
+TORCH_FILES: dict[str, Callable[[], str]] = {"torch.txt": torch, "interface_torch.txt": interface_for_pytorch}
+"""Those that need PyTorch."""
 
 
 def main() -> None:
@@ -202,7 +203,8 @@ def main() -> None:
         _write(name, make())
     for name, make_for in GPU_FILES.items():
         _write(name, make_for(next(iter(ENGINES))))
-    _write(TORCH, torch())
+    for name, make in TORCH_FILES.items():
+        _write(name, make())
     for name in SAVED:
         if not saved_file(name).exists():
             saved_file(name).write_bytes(save(name))

@@ -85,3 +85,16 @@ def test_an_optimizer_has_an_example_and_says_what_its_arguments_are(name: str) 
         assert argument == "options" or f"{argument}:" in text, argument
     for argument in all_take.parameters:
         assert f"{argument}:" in shared, argument
+
+
+def test_an_optimizer_for_pytorch_has_an_example_and_says_what_its_arguments_are() -> None:
+    pytest.importorskip("torch")
+    rooms = importlib.import_module("gpu_adam.torch"), importlib.import_module("gpu_adam.torch.optimizer")
+    shared = rooms[1].TorchOptimizer.__doc__
+    for name in rooms[0].__all__:
+        text = getattr(rooms[0], name).__doc__
+        assert f">>> from gpu_adam.torch import {name}" in text
+        for argument in inspect.signature(getattr(rooms[0], name)).parameters:
+            assert re.search(rf"^ +([\w, ]+, )?{argument}(, [\w, ]+)?: ", text, re.MULTILINE), (name, argument)
+    for option in rooms[1].Options.__annotations__:
+        assert f" {option}: " in shared, option

@@ -23,9 +23,9 @@ LOOPS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_torch_loop_trains() -> None:
     pytest.importorskip("torch")
     (loop,) = (loop for loop in LOOPS if "import torch" in loop)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(loop, names)
-    assert "weight_decay=0.01" in repr(names["opt"])
+    assert names["loss"].item() < 2.0  # a constant leaves the variance of a sum of 20, 20
 
 
 def test_the_cupy_loop_trains_in_numpy() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,25 +14,19 @@ import pytest
 
 import gpu_adam
 from gpu_adam import cli, schedules
+from tests.support.documentation import (
+    DOCS,
+    PAGES,
+    gpu_blocks,
+    plain_blocks,
+    program_of_ranks,
+    run,
+    text_of,
+)
 from tests.support.found_gpu import why_no_gpu
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 if not DOCS.is_dir():
     pytest.skip("needs a checkout", allow_module_level=True)
-
-PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-GPU = "# needs a GPU\n"
-"""The first line of a block that cannot run elsewhere."""
-
-
-def text_of(page: str) -> str:
-    return (DOCS / page).read_text(encoding="utf-8")
-
-
-def blocks(page: str) -> list[tuple[str, str]]:
-    """The languages and texts of a page's Python blocks: programs, and what an interactive interpreter shows."""
-    return re.findall(r"^```(python|pycon)\n(.*?)^```$", text_of(page), re.DOTALL | re.MULTILINE)
 
 
 def show(code: str, names: dict[str, Any], page: str) -> None:
@@ -44,12 +39,10 @@ def show(code: str, names: dict[str, Any], page: str) -> None:
     assert not runner.failures, "".join(said)
 
 
-WITH_EXAMPLES = [page for page in PAGES if any(not code.startswith(GPU) for _, code in blocks(page))]
+WITH_EXAMPLES = [page for page in PAGES if plain_blocks(page)]
+WITH_RANKS = [page for page in PAGES if program_of_ranks(page)]
 FOR_GPUS = [
-    pytest.param(code, id=f"{page}-{number}")
-    for page in PAGES
-    for number, (_, code) in enumerate(blocks(page))
-    if code.startswith(GPU)
+    pytest.param(code, id=f"{page}-{number}") for page in PAGES for number, code in enumerate(gpu_blocks(page))
 ]
 
 TRAINED: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -57,6 +50,7 @@ TRAINED: dict[str, Callable[[dict[str, Any]], bool]] = {
     "start.md": lambda names: bool(abs(names["params"]["w"] - np.arange(20)).max() < 0.01),
     "cupy.md": lambda names: float(names["loss"]) < 0.15,  # a constant leaves half the variance of a sine, 0.25
     "numba.md": lambda names: bool(abs(names["w"] - np.arange(20)).max() < 0.01),
+    "pytorch.md": lambda names: names["loss"].item() < 1.0,  # a constant leaves the variance of a sum of 20, 20
     "own_rule.md": lambda names: bool(abs(names["w"] - 1).max() < 0.02),
 }
 """Of pages that train something: whether it has learnt."""
@@ -67,9 +61,7 @@ def test_the_examples_of_a_page_run(page: str) -> None:
     """One after the other, each with the names of those before it; on a CPU with NumPy in CuPy's place."""
     names: dict[str, Any] = {"__name__": "__main__"}
     np.random.seed(0)  # noqa: NPY002 - what the loops of CuPy draw from
-    for language, code in blocks(page):
-        if code.startswith(GPU):
-            continue
+    for language, code in plain_blocks(page):
         if "import torch" in code:
             pytest.importorskip("torch")
         if why_no_gpu():
@@ -79,6 +71,14 @@ def test_the_examples_of_a_page_run(page: str) -> None:
         else:
             show(code, names, page)
     assert TRAINED.get(page, lambda names: True)(names), "ran, and did not train"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_RANKS)
+def test_the_program_of_two_processes_on_a_page_trains(page: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert run(program_of_ranks(page), tmp_path, *launcher) < 1.0
 
 
 @pytest.mark.parametrize("code", FOR_GPUS)
@@ -137,6 +137,13 @@ def test_everything_public_is_in_the_reference() -> None:
     described = {name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)", reference, re.MULTILINE)}
     assert set(gpu_adam.__all__) <= described
     assert f".. automodule:: {schedules.__name__}\n   :members:" in reference
+
+
+def test_every_optimizer_for_pytorch_is_in_the_reference() -> None:
+    pytest.importorskip("torch")
+    names = importlib.import_module("gpu_adam.torch").__all__
+    described = set(re.findall(r"^\.\. autoclass:: ([\w.]+)", text_of("reference/torch.md"), re.MULTILINE))
+    assert {f"gpu_adam.torch.{name}" for name in names} <= described
 
 
 def test_every_command_has_a_section(capsys: pytest.CaptureFixture[str]) -> None:
