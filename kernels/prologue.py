@@ -4,7 +4,8 @@ The kernel that every engine has for it runs in three stages:
 
 1. *Measure*: the sum of squares of each leaf, ``LEAF`` elements of one gradient, goes to its slot of the partial sums.
 2. *Decide*, once: from the sum over all slots the norm; from that the clip factor and whether the step is skipped; the loss scale.
-3. *Advance*, once for each cohort (parameters that share a row): count the step, and compute its row of coefficients.
+3. *Advance*, once for each cohort (parameters that share a row): count the step, and compute its row of coefficients. Where the step is
+   skipped, and of a cohort that rests because its parameters have no gradient, the row says instead to change nothing.
 
 This file has the scalar text of the second and third stage, which the CPU engine and the Numba CUDA kernels compile; `prologue.cuh` is
 the same in CUDA C++. Memory is reached by address. Everything is float64.
@@ -24,6 +25,7 @@ from typing import Any
 from .abi import (
     CLIP,
     CLIP_EPS,
+    COHORT_WORDS,
     FACTOR,
     FOUND_ADDRESS,
     FOUND_FORMAT,
@@ -38,7 +40,9 @@ from .abi import (
     NARROW,
     NORMS,
     RANGES,
+    RECORD_AT,
     RECORD_WORDS,
+    RESTS,
     ROW,
     ROW_WORDS,
     SCALE_ADDRESS,
@@ -151,10 +155,11 @@ def advance(on: Any, fill: Callable[..., Any]) -> Callable[..., Any]:
     store_single, load_format = on.store_single, on.load_format
 
     def advanced(control, settings, counts, cohort, singles, doubles, h, row):
-        record = settings + (HEADER_WORDS + cohort * RECORD_WORDS) * WORD
+        own = settings + (HEADER_WORDS + cohort * COHORT_WORDS) * WORD
+        record = settings + load_word(own + RECORD_AT * WORD) * WORD
         wide = load_number(record + WIDE * WORD) != 0.0
-        place = load_word(record + ROW * WORD) * ROW_WORDS
-        if load_number(control + SKIPS * WORD) != 0.0:
+        place = load_word(own + ROW * WORD) * ROW_WORDS
+        if load_number(control + SKIPS * WORD) != 0.0 or load_word(own + RESTS * WORD) != 0:
             if wide:
                 store_number(doubles + (place + SKIP) * WORD, 1.0)
             else:
@@ -164,11 +169,11 @@ def advance(on: Any, fill: Callable[..., Any]) -> Callable[..., Any]:
             store_word(counts + cohort * WORD, t)
             for k in range(RECORD_WORDS):
                 h[k] = load_number(record + k * WORD)
-            window = load_word(record + WINDOW * WORD)
+            window = load_word(own + WINDOW * WORD)
             if window != 0:
                 # Outside the window its nearest entry counts.
-                entry = t - load_word(record + WINDOW_FIRST * WORD)
-                entry = max(min(entry, load_word(record + WINDOW_LENGTH * WORD) - 1), 0)
+                entry = t - load_word(own + WINDOW_FIRST * WORD)
+                entry = max(min(entry, load_word(own + WINDOW_LENGTH * WORD) - 1), 0)
                 for k in range(SCHEDULED_WORDS):
                     h[k] = load_number(settings + (window + entry * SCHEDULED_WORDS + k) * WORD)
             at = load_word(record + LR_ADDRESS * WORD)

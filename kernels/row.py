@@ -48,18 +48,10 @@ AVERAGE_DECAY = 7
 """The decay of the exponential average, a number."""
 WIDE = 8
 """Whether the working format is float64, a flag."""
-ROW = 9
-"""Which of its working format's rows is computed."""
-LR_ADDRESS = 10
+LR_ADDRESS = 9
 """The address of a number on the device that is the learning rate; 0 where `LR` is."""
-LR_FORMAT = 11
+LR_FORMAT = 10
 """The format of that number, as its place in ``gpu_adam.dtypes.FORMATS``."""
-WINDOW = 12
-"""Where in the settings the window's first entry begins, in words; 0 where there is no window."""
-WINDOW_FIRST = 13
-"""The step number that the window's first entry is for."""
-WINDOW_LENGTH = 14
-"""Entries of the window."""
 OWN_SETTINGS = 16
 """Where the rule's other settings begin."""
 

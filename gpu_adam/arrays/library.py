@@ -57,6 +57,7 @@ class Library:
         makes_parameters: Whether its views may stand for parameters that are packed into our own memory.
         holds_gradients: Whether autograd leaves a gradient at an array, as its ``.grad``; the arrays are then torch's in all else too.
         tells_writes: Whether an array tells what was written to it: see `gpu_adam.arrays.Writes`.
+        guarded: How many of the last traits that `readers` read a `guard` compares.
         lasting: What alone can change about an array that is held, for a library that never moves an array's memory; else empty.
     """
 
@@ -64,6 +65,7 @@ class Library:
     makes_parameters = True
     holds_gradients = False
     tells_writes = False
+    guarded = 0
     lasting: tuple[Reader, ...] = ()
 
     def __repr__(self) -> str:
@@ -83,12 +85,12 @@ class Library:
         """
         raise NotImplementedError
 
-    def readers(self, lifetime: Lifetime = Lifetime.GIVEN, *, guarded: bool = False) -> tuple[Reader, ...]:
-        """How an array's address is read, its device, then each trait that may differ, but for what a `guard` compares."""
+    def readers(self, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
+        """How an array's address is read, its device, then each trait that may differ."""
         return ()  # nothing is known
 
     def guard(self, arrays: Sequence[Any]) -> Callable[[Sequence[Any]], bool] | None:
-        """What tells in one call whether as many arrays have the traits of these; ``None`` where each is read."""
+        """What tells in one call whether as many arrays have the last traits of these; ``None`` where each is read."""
         return None
 
     def address(self, array: Any) -> int:
@@ -103,10 +105,11 @@ class Library:
         """What some of its arrays are like; ``None`` where nothing can be told in bulk."""
         try:
             with self.plainly():
-                alike = self.guard(arrays)
-                readers = self.readers(lifetime, guarded=alike is not None)
+                readers = self.readers(lifetime)
+                if not readers:
+                    return None
                 lasting = () if lifetime is Lifetime.GIVEN else self.lasting
-                return Columns(self.plainly, readers, lasting, alike, arrays) if readers else None
+                return Columns(self.plainly, readers, lasting, self.guarded, self.guard, arrays)
         except UNREADABLE as error:
             raise_if_foreign(error)
             return None

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..process.uninterrupted import uninterruptedly
+from .traits import Seen
 
 _WORD = 8
 _FIRST = object.__basicsize__
@@ -85,11 +86,9 @@ class Structs:
         heads = _heads(ids)
         self.addresses = heads[0, : len(arrays)].copy()
         # A dtype that is alive keeps its address to itself.
-        self._dtypes = [array.dtype for array in arrays]
+        self._dtypes = {id(dtype): dtype for dtype in (array.dtype for array in arrays)}
         self._ndims, self._dtype_ids = heads[1].copy(), heads[4].copy()
-        starts = np.cumsum(self._ndims) - self._ndims
-        self._which = np.repeat(np.arange(len(ids)), self._ndims)
-        self._offsets = _WORD * (np.arange(len(self._which)) - starts[self._which])
+        self._lay_out()
         extents = self._extents_of(heads)
         self._extents = _words(extents)
         self._held = held
@@ -114,6 +113,39 @@ class Structs:
         if (heads[0] != self.addresses).any():
             self.addresses = heads[0].copy()
         return self.addresses
+
+    def among(self, which: NDArray[np.bool_]) -> Structs:
+        """As `gpu_adam.arrays.traits.Seen`."""
+        some = Structs.__new__(Structs)
+        some.addresses = self.addresses[which]
+        some._dtypes = self._dtypes
+        some._ndims, some._dtype_ids = self._ndims[which], self._dtype_ids[which]
+        kept = which[self._which]
+        some._extents = self._extents.reshape(2, -1)[:, kept].reshape(-1)
+        some._which, some._offsets = (which.cumsum() - 1)[self._which[kept]], self._offsets[kept]
+        some._held = False
+        return some
+
+    def joined(self, other: Seen) -> Structs | None:
+        """As `gpu_adam.arrays.traits.Seen`."""
+        if not isinstance(other, Structs):
+            return None
+        both = Structs.__new__(Structs)
+        both.addresses = np.concatenate((self.addresses, other.addresses))
+        both._dtypes = self._dtypes | other._dtypes
+        both._ndims = np.concatenate((self._ndims, other._ndims))
+        both._dtype_ids = np.concatenate((self._dtype_ids, other._dtype_ids))
+        extents = [one._extents.reshape(2, -1) for one in (self, other)]
+        both._extents = np.concatenate(extents, axis=1).reshape(-1)
+        both._held = False
+        both._lay_out()
+        return both
+
+    def _lay_out(self) -> None:
+        """For each size, as for each stride, whose it is, and how many bytes it lies behind its first."""
+        starts = np.cumsum(self._ndims) - self._ndims
+        self._which = np.repeat(np.arange(len(self._ndims)), self._ndims)
+        self._offsets = _WORD * (np.arange(len(self._which)) - starts[self._which])
 
     def _extents_of(self, heads: NDArray[np.int64]) -> NDArray[np.int64]:
         """The addresses of all sizes, and of all strides."""

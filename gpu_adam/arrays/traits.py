@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from itertools import repeat
+from itertools import compress, repeat
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -52,6 +54,32 @@ class Seen(Protocol):
     def look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
         """The `addresses` of as many arrays of the same types now; ``None`` if they may differ from the last ones in anything else."""
 
+    def among(self, which: NDArray[np.bool_]) -> Seen:
+        """What some of the arrays were like, where others are looked at each time."""
+
+    def joined(self, other: Seen) -> Seen | None:
+        """What these arrays and then others were like, where others are looked at each time; ``None`` where they do not go together."""
+
+
+Check = Callable[[Sequence[Any]], bool]
+"""Whether as many arrays have the same traits."""
+
+_BLOCK = 16
+"""Arrays of a block: a larger one takes less time where all are there, and more where one is absent."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Arrays that follow each other: how many, what tells of all of them in one call, and those of their traits that it compares."""
+
+    count: int
+    check: Check | None
+    values: Sequence[list[Any]]
+
+    def among(self, chosen: list[bool]) -> _Block:
+        # What tells of a block tells nothing of a part of it.
+        return _Block(sum(chosen), None, [list(compress(values, chosen)) for values in self.values])
+
 
 class Columns:
     """As lists, one for each trait: see `Seen`.
@@ -60,7 +88,9 @@ class Columns:
         plainly: Makes a block in which the library answers by itself.
         readers: How the address is read, the device, then each trait.
         lasting: The traits that alone can change where memory never moves; else empty.
-        alike: What tells in one call whether arrays have these traits; ``None`` for nothing.
+        guarded: How many of the last traits ``guard`` compares.
+        guard: From arrays to what tells in one call whether as many others have these traits; from a block of them at a time, so that of
+            those blocks of which none is absent the traits need not be read. It may return ``None`` for nothing.
         arrays: The arrays.
     """
 
@@ -69,15 +99,20 @@ class Columns:
         plainly: Callable[[], AbstractContextManager[Any]],
         readers: Sequence[Reader],
         lasting: Sequence[Reader],
-        alike: Callable[[Sequence[Any]], bool] | None,
+        guarded: int,
+        guard: Callable[[Sequence[Any]], Check | None],
         arrays: Sequence[Any],
     ) -> None:
         self._plainly = plainly
-        self._alike = alike
-        self._addresses, self._device, *self._rest = readers
+        self._addresses, self._device, *rest = readers
         self._moves = not lasting
-        self._rest = [*lasting] or self._rest
-        self._values = [list(read(arrays)) for read in self._rest]
+        rest = [*lasting] or rest
+        self._read, self._guarded = rest[: len(rest) - guarded], rest[len(rest) - guarded :]
+        self._values = [list(read(arrays)) for read in self._read]
+        self._blocks: list[_Block] = []
+        if guarded:
+            blocks = [arrays[start : start + _BLOCK] for start in range(0, len(arrays), _BLOCK)]
+            self._blocks = [_Block(len(own), guard(own), [list(read(own)) for read in self._guarded]) for own in blocks]
         self._devices = list(self._device(arrays))
         self._list = list(self._addresses(arrays))
         self.addresses = np.array(self._list, np.int64)
@@ -92,12 +127,19 @@ class Columns:
             return None
 
     def _look(self, arrays: Sequence[Any]) -> NDArray[np.int64] | None:
-        for read, values in zip(self._rest, self._values, strict=True):
+        for read, values in zip(self._read, self._values, strict=True):
             if list(read(arrays)) != values:
                 return None
         # Last: it ends the process where a tensor has no strides or sizes, which is an error of its strides above.
-        if self._alike is not None and not self._alike(arrays):
-            return None
+        start = 0
+        for block in self._blocks:
+            own = arrays[start : start + block.count]
+            start += block.count
+            if block.check is not None:
+                if not block.check(own):
+                    return None
+            elif [list(read(own)) for read in self._guarded] != block.values:
+                return None
         now = list(self._addresses(arrays)) if self._moves else self._list
         if now != self._list:
             # At the same address is the same device.
@@ -105,6 +147,39 @@ class Columns:
                 return None
             self._list, self.addresses = now, np.array(now, np.int64)
         return self.addresses
+
+    def among(self, which: NDArray[np.bool_]) -> Columns:
+        """As `Seen`."""
+        chosen = which.tolist()
+        *values, devices = (list(compress(column, chosen)) for column in (*self._values, self._devices))
+        before = [0, *which.cumsum().tolist()]
+        blocks, start = [], 0
+        for block in self._blocks:
+            stop = start + block.count
+            left = before[stop] - before[start]
+            if left == block.count:
+                blocks.append(block)
+            elif left:
+                blocks.append(block.among(chosen[start:stop]))
+            start = stop
+        return self._like(values, blocks, devices, self.addresses[which])
+
+    def joined(self, other: Seen) -> Columns | None:
+        """As `Seen`."""
+        if not isinstance(other, Columns):
+            return None
+        values = [own + more for own, more in zip(self._values, other._values, strict=True)]
+        addresses = np.concatenate((self.addresses, other.addresses))
+        return self._like(values, self._blocks + other._blocks, self._devices + other._devices, addresses)
+
+    def _like(
+        self, values: list[list[Any]], blocks: list[_Block], devices: list[Any], addresses: NDArray[np.int64]
+    ) -> Columns:
+        """The same of other arrays, whose addresses are to be read anew."""
+        some = copy(self)
+        some._values, some._blocks, some._devices, some.addresses = values, blocks, devices, addresses
+        some._list = []
+        return some
 
 
 def each(read: Callable[[Any], Any]) -> Reader:

@@ -116,6 +116,14 @@ class Program(Protocol):
             stream: As for `run`.
         """
 
+    def take(self, present: NDArray[np.bool_], stream: int | None = None) -> None:
+        """Take up which parameters the next run updates; what follows for the prologue's table was written into it.
+
+        Args:
+            present: For each parameter of the optimizer whether it is one of them.
+            stream: As for `run`; it is not being captured.
+        """
+
     def instruct(self, settings: NDArray[np.int64], stream: int | None = None) -> None:
         """Send the settings that the prologue goes by from the next run on."""
 

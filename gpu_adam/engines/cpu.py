@@ -22,6 +22,7 @@ from ..kernels.specialization import Specialization
 from ..plan.launches import Launch
 from ..plan.policy import CPU_POLICY, Policy
 from ..plan.prologue import Prologue
+from ..plan.tables import Table
 from ..process.uninterrupted import uninterruptedly
 from . import CoefficientRows, Memory, Replay, Stage, SumArguments, capture_errors
 from .threads import ThreadPool, thread_count
@@ -31,6 +32,9 @@ SERIAL = 1 << 17
 
 MEASURED_SERIAL = 4 * SERIAL
 """The same for elements that are only measured."""
+
+_SLACK = 16
+"""What part of a launch may rest before it is shared out to the threads anew."""
 
 _ALIGNMENT = 256
 """Alignment of allocations, in bytes."""
@@ -106,10 +110,12 @@ class CpuProgram:
         self._pool = pool
         self._prologue = prologue
         self._calls = [_Call(launch, pool.count) for launch in launches]
+        self._fix()
+
+    def _fix(self) -> None:
         # Where the prologue computes the rows they are always the same arrays.
-        self._fixed: Stage = (
-            [] if prologue is None else [(call.kernel, call.parts(prologue.rows)) for call in self._calls]
-        )
+        rows = None if self._prologue is None else self._prologue.rows
+        self._fixed: Stage = [] if rows is None else [(call.kernel, call.parts(rows)) for call in self._calls]
 
     def run(self, coefficients: CoefficientRows | None, stream: int | None = None, then: Stage = ()) -> None:
         """Run every launch once, the prologue first; a CPU has no streams."""
@@ -121,6 +127,11 @@ class CpuProgram:
 
     def rebind(self, launch: int | None, role: int, stream: int | None = None) -> None:
         """Nothing to do: the kernels read the plan's own tables."""
+
+    def take(self, present: NDArray[np.bool_], stream: int | None = None) -> None:
+        """Share out to the threads what is left to do."""
+        if self._pool.count > 1 and sum(call.cut(present) for call in self._calls):
+            self._fix()
 
     def instruct(self, settings: NDArray[np.int64], stream: int | None = None) -> None:
         """Take up the settings."""
@@ -198,17 +209,15 @@ class _Call:
         self.kernel = compiled(kind)
         self._working = kind.working.name
         self._row: int | slice = slice(None)
+        self._launch, self._threads = launch, threads
+        self._resting = 0
+        self._parts: list[tuple[Any, ...]] = []
         if launch.table is not None:
-            table = launch.table
-            segments = table.chunk_segments
-            covered = np.minimum(table.chunk_starts + launch.chunk, table.ends[segments]) - table.chunk_starts
-            done = np.concatenate(([0], np.cumsum(covered)))
-            count = min(threads, -(-launch.elements // SERIAL))
-            cuts = np.searchsorted(done, done[-1] * np.arange(count + 1) / count).tolist()
-            fixed: tuple[Any, ...] = (table.words, table.segments, table.chunks, launch.chunk)
-            self._parts = [(*fixed, *ends) for ends in pairwise(cuts)]
+            self._indices = np.array([task.index for task in launch.tasks], np.intp)
+            self._cut(launch.table, None)
             return
         (task,) = launch.tasks
+        fixed: tuple[Any, ...]
         self._row = task.row
         if task.width:
             fixed = (*task.pointers, task.width, task.indices)
@@ -218,6 +227,32 @@ class _Call:
             # Cuts at multiples of 1,024 elements keep each thread's stretch on cache lines of its own.
             cuts_of = _cuts(task.size, task.size, SERIAL, threads, 1024)
         self._parts = [(*fixed, *ends) for ends in cuts_of]
+
+    def cut(self, present: NDArray[np.bool_]) -> bool:
+        """Share out what these parameters have of it, unless so little more or less rests that it makes no difference; whether it did."""
+        table = self._launch.table
+        if table is None:
+            return False
+        here = present[self._indices]
+        resting = int((table.ends - table.begins) @ ~here)
+        if _SLACK * max(resting, self._resting) < self._launch.elements:
+            return False
+        self._resting = resting
+        self._cut(table, here)
+        return True
+
+    def _cut(self, table: Table, present: NDArray[np.bool_] | None) -> None:
+        segments, chunk = table.chunk_segments, self._launch.chunk
+        covered = np.minimum(table.chunk_starts + chunk, table.ends[segments]) - table.chunk_starts
+        if present is not None:
+            covered *= present[segments]
+        done = np.concatenate(([0], np.cumsum(covered)))
+        count = max(1, min(self._threads, -(-int(done[-1]) // SERIAL)))
+        cuts = np.searchsorted(done, done[-1] * np.arange(count + 1) / count).tolist()
+        # What comes after the last element that is updated belongs to the last thread.
+        cuts[-1] = table.chunks
+        fixed = (table.words, table.segments, table.chunks, chunk)
+        self._parts = [(*fixed, *ends) for ends in pairwise(cuts)]
 
     def parts(self, coefficients: CoefficientRows) -> list[tuple[Any, ...]]:
         rows = coefficients[self._working][self._row]

@@ -246,4 +246,5 @@ class StepLayer(ParameterLayer):
         pairs = zip(twins, self._bound.arrays, strict=True)
         like.update([None if is_frozen(twin) else twin.ref.array if bound is None else bound for twin, bound in pairs])
         _, mode = self._unscaled_asks()
-        return plan_of(twins, like, self._dispatcher.steps, self._hyper, self._averaging, mode).plan
+        active = [twin for twin in twins if like.present[twin.index]]
+        return plan_of(active, twins, like, self._dispatcher.steps, self._hyper, self._averaging, mode).plan

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import Format
-from .tables import leaves_of
 from .updates import Update
 
 
@@ -47,18 +45,25 @@ class Cohort:
     members: tuple[int, ...]
 
 
-def cohorts_of(updates: Sequence[Update], steps: NDArray[np.int64]) -> tuple[tuple[Cohort, ...], list[int]]:
+Record = tuple[int, Format]
+"""A group and a working format: what a record of hyperparameters is of."""
+
+
+def cohorts_of(
+    updates: Sequence[Update], steps: NDArray[np.int64], *, apart: bool = False
+) -> tuple[tuple[Cohort, ...], list[int]]:
     """The cohorts, and for each update the number of its own.
 
     Args:
         updates: What is updated.
         steps: The step counts of all parameters.
+        apart: Whether each update is a cohort of its own.
     """
     numbers: dict[tuple[int, Format, int], int] = {}
     members: list[list[int]] = []
     cohort_of = []
     for update in updates:
-        key = (update.group, update.format.working, int(steps[update.index]))
+        key = (update.group, update.format.working, update.index if apart else int(steps[update.index]))
         index = numbers.setdefault(key, len(members))
         if index == len(members):
             members.append([])
@@ -72,24 +77,23 @@ def cohorts_of(updates: Sequence[Update], steps: NDArray[np.int64]) -> tuple[tup
     return tuple(cohorts), cohort_of
 
 
-def slots_of(updates: Sequence[Update]) -> list[int]:
-    """The first leaf's slot of each gradient, and at the end the number of slots."""
-    slots = [0]
-    for update in updates:
-        slots.append(slots[-1] + leaves_of(update.operand.size))
-    return slots
+def records_of(cohorts: Sequence[Cohort]) -> tuple[tuple[Record, ...], NDArray[np.intp]]:
+    """What the coefficients of cohorts are computed from, each once, and for each cohort the number of its own."""
+    numbers: dict[Record, int] = {}
+    record_of = [numbers.setdefault((one.group, one.working), len(numbers)) for one in cohorts]
+    return tuple(numbers), np.array(record_of, np.intp)
 
 
-def ranges_of(updates: Sequence[Update], slots: Sequence[int], mode: Mode, groups: int) -> list[tuple[int, int]]:
-    """The ranges of slots whose sums are asked for: all of them, then each group's."""
-    if not mode.measures:
-        return []
-    ranges = [(0, slots[-1])]
-    if mode.by_group:
-        own = [(0, 0)] * groups
-        # The parameters are in the groups' order.
-        for group, members in groupby(range(len(updates)), key=lambda k: updates[k].group):
-            numbers = list(members)
-            own[group] = slots[numbers[0]], slots[numbers[-1] + 1]
-        ranges += own
-    return ranges
+def slots_among(leaves: NDArray[np.int64], present: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """The first leaf's slot of each gradient, where some are absent: present ones come first, as if there were no others.
+
+    Args:
+        leaves: The leaves of each gradient.
+        present: Which ones there are.
+
+    Returns:
+        The slots, and how many belong to those that are present.
+    """
+    own, rest = np.where(present, leaves, 0), np.where(present, 0, leaves)
+    total = int(own.sum())
+    return np.where(present, own.cumsum() - own, total + rest.cumsum() - rest), total

@@ -7,7 +7,8 @@ tensors whose elements, or whose gradient's, do not lie one after the other; *ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Set
+from dataclasses import dataclass, field, replace
 
 from ..device import Device
 from ..dtypes import Format
@@ -81,6 +82,7 @@ class Launch:
         elements: Elements that are updated.
         tasks: What is updated, in the table's order; one task for the flat family and for rows.
         table: The multi-tensor families' table; ``None`` for the others.
+        resting: How many of the tasks are left alone, since their gradient is absent.
     """
 
     specialization: Specialization
@@ -91,6 +93,7 @@ class Launch:
     elements: int
     tasks: tuple[Task, ...] = field(repr=False)
     table: Table | None = field(repr=False, compare=False)
+    resting: int = 0
 
     @property
     def block(self) -> int:
@@ -107,9 +110,18 @@ class Launch:
         """Bytes that the launch writes."""
         return self.elements * self.specialization.bytes_written
 
+    def without(self, resting: Set[int]) -> Launch:
+        """The same where these parameters are left alone."""
+        left = [task.size for task in self.tasks if task.index in resting]
+        return replace(self, elements=self.elements - sum(left), resting=len(left)) if left else self
+
     def __str__(self) -> str:
         s = self.specialization
-        what = f"{len(self.tasks):,} tensors" if self.table is not None else self.tasks[0].label
+        what = self.tasks[0].label
+        if self.table is not None:
+            what = f"{len(self.tasks) - self.resting:,} tensors"
+        if self.resting:
+            what += f" ({self.resting:,} more at rest)" if self.table is not None else " (at rest)"
         # A CPU has no grid: its threads share out the elements, or the chunks.
         grid = "" if self.device.kind == "cpu" else f"grid {self.grid:,} x {self.block}, "
         return (
@@ -177,6 +189,17 @@ class Plan:
     sums: tuple[SparseSum, ...]
     prologues: tuple[Prologue, ...]
     launches: tuple[Launch, ...]
+
+    def without(self, resting: Set[int]) -> Plan:
+        """What runs where these parameters are left alone."""
+        if not resting:
+            return self
+        return replace(
+            self,
+            sums=tuple(one for one in self.sums if one.index not in resting),
+            prologues=tuple(one.current() for one in self.prologues),
+            launches=tuple(one.without(resting) for one in self.launches),
+        )
 
     @property
     def kernels(self) -> tuple[SparseSum | Prologue | Launch, ...]:

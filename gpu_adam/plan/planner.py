@@ -1,7 +1,8 @@
 """From updates to a plan and its tables: a function of shapes, formats, addresses, groups, step counts and machines, and of nothing else.
 
 Nothing is compiled here and nothing is on a device, so a plan can be printed, compared and tested anywhere. What changes from step to step
-and leaves the launches as they are, the addresses of gradients, is written into the plan's own tables (`StepPlan.rebind`).
+and leaves the launches as they are is written into the plan's own tables: the addresses of gradients (`StepPlan.rebind`), and which
+gradients there are (`StepPlan.take`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from ..device import Device
 from ..kernels.abi import ROLES
 from ..kernels.rules.rule import Rule
-from .cohorts import Cohort, Mode, cohorts_of, ranges_of, slots_of
+from .cohorts import Cohort, Mode, Record, cohorts_of, records_of
 from .launches import Launch, Plan, SparseSum, Task
 from .layout import Bucket
 from .packing import merge_packed
-from .prologue import Prologue, settings_words
+from .presence import Measured, Presence
+from .prologue import Prologue, SettingsLayout
 from .scheduling import launches_of
 from .tables import Gradient, MeasureTable
 from .updates import Machine, Update
@@ -69,34 +71,70 @@ class StepPlan:
 
     Attributes:
         mode: How the step comes to its coefficients.
-        plan: All that runs, for everybody to look at.
         parts: What runs on each device.
-        members: The numbers of the parameters that are updated.
+        members: The numbers of the parameters that it is made for.
+        may_rest: Whether any of them may be absent from a step: each is a cohort of its own then.
         cohorts: Which of them share their coefficients.
         cohort_of: For each of ``members`` the number of its cohort.
+        records: What the cohorts' coefficients are computed from.
+        record_of: For each cohort the number of its record.
+        layout: Of the settings.
         rules: The rule of each group that has members.
-        ranges: The ranges of slots whose sums of squares are asked for.
     """
 
     mode: Mode
-    plan: Plan
     parts: tuple[Part, ...]
     members: NDArray[np.intp]
+    may_rest: bool
     cohorts: tuple[Cohort, ...]
     cohort_of: NDArray[np.intp]
+    records: tuple[Record, ...]
+    record_of: NDArray[np.intp]
+    layout: SettingsLayout
     rules: Mapping[int, Rule]
-    ranges: tuple[tuple[int, int], ...]
+    _plan: Plan
+    _presence: Presence
     _rows: tuple[_PointerRow, ...]
     _rebindable: NDArray[np.bool_]
 
     @property
+    def plan(self) -> Plan:
+        """All that runs, for everybody to look at."""
+        return self._plan.without(set(self.members[~self.present[self.members]].tolist()))
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """For each parameter whether the step updates it."""
+        return self._presence.present
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The ranges of slots whose sums of squares are asked for."""
+        return self._presence.ranges
+
+    @property
     def is_flat(self) -> bool:
         """Whether every update is of the flat family."""
-        return all(launch.table is None for launch in self.plan.launches)
+        return all(launch.table is None for launch in self._plan.launches)
 
     def counts(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """The cohorts' step counts, by those of all parameters."""
         return steps[[cohort.members[0] for cohort in self.cohorts]]
+
+    def is_of(self, present: NDArray[np.bool_]) -> bool:
+        """Whether a step as the last one updates these parameters and no others."""
+        return present is self.present or not (present != self.present).any()
+
+    def takes(self, present: NDArray[np.bool_]) -> bool:
+        """Whether a step may update these parameters and no others."""
+        if self.is_of(present):
+            return True
+        # Without any nothing runs at all: no loss scaler hears of the step.
+        return self.may_rest and bool(present.any()) and self._presence.covers(present)
+
+    def take(self, present: NDArray[np.bool_]) -> None:
+        """Update these parameters from the next step on, as `takes` says that it may."""
+        self._presence.take(present)
 
     def rebind(self, moved: Sequence[int], addresses: NDArray[np.int64]) -> list[tuple[int, int | None]] | None:
         """Write new addresses of gradients into the tables.
@@ -128,6 +166,9 @@ def plan_step(
     rules: Sequence[Rule],
     prologue_rule: Rule,
     machines: Mapping[Device, Machine],
+    *,
+    may_rest: bool = False,
+    is_scheduled: bool = True,
 ) -> StepPlan:
     """The plan of a step.
 
@@ -139,10 +180,13 @@ def plan_step(
         rules: The rule of each group.
         prologue_rule: The rule by whose kernel a prologue computes the coefficients: rules that are mixed in an optimizer share these.
         machines: The devices.
+        may_rest: Whether any of them may be absent from a step; not where gradients are measured on several devices.
+        is_scheduled: Whether there is room for schedules, of which a plan that ``may_rest`` needs more.
     """
-    cohorts, cohort_of = cohorts_of(updates, steps)
-    slots = slots_of(updates) if mode.measures else [0]
-    ranges = ranges_of(updates, slots, mode, len(rules))
+    cohorts, cohort_of = cohorts_of(updates, steps, apart=may_rest)
+    records, record_of = records_of(cohorts)
+    presence = Presence(updates, len(steps), mode, len(rules))
+    layout = SettingsLayout(len(cohorts), len(records), len(presence.ranges), len(cohorts) if is_scheduled else 0)
     devices: dict[Device, list[int]] = {}
     for k, update in enumerate(updates):
         devices.setdefault(update.device, []).append(k)
@@ -151,27 +195,32 @@ def plan_step(
         begin = partial(
             Prologue,
             rule=prologue_rule,
-            slots=slots[-1],
+            slots=presence.slots,
             sources=len(devices) if mode.measures else 1,
             cohorts=len(cohorts),
-            settings_words=settings_words(len(cohorts), len(ranges)),
+            settings_words=layout.words,
         )
-    parts, rows = [], []
+    parts, rows, tables = [], [], []
     for index, (device, members) in enumerate(devices.items()):
         own = [updates[k] for k in members]
-        measured = [(updates[k], slots[k]) for k in members if updates[k].operand.size] if mode.measures else []
-        prologue = None if begin is None else _prologue(begin, device, measured)
+        measured = [k for k in members if updates[k].operand.size] if mode.measures else []
+        firsts = presence.firsts[measured].tolist()
+        prologue = None if begin is None else _prologue(begin, device, [updates[k] for k in measured], firsts)
         if prologue is not None and prologue.table is not None:
-            rows.append(_pointer_row(index, None, prologue.table.pointers, [update.index for update, _ in measured]))
+            rows.append(_pointer_row(index, None, prologue.table.pointers, [updates[k].index for k in measured]))
+            tables.append(Measured(prologue.table, np.array(measured, np.intp)))
         pairs = [(_task(updates[k], cohorts[cohort_of[k]]), updates[k]) for k in members]
         machine = machines[device]
-        launches = launches_of(merge_packed(pairs), device, machine.multiprocessors, machine.policy)
+        # A flat stretch is updated whole.
+        tasks = [task for task, _ in pairs] if may_rest else merge_packed(pairs)
+        launches = launches_of(tasks, device, machine.multiprocessors, machine.policy)
         for k, launch in enumerate(launches):
             if launch.table is not None:
                 indices = [task.index for task in launch.tasks]
                 offsets = launch.table.begins * launch.specialization.grad.itemsize
                 rows.append(_pointer_row(index, k, launch.table.pointers[_GRAD], indices, offsets))
         parts.append(Part(device, _sums(own), prologue, launches))
+    presence.measure(tables)
     rebindable = np.zeros(len(steps), np.bool_)
     for row in rows:
         if row.launch is not None:
@@ -184,13 +233,17 @@ def plan_step(
     )
     return StepPlan(
         mode=mode,
-        plan=plan,
         parts=tuple(parts),
         members=np.array([update.index for update in updates], np.intp),
+        may_rest=may_rest,
         cohorts=cohorts,
         cohort_of=np.array(cohort_of, np.intp),
-        rules={cohort.group: rules[cohort.group] for cohort in cohorts},
-        ranges=tuple(ranges),
+        records=records,
+        record_of=record_of,
+        layout=layout,
+        rules={group: rules[group] for group, _ in records},
+        _plan=plan,
+        _presence=presence,
         _rows=tuple(rows),
         _rebindable=rebindable,
     )
@@ -225,9 +278,11 @@ def _sums(updates: Sequence[Update]) -> tuple[SparseSum, ...]:
     )
 
 
-def _prologue(begin: Callable[..., Prologue], device: Device, measured: Sequence[tuple[Update, int]]) -> Prologue:
-    """A device's prologue, which measures these gradients, each with the slot of its first leaf."""
-    operands = [(update.operand, slot) for update, slot in measured]
+def _prologue(
+    begin: Callable[..., Prologue], device: Device, measured: Sequence[Update], slots: Sequence[int]
+) -> Prologue:
+    """A device's prologue, which measures these updates' gradients, each with the slot of its first leaf."""
+    operands = [(update.operand, slot) for update, slot in zip(measured, slots, strict=True)]
     gradients = [Gradient(one.address, one.size, one.format, one.walk, slot) for one, slot in operands]
     return begin(
         device=device,

@@ -7,10 +7,12 @@ a *slot* its place among all leaves of the optimizer, on whichever device each i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from ..device import Device
-from ..kernels.abi import HEADER_WORDS, LEAF_THREADS, PROLOGUE_THREADS, RECORD_WORDS, SCHEDULED_WORDS
+from ..kernels.abi import COHORT_WORDS, HEADER_WORDS, LEAF_THREADS, PROLOGUE_THREADS, RECORD_WORDS, SCHEDULED_WORDS
 from ..kernels.rules.rule import Rule
 from .tables import MeasureTable
 
@@ -18,19 +20,41 @@ WINDOW_ENTRIES = 64
 """Steps of a learning rate's schedule that a window has room for: more than the host may be ahead of the device."""
 
 
-def record_at(index: int) -> int:
-    """Where in the settings a cohort's record begins, after the header; after the last one begin the ranges of slots; in words."""
-    return HEADER_WORDS + RECORD_WORDS * index
+WINDOW_WORDS = WINDOW_ENTRIES * SCHEDULED_WORDS
 
 
-def windows_at(cohorts: int, ranges: int) -> int:
-    """Where in the settings the windows begin, after the ranges; in words."""
-    return record_at(cohorts) + 2 * ranges
+@dataclass(frozen=True)
+class SettingsLayout:
+    """Where in the settings each part begins, in words: after the header the cohorts, the records, the ranges of slots, the windows.
 
+    Attributes:
+        cohorts, records, ranges, windows: How many there is room for.
+    """
 
-def settings_words(cohorts: int, ranges: int) -> int:
-    """Words of the settings for so many cohorts and ranges of slots."""
-    return windows_at(cohorts, ranges) + WINDOW_ENTRIES * SCHEDULED_WORDS * cohorts
+    cohorts: int
+    records: int
+    ranges: int
+    windows: int
+
+    @property
+    def records_at(self) -> int:
+        """The first record."""
+        return HEADER_WORDS + COHORT_WORDS * self.cohorts
+
+    @property
+    def ranges_at(self) -> int:
+        """The first range."""
+        return self.records_at + RECORD_WORDS * self.records
+
+    @property
+    def windows_at(self) -> int:
+        """The first window."""
+        return self.ranges_at + 2 * self.ranges
+
+    @property
+    def words(self) -> int:
+        """All words."""
+        return self.windows_at + WINDOW_WORDS * self.windows
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,7 @@ class Prologue:
         settings_words: The size of the settings.
         elements: Elements that it reads.
         bytes_read: Bytes of them.
+        resting: How many gradients of the table are absent.
     """
 
     rule: Rule
@@ -58,6 +83,7 @@ class Prologue:
     settings_words: int
     elements: int
     bytes_read: int
+    resting: int = 0
 
     @property
     def grid(self) -> int:
@@ -65,9 +91,22 @@ class Prologue:
         leaves = 0 if self.table is None else self.table.leaves
         return max(1, -(-leaves * LEAF_THREADS // PROLOGUE_THREADS))
 
+    def current(self) -> Prologue:
+        """The same with what its table says now of the gradients that are there."""
+        if self.table is None:
+            return self
+        sizes, itemsizes = self.table.sizes, self.table.itemsizes
+        return replace(
+            self,
+            elements=int(sizes.sum()),
+            bytes_read=int(sizes @ itemsizes),
+            resting=int(np.count_nonzero(sizes == 0)),
+        )
+
     def __str__(self) -> str:
         grid = "" if self.device.kind == "cpu" else f"grid {self.grid:,} x {PROLOGUE_THREADS}, "
         what = "coefficients"
         if self.table is not None:
-            what = f"norm of {self.table.segments:,} gradients, {self.elements:,} elements, and coefficients"
+            count = self.table.segments - self.resting
+            what = f"norm of {count:,} gradients, {self.elements:,} elements, and coefficients"
         return f"prologue on {self.device}: {what}, {grid}reads {self.bytes_read:,} B"

@@ -112,7 +112,7 @@ class MeasureTable:
         self.slots, self.formats = columns[SLOT_ROW], columns[FORMAT_ROW]
         self.leaf_segments = self.words[leaf_segments(segments) : at]
         self.pointers[:] = [one.pointer for one in gradients]
-        self.sizes[:] = [one.size for one in gradients]
+        self.sizes[:] = self._sizes = np.array([one.size for one in gradients], np.int64)
         self.firsts[:] = np.cumsum(counts) - counts
         self.slots[:] = [one.slot for one in gradients]
         self.formats[:] = [FORMATS.index(one.format) + STRIDED * one.strided for one in gradients]
@@ -122,3 +122,26 @@ class MeasureTable:
             words[0] = dims
             words[WALK_SIZES:][:dims] = one.walk.shape
             words[WALK_STRIDES:][:dims] = one.walk.grad
+
+    @property
+    def itemsizes(self) -> NDArray[np.int64]:
+        """Bytes of an element of each."""
+        itemsizes: NDArray[np.int64] = np.array([format.itemsize for format in FORMATS], np.int64).take(
+            self.formats % STRIDED
+        )
+        return itemsizes
+
+    @property
+    def measured(self) -> slice:
+        """Where in ``words`` lies what `measure` changes."""
+        return slice(SIZE_ROW * self.segments, (SLOT_ROW + 1) * self.segments)
+
+    def measure(self, present: NDArray[np.bool_], slots: NDArray[np.int64]) -> None:
+        """Measure some of the gradients from now on: the others have no elements then, and each of their leaves sums to 0.
+
+        Args:
+            present: Which ones.
+            slots: The slots of the first leaf of each; the others' are none that are summed.
+        """
+        self.sizes[:] = np.where(present, self._sizes, 0)
+        self.slots[:] = slots

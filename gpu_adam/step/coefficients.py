@@ -7,7 +7,7 @@ the prologue, from settings that are sent when they change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,9 @@ class Coefficients(Protocol):
             TypeError, ValueError: If a hyperparameter given as a function returns what is not allowed; nothing has changed then.
         """
 
+    def take(self, present: NDArray[np.bool_]) -> None:
+        """Have the next step update these parameters: of a plan whose members may rest."""
+
     def send(self, streams: Sequence[int | None]) -> None:
         """Bring to the devices what they do not know yet, each on its stream."""
 
@@ -67,7 +70,7 @@ class HostCoefficients:
         hyper: Sequence[Hyperparameters],
         averaging: Averaging,
     ) -> None:
-        self._cohorts = planned.cohorts
+        self._planned = planned
         self._averaging = averaging
         self._hyper = hyper
         self._records = self._fresh_records(hyper)
@@ -75,15 +78,15 @@ class HostCoefficients:
         counts: dict[str, int] = {}
         for cohort in planned.cohorts:
             counts[cohort.working.name] = cohort.row + 1
-        dtypes = {cohort.working.name: cohort.working.dtype for cohort in planned.cohorts}
+        dtypes = {working.name: working.dtype for _, working in planned.records}
         self._rows = {name: np.zeros((count, ROW_WORDS), dtypes[name]) for name, count in counts.items()}
         self.rows: CoefficientRows | None = self._rows
-        increments: NDArray[np.int64] = np.zeros(len(steps), np.int64)
-        increments[planned.members] = 1
-        self.count: Stage = [(np.add, [(steps, increments, steps)])]
+        self._increments: NDArray[np.int64] = np.zeros(len(steps), np.int64)
+        self._increments[planned.members] = 1
+        self.count: Stage = [(np.add, [(steps, self._increments, steps)])]
 
     def _fresh_records(self, hyper: Sequence[Hyperparameters]) -> list[list[float]]:
-        return [hyper[cohort.group].record(self._averaging, cohort.working) for cohort in self._cohorts]
+        return [hyper[group].record(self._averaging, working) for group, working in self._planned.records]
 
     def prepare(self, request: Request, steps: NDArray[np.int64]) -> None:
         """Compute them."""
@@ -91,25 +94,37 @@ class HostCoefficients:
             # In this order: where an exception comes in between, it is done again.
             self._records = self._fresh_records(request.hyper)
             self._hyper = request.hyper
-        factor = 1.0 / request.scaling.scale
-        asked: Asked = {}
-        # Numbers that follow no schedule give the largest coefficients at the smallest t.
-        unchecked = request.hyper is not self._checked
-        for cohort, record in zip(self._cohorts, self._records, strict=True):
-            t = int(steps[cohort.members[0]]) + 1
-            if t > MOST_STEPS:
-                raise ValueError(_NO_MORE_STEPS)
-            hyper, where = request.hyper[cohort.group], f"group {cohort.group}"
-            row = coefficients(hyper, record, t, factor, where, asked)
-            if unchecked or hyper.is_scheduled:
-                refuse_infinite(row, hyper, cohort.working, t, where)
-            try:
-                store_row(self._rows[cohort.working.name], cohort.row, row)
-            except OverflowError:
-                # A rule of the user's own, whose coefficients grow.
-                refuse_infinite(row, hyper, cohort.working, t, where)
-                raise
+        self._compute(steps, 1.0 / request.scaling.scale, {})
         self._checked = request.hyper
+
+    def _compute(self, steps: NDArray[np.int64], factor: float, asked: Asked) -> None:
+        """Compute every cohort's row; ``asked`` is what functions have returned already in this step."""
+        for cohort, record in zip(self._planned.cohorts, self._planned.record_of.tolist(), strict=True):
+            t = int(steps[cohort.members[0]]) + 1
+            self._compute_row(record, t, factor, asked, self._rows[cohort.working.name], cohort.row)
+
+    def _compute_row(
+        self, number: int, t: int, factor: float, asked: Asked, rows: NDArray[np.floating[Any]], place: int
+    ) -> None:
+        """Compute the row of step ``t`` by a record, into ``rows[place]``."""
+        if t > MOST_STEPS:
+            raise ValueError(_NO_MORE_STEPS)
+        group, working = self._planned.records[number]
+        hyper, where = self._hyper[group], f"group {group}"
+        row = coefficients(hyper, self._records[number], t, factor, where, asked)
+        # Numbers that follow no schedule give the largest coefficients at the smallest t.
+        if hyper.is_scheduled or self._hyper is not self._checked:
+            refuse_infinite(row, hyper, working, t, where)
+        try:
+            store_row(rows, place, row)
+        except OverflowError:
+            # A rule of the user's own, whose coefficients grow.
+            refuse_infinite(row, hyper, working, t, where)
+            raise
+
+    def take(self, present: NDArray[np.bool_]) -> None:
+        """Count the steps of these parameters."""
+        self._increments[:] = present
 
     def send(self, streams: Sequence[int | None]) -> None:
         """Nothing to do: a run takes them along."""
@@ -144,7 +159,7 @@ class DeviceCoefficients:
         self._programs = programs
         self._averaging = averaging
         self._shared = shared
-        self._settings = Settings(planned.cohorts, planned.ranges)
+        self._settings = Settings(planned.cohorts, planned.ranges, planned.layout)
         self._is_unsent = False
         self._checked: Sequence[Hyperparameters] | None = None
         self._left = _left_of(planned.counts(steps))
@@ -168,7 +183,7 @@ class DeviceCoefficients:
             if behind >= WINDOW_ENTRIES:
                 counts, behind = self._programs[0].counts(), 0
             self._is_unsent = True
-            self._settings.update_windows(counts.tolist(), behind)
+            self._settings.update_windows(counts, behind)
 
     def _count_down(self) -> None:
         """Refuse a step beyond the last that is counted; the device is asked when that may be near."""
@@ -180,13 +195,22 @@ class DeviceCoefficients:
 
     def _check(self, hyper: Sequence[Hyperparameters], steps: NDArray[np.int64]) -> None:
         """Refuse what the host can see to overflow in the next step, as `HostCoefficients` does; the device saturates."""
-        for cohort in self._planned.cohorts:
-            own = hyper[cohort.group]
+        planned = self._planned
+        counts = planned.counts(steps)
+        for number, (group, working) in enumerate(planned.records):
+            own = hyper[group]
             if not own.is_scheduled:
-                record = own.record(self._averaging, cohort.working)
-                t, where = int(steps[cohort.members[0]]) + 1, f"group {cohort.group}"
-                refuse_infinite(coefficients(own, record, t, 1.0, where), own, cohort.working, t, where)
+                # Such numbers give the largest coefficients at the smallest t.
+                t, where = int(counts[planned.record_of == number].min()) + 1, f"group {group}"
+                record = own.record(self._averaging, working)
+                refuse_infinite(coefficients(own, record, t, 1.0, where), own, working, t, where)
         self._checked = hyper
+
+    def take(self, present: NDArray[np.bool_]) -> None:
+        """Have the cohorts of all other parameters rest."""
+        # Said first, and until they are sent: an exception may come in between.
+        self._is_unsent = True
+        self._settings.rest(~present[self._planned.members], self._planned.ranges)
 
     def send(self, streams: Sequence[int | None]) -> None:
         """Bring the settings to the devices where they have changed."""

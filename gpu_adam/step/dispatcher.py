@@ -25,7 +25,7 @@ from .control import Control
 from .counts import SharedCounts
 from .executor import Executor
 from .gradients import Gradients
-from .planning import plan_of
+from .planning import members_of, plan_of
 from .request import Request
 from .scaling import UNSCALED, Scaling
 
@@ -63,6 +63,7 @@ class Dispatcher:
         self._averaging = averaging
         self._control = control
         self._loaded: list[Placed] = []
+        self._set_changes = 0
         self._captures = captures
         self._norms = norms
         self._pack = pack
@@ -174,12 +175,12 @@ class Dispatcher:
             raise ValueError("gradients of rows are sorted on the current stream: make stream= the current one")
         if not request.is_captured:
             executor.coefficients.prepare(request, self.steps)
-        elif self._loaded:
+        elif self._due:
             raise capture_errors.state_loaded()
         elif request.scaling != self.scaling:
             raise capture_errors.other_scaling()
         self.scaling = request.scaling
-        if executor.planned.plan.sums:
+        if executor.sums:
             uninterrupted(executor.sum_sparse)
         return executor
 
@@ -193,15 +194,18 @@ class Dispatcher:
             self.settle()
             self._gradients = self.fresh_gradients()
         again = self._gradients.holds(request.arrays)
-        reshaped, moved = self._gradients.update(request.arrays, lifetime)
+        change = self._gradients.update(request.arrays, lifetime)
         executor = self.executor
-        if executor is not None and not (again and not reshaped and not moved):
+        if executor is not None and not (again and not change):
+            planned = executor.planned
             # Gradients that have come back into the buckets deserve the flat kernels again.
-            home = not self._pack or not lasting or executor.planned.is_flat
-            fits = not reshaped and home and (not moved or executor.rebind(moved))
+            home = not self._pack or not lasting or planned.is_flat or planned.may_rest
+            fits = not change.reshaped and home and executor.follow(change.moved, may_rest=not capturing)
             if not fits and capturing:
                 raise capture_errors.other_gradients()
             if not fits:
+                # A set that changes once may stay so; one that changes again will go on doing so.
+                self._set_changes += not change.reshaped and not planned.is_of(self._gradients.present)
                 self.settle()
         self._gradients.is_torn = False
 
@@ -210,15 +214,25 @@ class Dispatcher:
             if request.is_captured:
                 raise capture_errors.other_mode()
             self.settle()
+        executor = self.executor
+        if (
+            executor is not None
+            and executor.planned.may_rest
+            and not (request.is_captured or executor.fits(request.hyper))
+        ):
+            self.settle()
         return self.executor or uninterrupted(self._make_executor, request)
 
     def _make_executor(self, request: Request) -> Executor:
         # Graphs of earlier plans may have been replayed since these were taken over.
         self.read_steps()
-        active = [self.params[index] for index in self._gradients.present]
         hyper, mode = request.hyper, request.mode
+        # Where nobody has one nothing runs. And the leaves of several devices have slots among each other.
+        varies = self._set_changes > 1 and bool(self._gradients.present.any())
+        may_rest = varies and not (mode.measures and len(self._gpus) > 1)
+        active = members_of(self.params, self._gradients, self.steps, may_rest=may_rest)
         begin_states(active, self.steps, hyper, averages=bool(self._averaging))
-        planned = plan_of(self.params, self._gradients, self.steps, hyper, self._averaging, mode)
+        planned = plan_of(active, self.params, self._gradients, self.steps, hyper, self._averaging, mode, may_rest)
         engines = {placed.ref.device: placed.engine for placed in active}
         controls = self._control.ensure(engines, self._norms) if mode.on_device else {}
         # A step on several devices cannot be captured, nor can one on a CPU.
@@ -240,7 +254,7 @@ class Dispatcher:
             launch: Runs it, and calls the functions of C code that it is given, as a part of the run.
         """
         self.residence.announce(executor.tensors)
-        if executor.is_native and not self._loaded:
+        if executor.is_native and not self._due:
             launch(executor.coefficients.count)
         else:
             _on_stream(stream, partial(self._run, executor, launch))
@@ -249,13 +263,19 @@ class Dispatcher:
             self.scaling = self.scaling.released()
 
     def _run(self, executor: Executor, launch: Callable[[Stage], None]) -> None:
-        for placed in self._loaded:
+        due = self._due
+        for placed in due:
             placed.reread_master()
             placed.begin_average()
         launch(executor.coefficients.count)
-        while self._loaded:
-            placed = self._loaded.pop()
+        for placed in due:
             placed.loaded = placed.lacks_average = False
+        self._loaded = [placed for placed in self._loaded if placed.loaded]
+
+    @property
+    def _due(self) -> list[Placed]:
+        """The parameters of the next step that were loaded since their last one."""
+        return [placed for placed in self._loaded if self._gradients.present[placed.index]]
 
     def prepare_replay(self, request: Request) -> bool:
         """Send the hyperparameters of now to the device, which has run steps without the host, also for graphs of earlier plans.

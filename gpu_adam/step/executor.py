@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from ..state.parameter import Placed, states_of
 from .coefficients import Coefficients, DeviceCoefficients, HostCoefficients
 from .counts import SharedCounts
 from .gradients import Gradients
+from .resting import RestingHostCoefficients
 
 _GRAD = ROLES.index("grad")
 
 
 class Executor:
-    """What runs a plan's steps, while no gradient comes or goes or changes its format or strides.
+    """What runs a plan's steps, while no gradient changes its format or strides; or comes or goes, unless its members may rest.
 
     Args:
         planned: The plan.
@@ -43,7 +45,8 @@ class Executor:
         shared_counts: Where the steps are counted, if other plans count there too.
         is_native: Whether `run` is one call of C code from its first change on, so that no handler of a signal comes in between.
         like: The array of a parameter that is updated; ``None`` where there is none.
-        tensors: Those that are torch's and count their versions.
+        tensors: Those that are torch's and count their versions, of the parameters that the step updates.
+        sums: Whether there are sparse gradients, to be summed first.
     """
 
     def __init__(
@@ -75,27 +78,55 @@ class Executor:
         if shared is not None:
             shared.take([cohort.members for cohort in planned.cohorts], counts)
         self.is_native = len(self._programs) <= 1 and all(program.is_native for program in self._programs)
-        self.coefficients: Coefficients = (
-            DeviceCoefficients(planned, self._programs, steps, averaging, shared)
-            if planned.mode.on_device
-            else HostCoefficients(planned, steps, hyper, averaging)
-        )
+        self.coefficients: Coefficients
+        if planned.mode.on_device:
+            self.coefficients = DeviceCoefficients(planned, self._programs, steps, averaging, shared)
+        else:
+            host = RestingHostCoefficients if planned.may_rest else HostCoefficients
+            self.coefficients = host(planned, steps, hyper, averaging)
         # The launches whose gradients' pointers a device does not know yet.
         self._moved: dict[tuple[int, int | None], None] = {}
+        self._is_other_set = False
         refs = [placed.ref for placed in active]
-        self.tensors = tuple(ref.array for ref in refs if ref.library.counts_versions(ref.array))
+        self._counting = [ref.library.counts_versions(ref.array) for ref in refs]
+        self._tensors = [ref.array for ref, counts in zip(refs, self._counting, strict=True) if counts]
+        self.tensors = tuple(self._tensors)
+        self.sums = any(part.sums for part in planned.parts)
         # A graph of the caller's may go on working there when the parameters have got other states.
         self._held = [state.memories for state in states_of(params)]
+        if planned.may_rest:
+            self._take(gradients.present)
 
-    def rebind(self, moved: Sequence[int]) -> bool:
-        """Take up the new addresses of these parameters' gradients; they are brought to the devices by the next run.
+    def follow(self, moved: Sequence[int], *, may_rest: bool = True) -> bool:
+        """Take up where these parameters' gradients have moved to, and which there are; the next run brings it to the devices.
+
+        Args:
+            moved: The parameters.
+            may_rest: Whether others may be there than in the last step.
 
         Returns:
-            Whether it could: a gradient that has left its bucket needs another plan.
+            Whether it could: a gradient that has left its bucket needs another plan, and so do others than there were, unless members
+            may rest and no graph of a caller's goes by the plan.
         """
-        changed = self.planned.rebind(moved, self._gradients.addresses)
-        self._moved.update(dict.fromkeys(changed or ()))
-        return changed is not None
+        present = self._gradients.present
+        is_other_set = not self.planned.is_of(present)
+        if is_other_set and not (may_rest and self.planned.takes(present) and not self.is_captured):
+            return False
+        changed = self.planned.rebind(moved, self._gradients.addresses) if len(moved) else []
+        if changed is None:
+            return False
+        self._moved.update(dict.fromkeys(changed))
+        if is_other_set:
+            self._take(present)
+        return True
+
+    def _take(self, present: NDArray[np.bool_]) -> None:
+        # Said first, and until it is sent: an exception may come in between.
+        self._is_other_set = True
+        self.planned.take(present)
+        self.coefficients.take(present)
+        here = compress(present[self.planned.members].tolist(), self._counting)
+        self.tensors = tuple(compress(self._tensors, here))
 
     def send(self, stream: int | None) -> list[int | None]:
         """Bring to the devices what they do not know yet: the settings, and where gradients have moved to.
@@ -107,6 +138,10 @@ class Executor:
             The stream of each device.
         """
         streams = [current_stream(*place) if stream is None else stream for place in self._places]
+        if self._is_other_set:
+            for program, own in zip(self._programs, streams, strict=True):
+                program.take(self.planned.present, own)
+            self._is_other_set = False
         while self._moved:
             part, launch = next(iter(self._moved))
             self._programs[part].rebind(launch, _GRAD, streams[part])
@@ -133,8 +168,9 @@ class Executor:
 
     def sum_sparse(self) -> None:
         """Sum the sparse gradients where the launches read them."""
+        present = self.planned.present
         for place, part in zip(self._places, self.planned.parts, strict=True):
-            for one in part.sums:
+            for one in (one for one in part.sums if present[one.index]):
                 self._gradients.sum_sparse(one.index, current_stream(*place))
 
     def graph(self) -> Callable[[int | None], None]:
@@ -169,5 +205,9 @@ class Executor:
         return any(program.is_captured for program in self._programs)
 
     def fits(self, hyper: Sequence[Hyperparameters]) -> bool:
-        """Whether these can be sent to it: the compiled rules are still theirs."""
-        return all(hyper[group].rule == rule for group, rule in self.planned.rules.items())
+        """Whether these can be sent to it: the compiled rules are still theirs, and for schedules there is room."""
+        has_room = not self.planned.mode.on_device or self.planned.layout.windows > 0
+        return all(
+            hyper[group].rule == rule and (has_room or not hyper[group].is_scheduled)
+            for group, rule in self.planned.rules.items()
+        )

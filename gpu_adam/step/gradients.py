@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,11 @@ class _Known:
     """The last gradient seen for one parameter.
 
     Attributes:
-        shape: What a plan depends on.
+        shape: What a plan depends on; ``None`` where none was seen yet.
         walk: The journey through parameter and gradient, if it is dense.
-        sparse: The gradient, if it is sparse.
+        sparse: The gradient, if it is sparse, while it is there.
         capacity: How many of its rows there is room for.
-        kept: What holds the elements where the caller's object is no array: the memory of a number.
+        kept: What holds the elements where the caller's object is no array, while it is there: the memory of a number.
     """
 
     shape: Shape | None = None
@@ -54,6 +54,24 @@ class _Dense:
     walk: Walk
 
 
+class Change(NamedTuple):
+    """What the gradients of a step differ in from those of the last one.
+
+    Attributes:
+        reshaped: Whether a plan made for the earlier ones no longer fits, whichever of them are there.
+        moved: The parameters whose gradient lies elsewhere.
+        absent: Whether others are there.
+    """
+
+    reshaped: bool = False
+    moved: Sequence[int] = ()
+    absent: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return self.reshaped or self.absent or len(self.moved) > 0
+
+
 class Gradients:
     """The gradients of all parameters, checked once and then only where they change.
 
@@ -62,7 +80,8 @@ class Gradients:
         no_sparse: What of the optimizer's settings forbids sparse gradients, to be named in the error; empty if nothing does.
 
     Attributes:
-        addresses: Where the gradients lie, of each parameter; 0 where there is none.
+        addresses: Where the gradients lie, of each parameter; where there is none now, where the last one lay, and 0 if none was seen yet.
+        present: For each parameter whether it has a gradient; another array where others have one.
         is_torn: Whether others were taken up, until the caller says that all that depends on them has followed.
     """
 
@@ -74,6 +93,7 @@ class Gradients:
         self._known = [_Known() for _ in params]
         self._recognition = Recognition(len(params))
         self.addresses: NDArray[np.int64] = np.zeros(len(params), np.int64)
+        self.present: NDArray[np.bool_] = np.zeros(len(params), np.bool_)
         self._lows, self._highs, self._itemsizes = np.zeros((3, len(params)), np.int64)
         self._on_device: dict[Device, list[Placed]] = {}
         for placed in params:
@@ -86,23 +106,22 @@ class Gradients:
         self._empty = [placed.index for placed in params if not placed.size]
 
     @property
-    def present(self) -> list[int]:
-        """The numbers of the parameters that have a gradient."""
-        return [index for index, known in enumerate(self._known) if known.shape is not None]
+    def known(self) -> NDArray[np.bool_]:
+        """For each parameter whether it has, or had, a gradient."""
+        return np.array([known.shape is not None for known in self._known], np.bool_)
 
     def operand(self, index: int) -> Operand:
-        """What a step reads of a parameter's gradient, which it has."""
+        """What a step reads of a parameter's gradient, which it has, or had."""
         known = self._known[index]
         assert known.shape is not None
         format = known.shape[0]
-        if known.sparse is None:
-            assert known.walk is not None
+        if known.walk is not None:
             return Operand(int(self.addresses[index]), self._params[index].size, format, known.walk)
         buffer = self._buffers[index]
         sums, rows = buffer.addresses
-        width = known.sparse.width
-        sparse = SparseOperand(format, width, known.capacity, rows)
-        size = known.capacity * width
+        capacity, width = known.shape[1]
+        sparse = SparseOperand(format, width, capacity, rows)
+        size = capacity * width
         return Operand(sums, size, buffer.format, Walk((size,), (1,), (1,)), sparse)
 
     def sum_sparse(self, index: int, stream: int | None) -> None:
@@ -120,7 +139,7 @@ class Gradients:
         """Whether this is the list that was taken up last, and stays as it is."""
         return arrays is self._recognition.held
 
-    def update(self, arrays: Sequence[Any], lifetime: Lifetime = Lifetime.GIVEN) -> tuple[bool, list[int]]:
+    def update(self, arrays: Sequence[Any], lifetime: Lifetime = Lifetime.GIVEN) -> Change:
         """Take up the gradients of a step.
 
         Args:
@@ -128,40 +147,35 @@ class Gradients:
             lifetime: Of the list and its arrays.
 
         Returns:
-            Whether a plan made for the earlier gradients no longer fits, and the parameters whose gradient has moved.
+            What has changed.
 
         Raises:
             TypeError, ValueError: If a gradient is no array, or of another shape or device than its parameter, or overlaps a parameter's
                 memory without being that very array. Nothing has changed then.
         """
         if self._recognition.is_unchanged(arrays, lifetime):
-            return False, []
+            return Change()
         before, addresses = self.addresses, self.addresses.copy()
-        unknown = self._recognition.look(arrays, addresses)
+        unknown, present = self._recognition.look(arrays, addresses)
         self._place_empty(addresses)
         moved = (addresses != before).nonzero()[0]
         if len(moved):
             clear = self._are_clear(moved, addresses[moved])
             if not clear.all():
                 unknown += moved[~clear].tolist()
-        if not unknown:
-            self.is_torn = True
-            self.addresses = addresses
-            self._recognition.learn(arrays, {}, lifetime)
-            return False, moved.tolist()
-        gone = [index for index in unknown if arrays[index] is None and self._known[index].shape is not None]
-        fresh = {
-            index: self._check(self._params[index], arrays[index]) for index in unknown if arrays[index] is not None
-        }
+        fresh = {index: self._check(self._params[index], arrays[index]) for index in unknown}
         for index, found in fresh.items():
             if isinstance(found, SparseGradient):
                 self._buffers.setdefault(index, SparseBuffer(self._params[index])).ensure(found.capacity, found.width)
         # Nothing has changed up to here, and nothing is refused from here on.
         self.is_torn = True
-        reshaped = bool(gone)
-        libraries: dict[int, Library | None] = dict.fromkeys(gone)
-        for index in gone:
-            self._known[index], addresses[index] = _Known(), 0
+        is_other_set = present is not self.present and bool((present != self.present).any())
+        if is_other_set:
+            for index in np.flatnonzero(self.present & ~present).tolist():
+                self._known[index].sparse = self._known[index].kept = None
+            self.present = present
+        reshaped = False
+        libraries: dict[int, Library | None] = {}
         for index, found in fresh.items():
             if isinstance(found, SparseGradient):
                 reshaped |= self._take_sparse(index, found)
@@ -170,10 +184,12 @@ class Gradients:
                 reshaped |= self._take(index, arrays[index], found)
                 addresses[index] = found.ref.address
                 libraries[index] = None if self._known[index].kept is not None else found.ref.library
-        self._place_empty(addresses)
+        if fresh:
+            self._place_empty(addresses)
+            moved = (addresses != before).nonzero()[0]
         self.addresses = addresses
-        self._recognition.learn(arrays, libraries, lifetime)
-        return reshaped, [] if reshaped else (addresses != before).nonzero()[0].tolist()
+        self._recognition.learn(arrays, present, libraries, lifetime)
+        return Change(reshaped, moved.tolist(), is_other_set)
 
     def check(self, arrays: Sequence[Any]) -> None:
         """Raise what `update` would raise, and for what cannot be bound; change nothing."""
@@ -203,23 +219,23 @@ class Gradients:
     def _take(self, index: int, array: Any, dense: _Dense) -> bool:
         """Remember a dense gradient; whether the plan changes with it."""
         known, ref = self._known[index], dense.ref
-        before = (known.sparse, known.shape)
+        before = (known.walk is None, known.shape)
         known.sparse, known.shape, known.walk = None, (ref.format, _walked(ref)), dense.walk
         known.kept = None if ref.array is array else ref.array
         start, stop = reach(ref)
         self._lows[index], self._highs[index] = start - ref.address, stop - ref.address
         self._itemsizes[index] = ref.format.itemsize
-        return before != (None, known.shape)
+        return before != (False, known.shape)
 
     def _take_sparse(self, index: int, sparse: SparseGradient) -> bool:
         """Remember a sparse gradient; whether the plan changes with it."""
         known, buffer = self._known[index], self._buffers[index]
-        before = (known.sparse is not None, known.shape, int(self.addresses[index]))
-        kept = known.sparse is not None and known.sparse.width == sparse.width
+        before = (known.walk is None, known.shape, int(self.addresses[index]))
+        kept = known.walk is None and known.shape is not None and known.shape[1][1] == sparse.width
         if not kept or not sparse.capacity <= known.capacity <= _SPARE_ROWS * sparse.capacity:
             known.capacity = sparse.capacity
         known.shape = (sparse.values.format, (known.capacity, sparse.width))
-        known.sparse, known.kept = sparse, None
+        known.sparse, known.walk, known.kept = sparse, None, None
         return before != (True, known.shape, 0 if index in self._empty else buffer.addresses[0])
 
     def _check(self, placed: Placed, array: Any) -> _Dense | SparseGradient:

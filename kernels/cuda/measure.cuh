@@ -131,8 +131,9 @@ struct Leaf {
         slot(table[kSlotRow * segments + segment] + start / kLeaf),
         format(table[kFormatRow * segments + segment]),
         walk(table + kMeasureRows * segments + leaves + kMeasureWalkWords * segment, table[kSizeRow * segments + segment]) {
+    // A gradient that is absent has leaves and no size.
     const long long rest = table[kSizeRow * segments + segment] - start;
-    size = rest < kLeaf ? static_cast<int>(rest) : kLeaf;
+    size = rest >= kLeaf ? kLeaf : rest > 0 ? static_cast<int>(rest) : 0;
   }
 
   // A leaf that is reached through strides, element by element: the threads may as well take eight neighbours each, whatever the format.

@@ -71,7 +71,7 @@ __device__ __forceinline__ void decide(long long* control, const long long* sett
   scaler[kScalerTracker] = tracker;
 }
 
-// Counts the step of a cohort and computes its row, after `decide`.
+// Counts the step of a cohort and computes its row, after `decide`; where the step is skipped or the cohort rests, the row says so.
 //
 // Args:
 //   control, settings: their words.
@@ -81,10 +81,11 @@ __device__ __forceinline__ void decide(long long* control, const long long* sett
 template <typename Rule>
 __device__ __forceinline__ void advance(const long long* control, const long long* settings, long long* counts, long long cohort,
                                         float* singles, double* doubles) {
-  const long long* const record = settings + kHeaderWords + cohort * kRecordWords;
+  const long long* const own = settings + kHeaderWords + cohort * kCohortWords;
+  const long long* const record = settings + own[kRecordAt];
   const bool wide = number(record + kWide) != 0.0;
-  const long long place = record[kRow] * kRowWords;
-  if (number(control + kSkips) != 0.0) {
+  const long long place = own[kRow] * kRowWords;
+  if (number(control + kSkips) != 0.0 || own[kRests] != 0) {
     if (wide) {
       doubles[place + kSkip] = 1.0;
     } else {
@@ -98,13 +99,13 @@ __device__ __forceinline__ void advance(const long long* control, const long lon
   double h[kRecordWords];
 #pragma unroll
   for (int k = 0; k < kRecordWords; ++k) h[k] = number(record + k);
-  if (record[kWindow] != 0) {
+  if (own[kWindow] != 0) {
     // Outside the window its nearest entry counts.
-    const long long last = record[kWindowLength] - 1;
-    long long entry = t - record[kWindowFirst];
+    const long long last = own[kWindowLength] - 1;
+    long long entry = t - own[kWindowFirst];
     entry = entry < last ? entry : last;
     entry = entry > 0 ? entry : 0;
-    const long long* const scheduled = settings + record[kWindow] + entry * kScheduledWords;
+    const long long* const scheduled = settings + own[kWindow] + entry * kScheduledWords;
 #pragma unroll
     for (int k = 0; k < kScheduledWords; ++k) h[k] = number(scheduled + k);
   }

@@ -114,7 +114,8 @@ class Words:
     """What the kernel works on: the settings, what is remembered from step to step, and the rows."""
 
     def __init__(self, cohorts: int = 1, ranges: Sequence[tuple[int, int]] = (), windows: int = 0) -> None:
-        at = abi.HEADER_WORDS + cohorts * abi.RECORD_WORDS
+        self.records_at = abi.HEADER_WORDS + cohorts * abi.COHORT_WORDS
+        at = self.records_at + cohorts * abi.RECORD_WORDS
         self.settings = np.zeros(at + 2 * len(ranges) + windows, np.int64)
         self.numbers = self.settings.view(np.float64)
         self.window_at = at + 2 * len(ranges)
@@ -129,7 +130,7 @@ class Words:
 
     def record(self, number: int, hyper: Options, name: str, average: tuple[float, float] = (0.0, 0.0)) -> None:
         """The settings of a cohort; ``average`` is the kind and the decay."""
-        at = abi.HEADER_WORDS + number * abi.RECORD_WORDS
+        at = self.records_at + number * abi.RECORD_WORDS
         record = self.numbers[at : at + abi.RECORD_WORDS]
         record[abi.LR], record[abi.DECAY] = hyper.lr, hyper.weight_decay
         record[adam.BETA1], record[adam.BETA2] = hyper.betas
@@ -137,7 +138,8 @@ class Words:
         record[abi.AVERAGING], record[abi.AVERAGE_DECAY] = average
         record[abi.WIDE], record[adam.EPSILON] = name == "float64", hyper.eps
         record[adam.BIAS_CORRECTION], record[adam.EPS_HAT] = hyper.bias_correction, hyper.eps_hat
-        self.settings[at + abi.ROW] = number
+        own = abi.HEADER_WORDS + number * abi.COHORT_WORDS
+        self.settings[[own + abi.RECORD_AT, own + abi.ROW]] = at, number
 
     def run(self, partials: Sequence[float] = (), sources: int = 1) -> None:
         sums = np.array([*partials, FILLER], np.float64)
@@ -240,7 +242,7 @@ def test_numbers_on_the_device_in_any_format(name: str) -> None:
     words.record(0, Options(lr=5.0), "float32")
     words.settings[[abi.SCALE_ADDRESS, abi.SCALE_FORMAT]] = scale.ctypes.data, place
     words.settings[[abi.FOUND_ADDRESS, abi.FOUND_FORMAT]] = found.ctypes.data, place
-    record = abi.HEADER_WORDS
+    record = words.records_at
     words.settings[[record + abi.LR_ADDRESS, record + abi.LR_FORMAT]] = rate.ctypes.data, place
     words.run()
     assert_same_bits(words.rows["float32"][0], words_of(Options(lr=float(rate)), 1, "float32", 1 / 12))
@@ -262,7 +264,7 @@ def test_what_only_the_device_knows_is_held_within_the_format(
     hyper = Options(lr=rate, weight_decay=1e30, decoupled_weight_decay=decoupled)
     words.record(0, hyper, name)
     words.settings[abi.SCALE_ADDRESS] = scales.ctypes.data
-    words.settings[abi.HEADER_WORDS + abi.LR_ADDRESS] = rates.ctypes.data
+    words.settings[words.records_at + abi.LR_ADDRESS] = rates.ctypes.data
     words.run()
     largest = np.finfo(name).max
     with np.errstate(all="ignore"):
@@ -300,8 +302,8 @@ def test_a_window_gives_the_schedules_values_and_its_nearest_one_outside() -> No
     words.record(0, Options(eps_hat=True), "float64")
     entries = [(0.1 * k, 0.5 + k / 100, 0.9 + k / 100, 0.01 * k) for k in (1, 2, 3)]
     words.numbers[words.window_at :] = np.array(entries).reshape(-1)
-    record = abi.HEADER_WORDS
-    words.settings[[record + abi.WINDOW, record + abi.WINDOW_FIRST, record + abi.WINDOW_LENGTH]] = words.window_at, 3, 3
+    own = abi.HEADER_WORDS
+    words.settings[[own + abi.WINDOW, own + abi.WINDOW_FIRST, own + abi.WINDOW_LENGTH]] = words.window_at, 3, 3
     for t in range(1, 8):
         words.run()
         lr, beta1, beta2, decay = entries[min(max(t - 3, 0), 2)]

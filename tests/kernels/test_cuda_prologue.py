@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.kernels.abi import CLIP, FACTOR, LEAF, NORMS, SKIP, SKIPPED, SKIPS, TICKET
+from gpu_adam.kernels.abi import CLIP, FACTOR, LEAF, NORMS, SKIP, SKIPPED, SKIPS, SUM_LANES, TICKET
 from gpu_adam.kernels.rules.rule import Rule
 from gpu_adam.plan.tables import MeasureTable
 from tests.support.cuda_cpp import build, cases
 from tests.support.cuda_cpp.prologue_cases import Case, Cohort, Measured, Scaler, World, world
-from tests.support.cuda_cpp.prologues import Worlds, compare
+from tests.support.cuda_cpp.prologues import Worlds, compare, leaf_sums, ordered_sum
 from tests.support.shipped import OPTIMIZERS
 
 pytest_plugins = ("tests.support.cuda_cpp.fixtures",)
@@ -86,6 +86,25 @@ def test_several_ranges_many_slots(library: build.Library) -> None:
 
 def test_the_sums_of_two_devices(library: build.Library) -> None:
     compare(Case(MIXED, sources=2, ranges=4, max_norm=1.0), library, steps=2)
+
+
+def test_gradients_that_are_absent(library: build.Library) -> None:
+    """They are not read, and take no part in the order of the sum."""
+    rng = np.random.default_rng(8)
+    walk = cases.strided(rng, (41, 5, 7, 2))
+    gradients = (*MIXED, *(Measured(2870, format, 0, walk) for format in FORMATS))
+    some = tuple(replace(one, absent=bool(rng.integers(0, 2))) for one in gradients)
+    made = compare(Case(some, max_norm=1.0), library, steps=2)
+    others = world(Case(some)).elements
+    kept = [elements for elements, one in zip(others, (g for g in some if g.size), strict=True) if not one.absent]
+    assert number(made, NORMS) == np.sqrt(ordered_sum(np.concatenate([leaf_sums(one) for one in kept]), SUM_LANES))
+    compare(Case(tuple(replace(one, absent=True) for one in gradients)), library)
+
+
+def test_cohorts_that_rest(library: build.Library) -> None:
+    cohorts = tuple(replace(one, rests=k % 2 == 0) for k, one in enumerate((*COHORTS, *COHORTS)))
+    made = compare(Case((Measured(100),), cohorts), library, steps=3)
+    assert made.inner("counts").tolist() == [one.count + 3 * (not one.rests) for one in cohorts]
 
 
 def test_measuring_alone_leaves_the_rest(library: build.Library) -> None:
@@ -265,6 +284,7 @@ def cohorts(draw: st.DrawFn) -> Cohort:
         wide=draw(st.booleans()),
         lr_format=draw(st.none() | st.sampled_from(FORMATS)),
         window=window,
+        rests=draw(st.booleans()),
     )
 
 

@@ -31,8 +31,8 @@ class Run:
         rng = np.random.default_rng(seed)
         return [np.asarray(rng.standard_normal(np.shape(p))).astype(p.dtype) for p in self.params]
 
-    def step(self, seed: int) -> None:
-        grads = iter(self.grads(seed))
+    def step(self, seed: int, absent: int | None = None) -> None:
+        grads = iter([None if k == absent else grad for k, grad in enumerate(self.grads(seed))])
         groups = [[next(grads) for _ in group["params"]] for group in self.opt.param_groups]
         self.opt.step(groups if len(groups) > 1 else groups[0])
 
@@ -120,6 +120,24 @@ def new(run: Run) -> None:
     run.step(3)
 
 
+def varied(**options: Any) -> Run:
+    """One whose gradients were absent by turns, so that its plan lets them rest."""
+    run = made(MIXED, **options)
+    for absent in (0, 1, None, 2):
+        run.step(9, absent)
+    return run
+
+
+def absent_once() -> Run:
+    run = made(MIXED)
+    run.step(9, 0)
+    return run
+
+
+def without(run: Run) -> None:
+    run.step(3, 1)
+
+
 def as_bound(run: Run) -> None:
     run.opt.step()
 
@@ -139,6 +157,10 @@ STEPS: dict[str, tuple[Callable[[], Run], Callable[[Run], None]]] = {
     "edited": (bound, edit),
     "torch": (torch_run, torch_step),
     "torch, packed": (lambda: torch_run(pack=True), torch_step),
+    "absent": (varied, without),
+    "absent, clipped": (lambda: varied(max_grad_norm=1.0, group_norms=True), without),
+    "absent, packed and skipping": (lambda: varied(pack=True, skip_nonfinite=True), without),
+    "absent for the second time": (absent_once, without),
 }
 
 

@@ -30,7 +30,7 @@ from gpu_adam.kernels.specialization import PrologueKernel, coalesce_kernel
 from gpu_adam.plan.cohorts import Cohort
 from gpu_adam.plan.launches import Task
 from gpu_adam.plan.policy import GPU_POLICY
-from gpu_adam.plan.prologue import Prologue
+from gpu_adam.plan.prologue import Prologue, SettingsLayout
 from gpu_adam.plan.scheduling import launches_of
 from gpu_adam.plan.tables import Gradient, MeasureTable, leaves_of
 from gpu_adam.rules.algorithm import coefficients
@@ -208,7 +208,8 @@ class Problem:
         slots = np.concatenate(([0], np.cumsum([leaves_of(size) for size in SIZES]))).tolist()
         # The row is 0 for both: each is the first of its working format.
         cohorts = [Cohort(0, FLOAT32, 0, (0,)), Cohort(0, FLOAT64, 0, (2,))]
-        self.settings = Settings(cohorts, [(0, slots[-1])] if self.measures else [])
+        ranges = [(0, slots[-1])] if self.measures else []
+        self.settings = Settings(cohorts, ranges, SettingsLayout(2, 2, len(ranges), 2))
         self.controls = {}
         self.launches, self.prologues, programs = [], [], []
         devices = list(dict.fromkeys(self.devices))

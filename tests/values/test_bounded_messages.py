@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.messages import listed, shown
-from gpu_adam.plan import cohorts
+from gpu_adam.plan.cohorts import Mode
+from gpu_adam.plan.presence import Presence
 
 MANY = 5_000
 LONG = "w" * MANY
@@ -119,16 +121,18 @@ def test_the_groups_of_a_norm_are_found_in_one_go(monkeypatch: pytest.MonkeyPatc
     asked = [0]
 
     class Counted:
-        def __init__(self, group: int) -> None:
-            self.number = group
+        operand = SimpleNamespace(size=1)
+
+        def __init__(self, index: int, group: int) -> None:
+            self.index, self.number = index, group
 
         @property
         def group(self) -> int:
             asked[0] += 1
             return self.number
 
-    active: Any = [Counted(group) for group in range(0, 4000, 2) for _ in range(2)]
-    ranges = cohorts.ranges_of(active, list(range(len(active) + 1)), cohorts.Mode(True, True, True), 4001)
+    active: Any = [Counted(k, k // 2 * 2) for k in range(4000)]
+    ranges = Presence(active, len(active), Mode(True, True, True), 4001).ranges
     assert asked[0] <= 2 * len(active)
-    assert ranges[:4] == [(0, 4000), (0, 2), (0, 0), (2, 4)]
+    assert ranges[:4] == ((0, 4000), (0, 2), (2, 2), (2, 4))
     assert len(ranges) == 4002

@@ -31,7 +31,7 @@ class _Cupy(Library):
         # Its typestr of bfloat16 is that of two raw bytes; its dtype says what they are.
         return cuda_interface.read(self, array, getattr(array, "dtype", None))
 
-    def readers(self, lifetime: Lifetime = Lifetime.GIVEN, *, guarded: bool = False) -> tuple[Reader, ...]:
+    def readers(self, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
         return _READERS
 
     def address(self, array: Any) -> int:

@@ -32,7 +32,7 @@ class _Numba(Library):
     def describe(self, array: Any, writable: bool) -> tuple[ArrayRef, bool]:
         return cuda_interface.read(self, array)
 
-    def readers(self, lifetime: Lifetime = Lifetime.GIVEN, *, guarded: bool = False) -> tuple[Reader, ...]:
+    def readers(self, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
         return _READERS
 
     def address(self, array: Any) -> int:

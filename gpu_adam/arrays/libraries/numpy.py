@@ -53,7 +53,7 @@ class _Numpy(Library):
             check_within(ref, start, start + owner.nbytes, "the array that it is a view of")
         return ref, array.flags.writeable
 
-    def readers(self, lifetime: Lifetime = Lifetime.GIVEN, *, guarded: bool = False) -> tuple[Reader, ...]:
+    def readers(self, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
         return _READERS if lifetime is Lifetime.GIVEN else _READERS_OF_HELD
 
     def address(self, array: Any) -> int:

@@ -29,6 +29,7 @@ class _Torch(Library):
     name = "torch"
     holds_gradients = True
     tells_writes = True
+    guarded = 3
 
     def owns(self, kind: type) -> bool:
         torch = sys.modules.get("torch")
@@ -61,15 +62,13 @@ class _Torch(Library):
             check_within(ref, storage.data_ptr(), storage.data_ptr() + storage.nbytes(), "its storage")
         return ref
 
-    def readers(self, lifetime: Lifetime = Lifetime.GIVEN, *, guarded: bool = False) -> tuple[Reader, ...]:
+    def readers(self, lifetime: Lifetime = Lifetime.GIVEN) -> tuple[Reader, ...]:
         tensor, storage = _torch().Tensor, _torch().UntypedStorage
         readers = [each(tensor.data_ptr), each(tensor.get_device), each(tensor.stride)]
-        if not guarded:
-            readers += [DTYPE, SHAPE, each(tensor.is_neg)]
         if lifetime is not Lifetime.OWN:
             # What holds the elements may have been freed, or cut, at the same address.
             readers.append(lambda arrays: map(storage.nbytes, map(tensor.untyped_storage, arrays)))
-        return tuple(readers)
+        return (*readers, DTYPE, SHAPE, each(tensor.is_neg))
 
     def guard(self, arrays: Sequence[Any]) -> Callable[[Sequence[Any]], bool] | None:
         return guard(arrays)

@@ -156,6 +156,17 @@ class GpuProgram:
             if not self._is_captured:
                 self._staging.send(*self._pointers[launch, role], stream)
 
+    def take(self, present: NDArray[np.bool_], stream: int | None = None) -> None:
+        """Send which gradients the prologue measures, in the order of the stream; the coefficients say which parameters are updated."""
+        prologue = self._prologue
+        if prologue is None or prologue.plan.table is None:
+            return
+        with self._cuda.on(self._device.index):
+            stream = self._cuda.stream(stream)
+            table = prologue.plan.table
+            measured = table.measured
+            self._staging.send(table.words[measured], prologue.table + measured.start * WORD, stream)
+
     def _pointer_row(self, launch: int, role: int) -> tuple[NDArray[np.int64], int]:
         """A role's row of a table, and its address on the device."""
         table = self._launches[launch].table
@@ -275,7 +286,9 @@ def rows_needed(launches: Sequence[Launch]) -> dict[str, int]:
 def staging_bytes(launches: Sequence[Launch], prologue: Prologue | None) -> int:
     """All that a step sends as a rule: coefficients or settings, and the gradients' pointers where they are allocated anew each time."""
     if prologue is not None:
-        return rounded(prologue.settings_words * WORD) + pointer_bytes(launches, prologue)
+        table = prologue.table
+        measured = 0 if table is None else rounded(table.words[table.measured].nbytes)
+        return rounded(prologue.settings_words * WORD) + measured + pointer_bytes(launches, prologue)
     rows = rows_needed(launches).items()
     coefficients = sum(rounded(count * ROW_WORDS * format_named(working).itemsize) for working, count in rows)
     return coefficients + pointer_bytes(launches, prologue)

@@ -39,6 +39,8 @@ def allow(machine: Machine, made: World) -> None:
     on_another = made.case.sources == 2
     here = [one for k, one in enumerate(made.case.gradients) if one.size and not (on_another and k % 2)]
     for one, pointer in zip(here, made.table.pointers, strict=True):
+        if one.absent:
+            continue
         walk = one.walk or Walk((one.size,), (1,), (1,))
         ends = [(n - 1) * s for n, s in zip(walk.shape, walk.grad, strict=True)]
         low, high = sum(e for e in ends if e < 0), sum(e for e in ends if e > 0)
@@ -76,6 +78,14 @@ def simulated_measure_strided_and_of_mixed_formats() -> None:
     check(Case(gradients=(*strided[:5], *between, *strided[5:]), ranges=3), steps=2)
 
 
+def simulated_measure_some_that_are_absent() -> None:
+    walked = [
+        Measured(int(np.prod(walk.shape)), FORMATS[k % 4], k % 3, walk, k % 2 == 0) for k, walk in enumerate(WALKS)
+    ]
+    flat = [Measured(size, FORMATS[k % 4], k % 3, None, k % 3 == 0) for k, size in enumerate(SIZES)]
+    check(Case(gradients=(*walked, *flat), max_norm=1.0), steps=2)
+
+
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def simulated_measure_wild_numbers(format: Format) -> None:
     """Zeros of both signs, subnormals, infinities and NaN among the elements."""
@@ -105,6 +115,8 @@ COHORTS = (
     Cohort(count=1, lr_format=BFLOAT16, averaging=2),
     Cohort(count=5, window=(5, ((0.1, 0.8, 0.9, 0.0), (0.2, 0.7, 0.95, 0.5), (0.3, 0.6, 0.96, 0.5)))),
     Cohort(count=50, window=(5, ((0.1, 0.8, 0.9, 0.0), (0.2, 0.7, 0.95, 0.5))), wide=True, lr_format=FLOAT64),
+    Cohort(count=7, rests=True),
+    Cohort(count=7, rests=True, wide=True),
 )
 GRADIENTS = (Measured(300), Measured(1100, FLOAT16))
 

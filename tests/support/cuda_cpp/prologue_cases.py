@@ -13,6 +13,7 @@ from gpu_adam.kernels import abi
 from gpu_adam.kernels.abi import LEAF_THREADS, PROLOGUE_THREADS
 from gpu_adam.kernels.rules.adam import BIAS_CORRECTION, EPS_HAT, EPSILON
 from gpu_adam.kernels.rules.rule import Rule
+from gpu_adam.plan.cohorts import slots_among
 from gpu_adam.plan.tables import Gradient, MeasureTable, leaves_of
 from gpu_adam.strides import Walk
 from tests.support.shipped import ADAM
@@ -32,17 +33,19 @@ class Measured:
         format: Their format.
         offset: Elements by which it begins beyond a 16-byte boundary.
         walk: Its strides; ``None`` for one element after the other.
+        absent: Whether there is none in this step, whose memory nobody may touch.
     """
 
     size: int
     format: Format = FLOAT32
     offset: int = 0
     walk: Walk | None = None
+    absent: bool = False
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """A record, and the step count so far."""
+    """A record, the step count so far, and whether it rests."""
 
     count: int = 0
     lr: float = 1e-3
@@ -58,6 +61,7 @@ class Cohort:
     wide: bool = False
     lr_format: Format | None = None
     window: tuple[int, tuple[tuple[float, ...], ...]] | None = None
+    rests: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,13 @@ class Case:
 
 @dataclass
 class World:
-    """The memory of one run of a case; arrays that a kernel writes have guards around them."""
+    """The memory of one run of a case; arrays that a kernel writes have guards around them. ``summed`` slots make up the norm."""
 
     case: Case
     table: MeasureTable
     elements: list[NDArray[Any]]
     slots: int
+    summed: int = 0
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
 
@@ -187,7 +192,17 @@ def world(case: Case) -> World:
             with np.errstate(invalid="ignore"):
                 elements.append(strided.reshape(-1).astype(np.float64))
         slots += leaves_of(one.size)
-    made = World(case, MeasureTable(gradients), elements, slots, held=held)
+    made = World(case, MeasureTable(gradients), elements, slots, summed=slots, held=held)
+    present = np.array([not one.absent for one in case.gradients if one.size])
+    if not present.all():
+        assert case.sources == 1, "where gradients lie on several devices, all of a plan are there"
+        table = made.table
+        firsts, made.summed = slots_among(
+            np.array([leaves_of(size) for size in table.sizes.tolist()], np.int64), present
+        )
+        table.measure(present, firsts)
+        table.pointers[~present] = 0
+        made.elements = [np.where(here, part, 0.0) for part, here in zip(elements, present, strict=True)]
 
     partials = made.room("partials", case.sources * slots, np.float64)
     if not case.finish or not gradients:
@@ -200,9 +215,19 @@ def world(case: Case) -> World:
     return made
 
 
+def record_at(case: Case, cohort: int) -> int:
+    """Where in the settings of a case a cohort's record begins: they lie after all cohorts' words, in an order of their own."""
+    count = len(case.cohorts)
+    return (
+        abi.HEADER_WORDS
+        + abi.COHORT_WORDS * count
+        + abi.RECORD_WORDS * (count - 1 - cohort if cohort < count else count)
+    )
+
+
 def _settings(made: World, rng: np.random.Generator) -> None:
     case = made.case
-    ranges_at = abi.HEADER_WORDS + abi.RECORD_WORDS * len(case.cohorts)
+    ranges_at = record_at(case, len(case.cohorts))
     windows_at = ranges_at + 2 * case.ranges
     scheduled = [len(one.window[1]) if one.window else 0 for one in case.cohorts]
     settings = made.room("settings", windows_at + abi.SCHEDULED_WORDS * sum(scheduled))
@@ -224,7 +249,7 @@ def _settings(made: World, rng: np.random.Generator) -> None:
         scaler[[abi.SCALER_TRACKER, abi.SCALER_INTERVAL]] = case.scaler.tracker, case.scaler.interval
         scaler.view(np.float64)[[abi.SCALER_GROWTH, abi.SCALER_BACKOFF]] = case.scaler.growth, case.scaler.backoff
     for r in range(case.ranges):
-        first, last = sorted(rng.integers(0, made.slots + 1, 2)) if r else (0, made.slots)
+        first, last = sorted(rng.integers(0, made.slots + 1, 2)) if r else (0, made.summed)
         settings[ranges_at + 2 * r : ranges_at + 2 * r + 2] = first, last
 
     wide = [one.wide for one in case.cohorts]
@@ -235,7 +260,8 @@ def _settings(made: World, rng: np.random.Generator) -> None:
     window_at = windows_at
     for k, one in enumerate(case.cohorts):
         counts[k] = one.count
-        at = abi.HEADER_WORDS + abi.RECORD_WORDS * k
+        at = record_at(case, k)
+        own = settings[abi.HEADER_WORDS + abi.COHORT_WORDS * k :]
         record, record_numbers = settings[at:], numbers[at:]
         for word, number in {
             abi.LR: one.lr,
@@ -252,12 +278,12 @@ def _settings(made: World, rng: np.random.Generator) -> None:
             EPS_HAT: one.eps_hat,
         }.items():
             record_numbers[word] = number
-        record[abi.ROW] = next(places[one.wide])
+        own[[abi.RECORD_AT, abi.ROW, abi.RESTS]] = at, next(places[one.wide]), one.rests
         if one.lr_format is not None:
             record[abi.LR_ADDRESS] = made.scalar(one.lr, one.lr_format)
             record[abi.LR_FORMAT] = FORMATS.index(one.lr_format)
         if one.window is not None:
             first, entries = one.window
-            record[[abi.WINDOW, abi.WINDOW_FIRST, abi.WINDOW_LENGTH]] = window_at, first, len(entries)
+            own[[abi.WINDOW, abi.WINDOW_FIRST, abi.WINDOW_LENGTH]] = window_at, first, len(entries)
             numbers[window_at : window_at + abi.SCHEDULED_WORDS * len(entries)] = np.ravel(entries)
             window_at += abi.SCHEDULED_WORDS * len(entries)

@@ -21,7 +21,7 @@ from gpu_adam.plan.tables import leaves_of
 from tests.support.reference import fma
 
 from .build import Library
-from .prologue_cases import GUARD_WORDS, Case, World, world
+from .prologue_cases import GUARD_WORDS, Case, World, record_at, world
 
 
 def run(made: World, library: Library) -> None:
@@ -151,7 +151,7 @@ def assert_same(got: World, expected: World, what: str = "CUDA C++") -> None:
         if name == "settings":
             header = [abi.SCALE_ADDRESS, abi.FOUND_ADDRESS, abi.SCALER_ADDRESS]
             cohorts = range(len(got.case.cohorts))
-            rates = [abi.HEADER_WORDS + abi.RECORD_WORDS * k + abi.LR_ADDRESS for k in cohorts]
+            rates = [record_at(got.case, k) + abi.LR_ADDRESS for k in cohorts]
             differ[[GUARD_WORDS + at for at in (*header, *rates)]] = False
         where = np.flatnonzero(differ)
         assert not where.size, (
