@@ -10,6 +10,7 @@ from gpu_adam.dtypes import FORMATS
 from .row import AVERAGE as AVERAGE
 from .row import AVERAGE_DECAY as AVERAGE_DECAY
 from .row import AVERAGING as AVERAGING
+from .row import COHORT_WORDS as COHORT_WORDS
 from .row import DECAY as DECAY
 from .row import DECOUPLED as DECOUPLED
 from .row import FIRST_OWN as FIRST_OWN
@@ -22,7 +23,10 @@ from .row import MAXIMIZE as MAXIMIZE
 from .row import OWN_0 as OWN_0
 from .row import OWN_1 as OWN_1
 from .row import OWN_SETTINGS as OWN_SETTINGS
+from .row import RECORD_AT as RECORD_AT
 from .row import RECORD_WORDS as RECORD_WORDS
+from .row import RESTS as RESTS
+from .row import ROW as ROW
 from .row import ROW_WORDS as ROW_WORDS
 from .row import SCALE as SCALE
 from .row import SCHEDULED_WORDS as SCHEDULED_WORDS
@@ -30,6 +34,9 @@ from .row import SHRINK as SHRINK
 from .row import SKIP as SKIP
 from .row import WEIGHT_DECAY as WEIGHT_DECAY
 from .row import WIDE as WIDE
+from .row import WINDOW as WINDOW
+from .row import WINDOW_FIRST as WINDOW_FIRST
+from .row import WINDOW_LENGTH as WINDOW_LENGTH
 from .row import own as own
 from .row import own_settings as own_settings
 
@@ -136,27 +143,6 @@ NARROW = 11
 """Flag: the narrowest working format is float32; else all are float64."""
 
 HEADER_WORDS = 16
-
-# What the settings say of a cohort.
-RECORD_AT = 0
-"""Where in them its record begins, in words; others may have the same."""
-
-ROW = 1
-"""Which of its working format's rows is computed."""
-
-RESTS = 2
-"""1 where it has no part in the step, so that it counts none and its row says to skip; else 0."""
-
-WINDOW = 3
-"""Where in the settings the first entry of its window begins, in words; 0 where there is no window."""
-
-WINDOW_FIRST = 4
-"""The step number that this entry is for."""
-
-WINDOW_LENGTH = 5
-"""Entries of the window."""
-
-COHORT_WORDS = 6
 
 # The state of a loss scaler.
 SCALER_SCALE = 0

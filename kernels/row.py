@@ -1,4 +1,4 @@
-"""The words of a row of coefficients, which an update reads, and of a record of settings, which a row is computed from."""
+"""The words of a row of coefficients, which an update reads, and of what it is computed from: a record of settings, and a cohort's own."""
 
 from __future__ import annotations
 
@@ -54,6 +54,22 @@ LR_FORMAT = 10
 """The format of that number, as its place in ``gpu_adam.dtypes.FORMATS``."""
 OWN_SETTINGS = 16
 """Where the rule's other settings begin."""
+
+COHORT_WORDS = 6
+"""Words of 8 bytes, all int64, for each cohort: parameters that share a row and a step count."""
+
+RECORD_AT = 0
+"""Where in the settings its record begins, in words; others may have the same."""
+ROW = 1
+"""Which of its working format's rows is computed."""
+RESTS = 2
+"""1 where it has no part in the step, so that it counts none and its row says to skip; else 0."""
+WINDOW = 3
+"""Where in the settings the first entry of its window begins, in words; 0 where there is no window."""
+WINDOW_FIRST = 4
+"""The step number that this entry is for."""
+WINDOW_LENGTH = 5
+"""Entries of the window."""
 
 
 def own(count: int) -> range:

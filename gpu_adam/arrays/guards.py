@@ -18,15 +18,12 @@ _TRIED = ("2.13.",)
 """What the versions begin with."""
 
 
-def guard(tensors: Sequence[Any]) -> Callable[[Sequence[Any]], bool] | None:
-    """What tells whether as many tensors have the same types, dtypes, devices, shapes, strides and lazy negations.
+def guard(tensors: Sequence[Any]) -> Callable[..., bool] | None:
+    """What tells of as many tensors, each an argument, whether they have the same types, dtypes, devices, shapes, strides and negations.
 
     It may say no where only a mode of torch, such as that of inference, has changed. ``None`` where it cannot be relied on.
     """
-    if not trusted():
-        return None
-    check = _guard(tensors)
-    return lambda others: bool(check(*others))
+    return _guard(tensors) if trusted() else None
 
 
 def _guard(tensors: Sequence[Any]) -> Callable[..., bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from ..dtypes import BFLOAT16, Format
 from ..messages import cut
 from .raised import raise_if_foreign
 from .stretches import HostStretch, Stretch, interface_of
-from .traits import NOTHING, UNREADABLE, Columns, Lifetime, Reader, Seen
+from .traits import NOTHING, UNREADABLE, Check, Columns, Lifetime, Reader, Seen
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Library:
         """How an array's address is read, its device, then each trait that may differ."""
         return ()  # nothing is known
 
-    def guard(self, arrays: Sequence[Any]) -> Callable[[Sequence[Any]], bool] | None:
+    def guard(self, arrays: Sequence[Any]) -> Check | None:
         """What tells in one call whether as many arrays have the last traits of these; ``None`` where each is read."""
         return None
 
@@ -108,8 +108,9 @@ class Library:
                 readers = self.readers(lifetime)
                 if not readers:
                     return None
-                lasting = () if lifetime is Lifetime.GIVEN else self.lasting
-                return Columns(self.plainly, readers, lasting, self.guarded, self.guard, arrays)
+                given = lifetime is Lifetime.GIVEN
+                lasting = () if given else self.lasting
+                return Columns(self.plainly, readers, lasting, self.guarded, self.guard, arrays, in_blocks=given)
         except UNREADABLE as error:
             raise_if_foreign(error)
             return None

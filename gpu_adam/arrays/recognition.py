@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
+from functools import partial
+from itertools import compress, repeat
 from operator import is_not, itemgetter
 from typing import Any
 
@@ -37,7 +38,8 @@ class _Part:
         here = present[self.indices]
         if here.all():
             return replace(self, known=_UNKNOWN)
-        return _part(self.library, self.indices[here], len(present), self.seen.among(here)) if here.any() else None
+        pick = partial(_chosen, self.pick, here.tobytes())
+        return _Part(self.library, self.indices[here], pick, self.seen.among(here), _UNKNOWN) if here.any() else None
 
 
 _NONE = type(None)
@@ -202,8 +204,12 @@ def _presence(arrays: Sequence[Any]) -> NDArray[np.bool_]:
     return np.frombuffer(bytes(map(is_not, arrays, repeat(None))), np.bool_)
 
 
-def _picking(indices: Sequence[int], count: int) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    if len(indices) == count:
+def _chosen(pick: Callable[[Sequence[Any]], Sequence[Any]], which: bytes, arrays: Sequence[Any]) -> Sequence[Any]:
+    return list(compress(pick(arrays), which))
+
+
+def _picking(indices: list[int], count: int) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    if indices == list(range(count)):
         return lambda arrays: arrays
     if len(indices) == 1:
         return lambda arrays: (arrays[indices[0]],)

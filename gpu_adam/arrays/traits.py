@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from itertools import compress, repeat
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,9 @@ class Lifetime(Enum):
     OWN = 2
     """The same, and they were last seen in memory that is our own and stays as large as it is."""
 
+
+Check = Callable[..., bool]
+"""Whether as many arrays, each an argument, have the traits of others."""
 
 Reader = Callable[[Sequence[Any]], Iterable[Any]]
 """One trait of each of some arrays."""
@@ -61,24 +63,20 @@ class Seen(Protocol):
         """What these arrays and then others were like, where others are looked at each time; ``None`` where they do not go together."""
 
 
-Check = Callable[[Sequence[Any]], bool]
-"""Whether as many arrays have the same traits."""
-
 _BLOCK = 16
 """Arrays of a block: a larger one takes less time where all are there, and more where one is absent."""
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     """Arrays that follow each other: how many, what tells of all of them in one call, and those of their traits that it compares."""
 
-    count: int
+    size: int
     check: Check | None
     values: Sequence[list[Any]]
 
-    def among(self, chosen: list[bool]) -> _Block:
+    def among(self, which: bytes) -> _Block:
         # What tells of a block tells nothing of a part of it.
-        return _Block(sum(chosen), None, [list(compress(values, chosen)) for values in self.values])
+        return _Block(which.count(1), None, [list(compress(values, which)) for values in self.values])
 
 
 class Columns:
@@ -89,9 +87,10 @@ class Columns:
         readers: How the address is read, the device, then each trait.
         lasting: The traits that alone can change where memory never moves; else empty.
         guarded: How many of the last traits ``guard`` compares.
-        guard: From arrays to what tells in one call whether as many others have these traits; from a block of them at a time, so that of
-            those blocks of which none is absent the traits need not be read. It may return ``None`` for nothing.
+        guard: From arrays to what tells in one call whether as many others have these traits; it may return ``None`` for nothing.
         arrays: The arrays.
+        in_blocks: Whether some of them may be absent when others are looked at: then it is told of a block at a time, so that the traits
+            need be read only of the blocks of which one is absent.
     """
 
     def __init__(
@@ -102,15 +101,20 @@ class Columns:
         guarded: int,
         guard: Callable[[Sequence[Any]], Check | None],
         arrays: Sequence[Any],
+        *,
+        in_blocks: bool,
     ) -> None:
         self._plainly = plainly
         self._addresses, self._device, *rest = readers
         self._moves = not lasting
         rest = [*lasting] or rest
+        self._check = guard(arrays) if guarded else None
+        if self._check is None:
+            guarded = 0
         self._read, self._guarded = rest[: len(rest) - guarded], rest[len(rest) - guarded :]
         self._values = [list(read(arrays)) for read in self._read]
         self._blocks: list[_Block] = []
-        if guarded:
+        if guarded and in_blocks:
             blocks = [arrays[start : start + _BLOCK] for start in range(0, len(arrays), _BLOCK)]
             self._blocks = [_Block(len(own), guard(own), [list(read(own)) for read in self._guarded]) for own in blocks]
         self._devices = list(self._device(arrays))
@@ -131,15 +135,8 @@ class Columns:
             if list(read(arrays)) != values:
                 return None
         # Last: it ends the process where a tensor has no strides or sizes, which is an error of its strides above.
-        start = 0
-        for block in self._blocks:
-            own = arrays[start : start + block.count]
-            start += block.count
-            if block.check is not None:
-                if not block.check(own):
-                    return None
-            elif [list(read(own)) for read in self._guarded] != block.values:
-                return None
+        if not (self._look_at_blocks(arrays) if self._check is None else self._check(*arrays)):
+            return None
         now = list(self._addresses(arrays)) if self._moves else self._list
         if now != self._list:
             # At the same address is the same device.
@@ -148,20 +145,35 @@ class Columns:
             self._list, self.addresses = now, np.array(now, np.int64)
         return self.addresses
 
+    def _look_at_blocks(self, arrays: Sequence[Any]) -> bool:
+        start = 0
+        for block in self._blocks:
+            own = arrays[start : start + block.size]
+            start += block.size
+            if block.check is not None:
+                if not block.check(*own):
+                    return False
+            elif [list(read(own)) for read in self._guarded] != block.values:
+                return False
+        return True
+
     def among(self, which: NDArray[np.bool_]) -> Columns:
         """As `Seen`."""
-        chosen = which.tolist()
-        *values, devices = (list(compress(column, chosen)) for column in (*self._values, self._devices))
-        before = [0, *which.cumsum().tolist()]
+        chosen = which.tobytes()
+        values = [list(compress(column, chosen)) for column in self._values]
+        count = chosen.count(1)
+        # Mostly there is one device.
+        devices = self._devices[:count]
+        if devices.count(self._devices[0]) < count or self._devices.count(self._devices[0]) < len(self._devices):
+            devices = list(compress(self._devices, chosen))
         blocks, start = [], 0
         for block in self._blocks:
-            stop = start + block.count
-            left = before[stop] - before[start]
-            if left == block.count:
+            own = chosen[start : start + block.size]
+            start += block.size
+            if 0 not in own:
                 blocks.append(block)
-            elif left:
-                blocks.append(block.among(chosen[start:stop]))
-            start = stop
+            elif 1 in own:
+                blocks.append(block.among(own))
         return self._like(values, blocks, devices, self.addresses[which])
 
     def joined(self, other: Seen) -> Columns | None:
@@ -178,7 +190,7 @@ class Columns:
         """The same of other arrays, whose addresses are to be read anew."""
         some = copy(self)
         some._values, some._blocks, some._devices, some.addresses = values, blocks, devices, addresses
-        some._list = []
+        some._list, some._check = [], None
         return some
 
 

@@ -234,7 +234,7 @@ class _Call:
         if table is None:
             return False
         here = present[self._indices]
-        resting = int((table.ends - table.begins) @ ~here)
+        resting = int((table.ends - table.begins)[~here].sum())
         if _SLACK * max(resting, self._resting) < self._launch.elements:
             return False
         self._resting = resting

@@ -94,6 +94,10 @@ def slots_among(leaves: NDArray[np.int64], present: NDArray[np.bool_]) -> tuple[
     Returns:
         The slots, and how many belong to those that are present.
     """
-    own, rest = np.where(present, leaves, 0), np.where(present, 0, leaves)
-    total = int(own.sum())
-    return np.where(present, own.cumsum() - own, total + rest.cumsum() - rest), total
+    own = leaves * present
+    ends = own.cumsum()
+    firsts, total = ends - own, int(ends[-1]) if len(ends) else 0
+    absent = np.flatnonzero(~present)
+    rest = leaves[absent]
+    firsts[absent] = total + rest.cumsum() - rest
+    return firsts, total

@@ -143,5 +143,5 @@ class MeasureTable:
             present: Which ones.
             slots: The slots of the first leaf of each; the others' are none that are summed.
         """
-        self.sizes[:] = np.where(present, self._sizes, 0)
+        np.multiply(self._sizes, present, out=self.sizes)
         self.slots[:] = slots

@@ -18,33 +18,37 @@ from ..kernels.rules import rule as rules
 from .algorithm import Hyperparameters
 
 
-def coefficients_of(
-    hyper: Hyperparameters, record: Sequence[float], steps: NDArray[np.int64], factor: float
-) -> NDArray[np.float64] | None:
-    """The rows of coefficients of several steps, in float64.
+def write_coefficients(
+    hyper: Hyperparameters,
+    record: Sequence[float],
+    steps: NDArray[np.int64],
+    factor: float,
+    rows: NDArray[np.floating[Any]],
+) -> bool:
+    """Write the rows of coefficients of several steps, rounded to the working format.
 
     Args:
         hyper: The hyperparameters.
         record: Their record.
         steps: The step numbers, at least two.
         factor: What the gradient is multiplied by.
+        rows: Where to: a row for each step, in the working format.
 
     Returns:
-        A row for each step; ``None`` where they must be computed one by one: where a hyperparameter is a function of the step, where
-        the rule is not of this package, or where its text takes another way for some steps than for others.
+        Whether that was done. They must be computed one by one where a hyperparameter is a function of the step, where the rule is not of
+        this package, where its text takes another way for some steps than for others, and where a number is beyond the format.
     """
     if hyper.is_scheduled or not hyper.rule.is_shipped:
-        return None
+        return False
     words: list[Any] = [0.0] * ROW_WORDS
     with exact_casts():
         try:
             _filler(hyper.rule.coefficients)(record, steps, factor, bool(record[WIDE]), words)
         except ValueError:  # an array that is asked whether it is true
-            return None
-        rows = np.empty((len(steps), ROW_WORDS))
+            return False
         for word, value in enumerate(words):
             rows[:, word] = value
-    return rows
+    return not np.isinf(rows).any()
 
 
 @cache

@@ -88,9 +88,9 @@ class Executor:
         self._moved: dict[tuple[int, int | None], None] = {}
         self._is_other_set = False
         refs = [placed.ref for placed in active]
-        self._counting = [ref.library.counts_versions(ref.array) for ref in refs]
-        self._tensors = [ref.array for ref, counts in zip(refs, self._counting, strict=True) if counts]
-        self.tensors = tuple(self._tensors)
+        counting = [k for k, ref in enumerate(refs) if ref.library.counts_versions(ref.array)]
+        self._counting = planned.members[counting]
+        self.tensors = self._tensors = tuple(refs[k].array for k in counting)
         self.sums = any(part.sums for part in planned.parts)
         # A graph of the caller's may go on working there when the parameters have got other states.
         self._held = [state.memories for state in states_of(params)]
@@ -125,8 +125,8 @@ class Executor:
         self._is_other_set = True
         self.planned.take(present)
         self.coefficients.take(present)
-        here = compress(present[self.planned.members].tolist(), self._counting)
-        self.tensors = tuple(compress(self._tensors, here))
+        if self._tensors:
+            self.tensors = tuple(compress(self._tensors, present[self._counting].tobytes()))
 
     def send(self, stream: int | None) -> list[int | None]:
         """Bring to the devices what they do not know yet: the settings, and where gradients have moved to.

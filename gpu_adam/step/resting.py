@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..casting import exact_casts
 from ..checks import MOST_STEPS
 from ..kernels.abi import ROW_WORDS, SKIP
 from ..plan.planner import StepPlan
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Asked, Averaging
-from ..rules.many import coefficients_of
+from ..rules.many import write_coefficients
 from .coefficients import HostCoefficients
 
 _MANY = 12
@@ -31,50 +31,62 @@ class RestingHostCoefficients(HostCoefficients):
         self, planned: StepPlan, steps: NDArray[np.int64], hyper: Sequence[Hyperparameters], averaging: Averaging
     ) -> None:
         super().__init__(planned, steps, hyper, averaging)
-        self._places = np.array([cohort.row for cohort in planned.cohorts], np.intp)
-        self._cohorts = [np.flatnonzero(planned.record_of == number) for number in range(len(planned.records))]
-        self._distinct = [
-            np.zeros((len(own), ROW_WORDS), working.dtype)
-            for own, (_, working) in zip(self._cohorts, planned.records, strict=True)
+        self._portions = [
+            _Portion(planned, np.flatnonzero(planned.record_of == number), self._rows[working.name])
+            for number, (_, working) in enumerate(planned.records)
         ]
-        # For each record the parameters that are present, and where their rows are.
-        self._made: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
 
     def take(self, present: NDArray[np.bool_]) -> None:
         """Have the rows of all other parameters say to skip."""
         super().take(present)
-        members = self._planned.members
-        made = []
-        for own, (_, working) in zip(self._cohorts, self._planned.records, strict=True):
-            here = present[members[own]]
-            self._rows[working.name][self._places[own[~here]], SKIP] = 1.0
-            made.append((members[own[here]], self._places[own[here]]))
-        self._made = made
+        for portion in self._portions:
+            portion.here = present[portion.members]
 
     def _compute(self, steps: NDArray[np.int64], factor: float, asked: Asked) -> None:
-        for number, (members, places) in enumerate(self._made):
-            if not len(members):
-                continue
-            counts, which = _distinct(steps[members])
-            distinct = self._distinct[number][: len(counts)]
-            if len(counts) < _MANY or not self._compute_many(number, counts + 1, factor, distinct):
+        for number, portion in enumerate(self._portions):
+            counts, which = _distinct(steps[portion.members[portion.here]])
+            distinct = portion.distinct[: len(counts)]
+            if len(counts) < _MANY or counts[-1] >= MOST_STEPS or not self._write_many(number, counts + 1, factor):
                 for place, count in enumerate(counts.tolist()):
                     self._compute_row(number, count + 1, factor, asked, distinct, place)
-            self._rows[self._planned.records[number][1].name][places] = distinct[which]
+            portion.distinct[len(counts)] = portion.skip
+            portion.which.fill(len(counts))
+            portion.which[portion.here] = which
+            portion.distinct.take(portion.which, axis=0, out=portion.rows, mode="clip")
 
-    def _compute_many(self, number: int, steps: NDArray[np.int64], factor: float, rows: NDArray[np.floating]) -> bool:
-        """Compute the rows of several steps by a record, unless it must be done one by one; whether it was."""
-        group, working = self._planned.records[number]
-        found = coefficients_of(self._hyper[group], self._records[number], steps, factor)
-        if found is None or steps[-1] > MOST_STEPS or (np.abs(found) > working.largest).any():
-            return False
-        with exact_casts():
-            rows[:] = found
-        return True
+    def _write_many(self, number: int, steps: NDArray[np.int64], factor: float) -> bool:
+        hyper = self._hyper[self._planned.records[number][0]]
+        rows = self._portions[number].distinct[: len(steps)]
+        return write_coefficients(hyper, self._records[number], steps, factor, rows)
+
+
+class _Portion:
+    """The parameters of one record, whose rows follow each other.
+
+    Attributes:
+        members: Their numbers.
+        here: Which of them are present.
+        rows: Their rows.
+        which: For each its row's place in `distinct`.
+        distinct: The rows that differ, of the step numbers that they make, and then one that says to skip.
+        skip: That one.
+    """
+
+    def __init__(self, planned: StepPlan, cohorts: NDArray[np.intp], rows: NDArray[np.floating[Any]]) -> None:
+        self.members = planned.members[cohorts]
+        self.here: NDArray[np.bool_] = np.ones(len(cohorts), np.bool_)
+        first = planned.cohorts[cohorts[0]].row
+        self.rows = rows[first : first + len(cohorts)]
+        self.which: NDArray[np.intp] = np.zeros(len(cohorts), np.intp)
+        self.distinct = np.zeros((len(cohorts) + 1, ROW_WORDS), rows.dtype)
+        self.skip = np.zeros(ROW_WORDS, rows.dtype)
+        self.skip[SKIP] = 1
 
 
 def _distinct(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
     """As `numpy.unique` with its inverse; without sorting where the counts are near each other."""
+    if not len(counts):
+        return counts, np.zeros(0, np.intp)
     least = counts.min()
     offsets = counts - least
     span = int(offsets.max()) + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
 from typing import Any
@@ -17,7 +17,7 @@ from ..guards import guard
 from ..library import ArrayRef, Library, check_within, name_of, row_numbers
 from ..raised import raise_if_foreign
 from ..stretches import Stretch
-from ..traits import DTYPE, SHAPE, Lifetime, Reader, each
+from ..traits import DTYPE, SHAPE, Check, Lifetime, Reader, each
 from .numpy import NUMPY
 
 _version_of, _holder_of = attrgetter("_version"), attrgetter("_cdata")
@@ -70,7 +70,7 @@ class _Torch(Library):
             readers.append(lambda arrays: map(storage.nbytes, map(tensor.untyped_storage, arrays)))
         return (*readers, DTYPE, SHAPE, each(tensor.is_neg))
 
-    def guard(self, arrays: Sequence[Any]) -> Callable[[Sequence[Any]], bool] | None:
+    def guard(self, arrays: Sequence[Any]) -> Check | None:
         return guard(arrays)
 
     def address(self, array: Any) -> int:
