@@ -60,6 +60,10 @@ PROLOGUE_THREADS = 256
 LEAF_THREADS = 16
 """Threads that sum a leaf together: each has 8 of its accumulators, and a vector of every format fits."""
 
+ROW_THREADS = 128
+"""Threads of a block that updates rows of a sparse gradient, or sums them; a tile of it, of a power of two of threads, has a row. More
+blocks of fewer threads leave fewer of a multiprocessor's registers over."""
+
 MEASURE_WALK_WORDS = 1 + 2 * MAX_DIMS
 """Words that describe the walk of a strided gradient: its dimensions, then sizes and strides."""
 

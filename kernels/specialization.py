@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import ClassVar, Literal, get_args
 
 from gpu_adam.dtypes import Format
 
-from .abi import VECTOR_BYTES
+from .abi import ROW_THREADS, VECTOR_BYTES
 from .rules.rule import Rule
 from .streams import Storage, Stream
 
@@ -134,18 +135,22 @@ class PrologueKernel:
 
 @dataclass(frozen=True)
 class CoalesceKernel:
-    """The sum of a gradient's rows of the same number; it has a block for each row that there is room for.
+    """The sum of a gradient's rows of the same number; it has a tile of a block for each row that there is room for.
 
     Attributes:
         values: The gradient's format.
         working: The format of the sums.
-        threads: Threads in a block.
     """
 
     values: Format
     working: Format
-    threads: int
     rule: ClassVar[Rule | None] = None
+    threads: ClassVar[int] = ROW_THREADS
+
+    @property
+    def lanes(self) -> int:
+        """Elements that a thread handles together: as many as 16 bytes of the narrower format hold."""
+        return VECTOR_BYTES // min(self.values.itemsize, self.working.itemsize)
 
     @property
     def name(self) -> str:
@@ -156,12 +161,30 @@ class CoalesceKernel:
 Kernel = UpdateKernel | PrologueKernel | CoalesceKernel
 
 
-def coalesce_kernel(values: Format, working: Format, width: int) -> CoalesceKernel:
-    """The kernel for rows of ``width`` elements: threads for their vectors, from a warp to 256, in few sizes.
+def log2_tile(width: int, lanes: int, phase: int = 0) -> int:
+    """Which power of two of threads a tile has: one for each vector that a row touches, up to the whole block.
 
-    >>> from gpu_adam.dtypes import FLOAT32
-    >>> coalesce_kernel(FLOAT32, FLOAT32, 300).threads
-    128
+    Args:
+        width: Elements of a row.
+        lanes: Elements of a vector.
+        phase: Elements by which the first row begins beyond a vector's first. The others follow, so that what divides width and lanes tells
+            where they may begin.
+
+    >>> [log2_tile(width, lanes=4) for width in (1, 4, 5, 128, 129, 100_000)]
+    [0, 0, 1, 5, 6, 7]
+    >>> log2_tile(128, lanes=4, phase=1)
+    6
     """
-    vectors = -(-width * max(values.itemsize, working.itemsize) // VECTOR_BYTES)
-    return CoalesceKernel(values, working, min(max(32, 1 << max(vectors - 1, 0).bit_length()), 256))
+    step = gcd(width, lanes)
+    before = lanes - step + phase % step
+    vectors = -(-(before + width) // lanes)
+    return min((vectors - 1).bit_length(), ROW_THREADS.bit_length() - 1)
+
+
+def blocks_of_rows(rows: int, log2_tile: int) -> int:
+    """Blocks that have a tile for each of these rows.
+
+    >>> blocks_of_rows(1000, 0), blocks_of_rows(1000, 6)
+    (8, 500)
+    """
+    return -(-(rows << log2_tile) // ROW_THREADS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gpu_adam import GpuOptimizer
 from gpu_adam import optim as optimizers
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Format
+from gpu_adam.kernels.abi import ROW_THREADS
 from gpu_adam.kernels.rules.rule import Rule
 from gpu_adam.kernels.specialization import HINTS, Family, Kernel, PrologueKernel, Specialization, UpdateKernel
 from gpu_adam.plan.policy import GPU_POLICY, Geometry
@@ -51,7 +52,8 @@ def _update(
 ) -> Subject:
     kind = Specialization(family, rule, param, param, param.itemsize == 2, average)
     chosen = geometry or GPU_POLICY.geometry(param)
-    return Subject(UpdateKernel(kind, chosen.threads, chosen.vectors, chosen.hint, chosen.persistent))
+    threads = ROW_THREADS if family == "rows" else chosen.threads
+    return Subject(UpdateKernel(kind, threads, chosen.vectors, chosen.hint, chosen.persistent))
 
 
 def adams(family: Family, geometry: Geometry | None = None) -> list[Subject]:

@@ -12,15 +12,17 @@ from dataclasses import dataclass, field, replace
 
 from ..device import Device
 from ..dtypes import Format
-from ..kernels.abi import WORD
+from ..kernels.abi import ROLES, WORD
 from ..kernels.rules.rule import Rule
-from ..kernels.specialization import CoalesceKernel, Family, Specialization, coalesce_kernel
+from ..kernels.specialization import CoalesceKernel, Family, Specialization, blocks_of_rows, log2_tile
 from ..strides import Walk
 from .layout import Bucket
 from .policy import Geometry
 from .prologue import Prologue
 from .tables import Table
 from .updates import SparseOperand
+
+_PARAM = ROLES.index("param")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ class Task:
         elif self.flat:
             family = "flat"
         return Specialization(family, self.rule, self.param, self.grad, self.master, self.average)
+
+    @property
+    def log2_tile(self) -> int:
+        """Where the gradient is of some rows only, which power of two of a GPU's threads have a row."""
+        lanes, itemsize = self.specialization.lanes, self.param.itemsize
+        return log2_tile(self.width, lanes, self.pointers[_PARAM] // itemsize % lanes)
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,7 @@ class SparseSum:
     @property
     def kernel(self) -> CoalesceKernel:
         """Which kernel."""
-        return coalesce_kernel(self.operand.values, self.working, self.operand.width)
+        return CoalesceKernel(self.operand.values, self.working)
 
     @property
     def bytes_read(self) -> int:
@@ -166,10 +174,11 @@ class SparseSum:
         return self.operand.capacity * (self.operand.width * self.working.itemsize + WORD)
 
     def __str__(self) -> str:
-        kernel, capacity = self.kernel, self.operand.capacity
-        grid = "" if self.device.kind == "cpu" else f"grid {capacity:,} x {kernel.threads}, "
+        kernel, capacity, width = self.kernel, self.operand.capacity, self.operand.width
+        blocks = blocks_of_rows(capacity, log2_tile(width, kernel.lanes))
+        grid = "" if self.device.kind == "cpu" else f"grid {blocks:,} x {kernel.threads}, "
         return (
-            f"{kernel.name} on {self.device}: {self.label}, {capacity:,} rows of {self.operand.width:,} elements, {grid}"
+            f"{kernel.name} on {self.device}: {self.label}, {capacity:,} rows of {width:,} elements, {grid}"
             f"reads {self.bytes_read:,} B, writes {self.bytes_written:,} B"
         )
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..device import Device
-from ..kernels.abi import MAX_DIMS, WALK_SIZES
-from ..kernels.specialization import Specialization
+from ..kernels.abi import MAX_DIMS, ROW_THREADS, WALK_SIZES
+from ..kernels.specialization import Specialization, blocks_of_rows
 from .launches import Launch, Task
 from .policy import Geometry, Policy
 from .tables import Table
@@ -52,13 +52,11 @@ def _flat_launch(task: Task, device: Device, processors: int, policy: Policy) ->
 
 
 def _rows_launch(task: Task, device: Device, policy: Policy) -> Launch:
-    # A block for each row, of as many threads as serve its vectors, within the limits of a warp and of a policy's block.
-    kind = task.specialization
-    vectors = -(-task.width // kind.lanes)
-    threads = min(max(32, 1 << (vectors - 1).bit_length()), 256)
-    geometry = replace(policy.geometry(kind.param), threads=threads, blocks=0)
-    rows = task.size // task.width
-    return Launch(kind, device, rows, geometry, task.width, task.size, (task,), None)
+    kind, width = task.specialization, task.width
+    geometry = replace(policy.geometry(kind.param), threads=ROW_THREADS, blocks=0)
+    grid = blocks_of_rows(task.size // width, task.log2_tile)
+    chunk = width * (ROW_THREADS >> task.log2_tile)
+    return Launch(kind, device, grid, geometry, chunk, task.size, (task,), None)
 
 
 def _multi_tensor_launch(

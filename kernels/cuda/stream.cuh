@@ -113,7 +113,7 @@ struct Window {
 };
 
 // A stream whose vectors begin at multiples of their lanes. Whether these are 16-byte boundaries is decided for each stream by itself
-// and is the same for the whole block, so a misaligned gradient costs the gradient's accesses and no other's.
+// and is the same for all threads of a row or chunk, so a misaligned gradient costs the gradient's accesses and no other's.
 template <typename T>
 struct Stream {
   T* base;

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 def make_rows(kind: Specialization, vectors: int, hint: Hint, target: Target) -> Callable[..., None]:
-    """``(param, grad, state0, state1, state2, master, average, width, count, indices, row)``: a block updates a row of the parameter.
+    """``(param, grad, state0, …, average, width, count, log2_tile, indices, row)``: a tile of a block updates a row of the parameter.
 
     The gradient has ``count`` rows of ``width`` elements, one after the other. Row ``q`` of it belongs to the parameter's row
-    ``indices[q]``; where that is negative, to none. All are addresses but ``width`` and ``count``.
+    ``indices[q]``; where that is negative, to none. All are addresses but ``width``, ``count`` and ``log2_tile``.
     """
     group, coefficients = make_group(kind, vectors, hint, target), make_coefficients(kind, target)
     load_word, lanes, dtype = target.load_word, kind.lanes, kind.working.dtype.type
     shift, param_bytes = target.shift_streams(kind.streams), kind.param.itemsize
 
-    def rows(param, grad, state0, state1, state2, master, average, width, count, indices, row):
-        q = cuda.blockIdx.x
+    def rows(param, grad, state0, state1, state2, master, average, width, count, log2_tile, indices, row):
+        q, thread, threads = _tile(log2_tile)
         if q >= count:
             return
         number = load_word(indices + q * WORD)
@@ -44,8 +44,8 @@ def make_rows(kind: Specialization, vectors: int, hint: Hint, target: Target) ->
         first -= phase
         pointers = (param, grad, state0, state1, state2, master, average)
         pointers = shift(pointers, (first, q * width - phase, first))
-        step = cuda.blockDim.x * lanes
-        at = cuda.threadIdx.x * lanes
+        step = threads * lanes
+        at = thread * lanes
         while at < phase + width:
             group(pointers, at, step, phase, phase + width, c)
             at += step * vectors
@@ -54,18 +54,18 @@ def make_rows(kind: Specialization, vectors: int, hint: Hint, target: Target) ->
 
 
 def make_coalesce(values_format: Format, working: Format, target: Target | None = None) -> Callable[..., None]:
-    """``(values, out, indices, width, count, capacity, order, ranked, limit)``; see `gpu_adam.engines.Engine.coalesce`.
+    """``(values, out, indices, width, count, capacity, order, ranked, limit, log2_tile)``; see `gpu_adam.engines.Engine.coalesce`.
 
-    A block for each of the ``capacity`` rows. A thread adds up single elements, in the order in which the rows were given: the sum of
-    a row that occurs often takes as long, but always has the same bits.
+    A tile of a block for each of the ``capacity`` rows. A thread adds up single elements, in the order in which the rows were given: the
+    sum of a row that occurs often takes as long, but always has the same bits.
     """
     target = target or device_target()
     load, store = target.load(values_format, working), target.store(working, working)
     load_word, store_word, run_end = target.load_word, target.store_word, _make_run_end(target)
     value_bytes, working_bytes, zero = values_format.itemsize, working.itemsize, working.dtype.type(0)
 
-    def coalesce(values, out, indices, width, count, capacity, order, ranked, limit):
-        q = cuda.blockIdx.x
+    def coalesce(values, out, indices, width, count, capacity, order, ranked, limit, log2_tile):
+        q, thread, threads = _tile(log2_tile)
         if q >= capacity:
             return
         number = -1
@@ -76,9 +76,9 @@ def make_coalesce(values_format: Format, working: Format, target: Target | None 
             if is_head and candidate >= 0 and candidate < limit:
                 number = candidate
                 end = run_end(ranked, q, count)
-        if cuda.threadIdx.x == 0:
+        if thread == 0:
             store_word(indices + q * WORD, number)
-        j = cuda.threadIdx.x
+        j = thread
         while j < width:
             total = zero
             if q < end:
@@ -86,9 +86,17 @@ def make_coalesce(values_format: Format, working: Format, target: Target | None 
                 for k in range(q + 1, end):
                     total += load(values + (load_word(order + k * WORD) * width + j) * value_bytes)
             store(out + (q * width + j) * working_bytes, total)
-            j += cuda.blockDim.x
+            j += threads
 
     return coalesce
+
+
+@inlined
+def _tile(log2_tile):
+    """The place of a tile's row among those that are given, which thread of the tile this is, and of how many."""
+    index = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    threads = 1 << log2_tile
+    return index >> log2_tile, index & (threads - 1), threads
 
 
 def _make_run_end(target: Target) -> Any:

@@ -69,7 +69,7 @@ def test_masked_rows_are_refused() -> None:
     rows, numbers = np.array([0, 2]), np.ones((2, 2), f32)
     with pytest.raises(TypeError, match=r"the values of the gradient of parameter 'w' is a numpy\.ma"):
         optimizer.step([(rows, np.ma.array(numbers, mask=[[1, 0], [0, 0]]))])
-    with pytest.raises(TypeError, match=r"the rows of the gradient of parameter 'w' are a numpy\.ma"):
+    with pytest.raises(TypeError, match=r"the indices of the gradient of parameter 'w' are a numpy\.ma"):
         optimizer.step([(np.ma.array(rows, mask=[1, 0]), numbers)])
     assert (p == 1).all()
 

@@ -43,9 +43,8 @@ FILES: dict[str, list[Kernel]] = {
         ]
         for family in FAMILIES
     },
-    # Blocks of other sizes differ in this number only.
-    "rows": [instances(kind)[-1] for kind in ROWS],
-    "coalesce": [*COALESCES[::4]],
+    "rows": [kernel for kind in ROWS for kernel in instances(kind)],
+    "coalesce": [*COALESCES],
     "prologue": [*PROLOGUES],
 }
 """What is compiled together."""

@@ -94,7 +94,7 @@ def test_the_engine_compiles_every_kind_of_kernel(monkeypatch: pytest.MonkeyPatc
     kernels: list[Kernel] = [
         UpdateKernel(SMALL, 128, 1),
         PrologueKernel(ADAM),
-        CoalesceKernel(BFLOAT16, FLOAT32, 32),
+        CoalesceKernel(BFLOAT16, FLOAT32),
     ]
     for kernel in kernels:
         symbol, binary = engine.compiled(kernel, 90)

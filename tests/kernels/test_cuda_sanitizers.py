@@ -82,6 +82,7 @@ for rule in (optimizer.algorithm.rules[0] for optimizer in OPTIMIZERS.values()):
 """
 
 _ROWS = """
+from gpu_adam.kernels.specialization import blocks_of_rows, log2_tile
 from tests.support.cuda_cpp.instances import COALESCES
 for kernel in COALESCES:
     for width in (1, 5, 64, 300):
@@ -90,9 +91,10 @@ for kernel in COALESCES:
         values = np.zeros(20 * width * kernel.values.itemsize, np.uint8)
         out, indices, ranked = np.empty(22 * width, kernel.working.dtype), np.empty(22, np.int64), numbers[order]
         arguments = [array.ctypes.data for array in (values, out, indices)] + [width, 20, 22]
-        arguments = np.array([*arguments, order.ctypes.data, ranked.ctypes.data, 6])
+        arguments = np.array([*arguments, order.ctypes.data, ranked.ctypes.data, 6, log2_tile(width, kernel.lanes)])
         addresses = arguments.ctypes.data + 8 * np.arange(len(arguments))
-        library.kernel(build.symbol(kernel))(22, kernel.threads, addresses.ctypes.data)
+        grid = blocks_of_rows(22, log2_tile(width, kernel.lanes))
+        library.kernel(build.symbol(kernel))(grid, kernel.threads, addresses.ctypes.data)
 """
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gpu_adam.engines import SumArguments, engine_named
-from gpu_adam.kernels.specialization import CoalesceKernel
+from gpu_adam.kernels.specialization import CoalesceKernel, log2_tile
 from tests.support.cuda_cpp import build, cases
 from tests.support.cuda_cpp.instances import COALESCES
 from tests.support.reference import assert_same_bits
@@ -60,10 +60,12 @@ class Sums:
             self.limit,
         )
 
-    def run(self, library: build.Library) -> None:
-        arguments = np.array(self.arguments(), np.int64)
+    def run(self, library: build.Library, tile: int | None) -> None:
+        tile = log2_tile(self.width, self.kernel.lanes) if tile is None else tile
+        arguments = np.array([*self.arguments(), tile], np.int64)
         addresses = arguments.ctypes.data + 8 * np.arange(len(arguments))
-        library.kernel(build.symbol(self.kernel))(self.capacity, self.kernel.threads, addresses.ctypes.data)
+        grid = -(-(self.capacity << tile) // self.kernel.threads)
+        library.kernel(build.symbol(self.kernel))(grid, self.kernel.threads, addresses.ctypes.data)
 
     def run_cpu(self) -> None:
         values, out, indices, *rest = self.arguments()
@@ -95,9 +97,11 @@ def compare(
     room: int = 0,
     limit: int = 1000,
     seed: int = 0,
+    tile: int | None = None,
 ) -> None:
+    """Compare the kernels; a tile has as many threads as the engine would give it, or ``2**tile``."""
     cuda, cpu, expected = (Sums(kernel, numbers, width, len(numbers) + room, limit, seed) for _ in range(3))
-    cuda.run(library)
+    cuda.run(library, tile)
     cpu.run_cpu()
     expected.expect()
     for one, what in ((cuda, "CUDA C++"), (cpu, "CPU")):
@@ -107,13 +111,13 @@ def compare(
 
 @pytest.mark.parametrize("kernel", COALESCES, ids=build.symbol)
 def test_every_kernel(kernel: CoalesceKernel, library: build.Library) -> None:
-    rng = np.random.default_rng(kernel.threads)
-    for width in (1, 3, 8, 64, 300, 1028):
+    rng = np.random.default_rng(kernel.lanes)
+    for width in (1, 2, 3, 5, 8, 9, 64, 300, 1028):
         compare(kernel, rng.integers(0, 20, 30), width, library, room=3, limit=18, seed=width)
         compare(kernel, rng.permutation(20), width, library, seed=width)
 
 
-@pytest.mark.parametrize("kernel", COALESCES[::4], ids=build.symbol)
+@pytest.mark.parametrize("kernel", COALESCES, ids=build.symbol)
 def test_long_runs(kernel: CoalesceKernel, library: build.Library) -> None:
     """Every length of a run up to some, so that its end lies anywhere in a batch, and one of hundreds."""
     numbers = np.concatenate([np.full(length, length) for length in (*range(1, 20), 321)])
@@ -133,11 +137,12 @@ def test_numbers_that_do_not_count(library: build.Library) -> None:
     numbers=st.lists(st.integers(-1, 12), max_size=40),
     width=st.integers(1, 140),
     room=st.integers(0, 5),
+    tile=st.integers(0, 7),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=150, deadline=None)
 def test_generated_rows(
-    kernel: CoalesceKernel, numbers: list[int], width: int, room: int, seed: int, library: build.Library
+    kernel: CoalesceKernel, numbers: list[int], width: int, room: int, tile: int, seed: int, library: build.Library
 ) -> None:
     if numbers or room:
-        compare(kernel, np.array(numbers, np.int64), width, library, room=room, limit=11, seed=seed)
+        compare(kernel, np.array(numbers, np.int64), width, library, room=room, limit=11, seed=seed, tile=tile)

@@ -52,11 +52,17 @@ def test_every_kernel_returns_the_cpus_bits(kind: Specialization, cuda: HostEngi
 
 
 def some(kind: Specialization, rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """Tensors of many sizes, aligned and not; matrices of many widths for a gradient of rows, so that every block's size comes up."""
+    """Tensors of many sizes, aligned and not; matrices of many widths for a gradient of rows, so that tiles of every size come up.
+
+    Of narrow ones there are more rows than a block has tiles.
+    """
     if kind.family == "rows":
-        widths = (1, 7, 64, 129, 384, 1000, 4096)
+        widths = (1, 2, 3, 7, 12, 30, 64, 129, 384, 1000, 4096)
         offsets = [tuple(int(k) for k in rng.integers(0, 4, len(ROLES)) * (n % 2)) for n in widths]
-        return tuple(cases.some_rows(rng, width, 9, 6, offset) for width, offset in zip(widths, offsets, strict=True))
+        heights = [400 if width < 4 else 9 for width in widths]
+        return tuple(
+            cases.some_rows(rng, width, n, n - 3, at) for width, n, at in zip(widths, heights, offsets, strict=True)
+        )
     sizes = (1, 3, 257, 5000, 1024, 2049)
     if kind.family == "strided":
         walks = [cases.strided(rng, (n // 7 + 1, 7)) for n in sizes]
@@ -81,7 +87,8 @@ def generated(draw: st.DrawFn) -> Case:
     tensors = []
     for _ in range(draw(st.integers(1, 5))):
         if kind.family == "rows":
-            width, height = draw(st.integers(1, 300)), draw(st.integers(1, 12))
+            width = draw(st.integers(1, 9) | st.integers(1, 300))
+            height = draw(st.integers(1, 12 if width > 9 else 400))
             tensors.append(cases.some_rows(rng, width, height, draw(st.integers(1, height)), draw(OFFSETS)))
         elif kind.family == "strided":
             walk = cases.strided(rng, draw(st.lists(st.integers(1, 9), max_size=5)))

@@ -100,7 +100,7 @@ def test_the_files_use_them(name: str) -> None:
 
 # ---- Compilers get the text
 
-KERNEL = CoalesceKernel(FLOAT32, FLOAT32, 32)
+KERNEL = CoalesceKernel(FLOAT32, FLOAT32)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, Format
 from gpu_adam.engines.compile import nvrtc
 from gpu_adam.errors import EngineUnavailable
-from gpu_adam.kernels.abi import PROLOGUE_THREADS
+from gpu_adam.kernels.abi import PROLOGUE_THREADS, ROW_THREADS
 from gpu_adam.kernels.specialization import (
     HINTS,
     CoalesceKernel,
@@ -81,9 +81,9 @@ REGISTERS = {
     ("multi_tensor", FLOAT64, FLOAT64, 3, True): 80,
     ("flat", FLOAT64, FLOAT16, 3, True): 144,
     ("rows", FLOAT32, FLOAT32, 2, False): 80,
-    ("rows", BFLOAT16, FLOAT32, 2, False): 80,
-    ("rows", FLOAT16, FLOAT32, 3, False): 80,
-    ("rows", FLOAT64, FLOAT64, 3, False): 80,
+    ("rows", BFLOAT16, FLOAT32, 2, False): 96,
+    ("rows", FLOAT16, FLOAT32, 3, False): 96,
+    ("rows", FLOAT64, FLOAT64, 3, False): 96,
 }
 
 IN_FLIGHT = 48 << 10
@@ -130,6 +130,8 @@ def instance(
     rule = {2: ADAM, 3: AMSGRAD}[states]
     kind = Specialization(family, rule, param, grad, param.itemsize == 2, average)  # type: ignore[arg-type]
     chosen = geometry or GPU_POLICY.geometry(param)
+    if family == "rows":
+        chosen = replace(chosen, threads=ROW_THREADS)
     return UpdateKernel(kind, chosen.threads, chosen.vectors, chosen.hint, chosen.persistent)
 
 
@@ -259,7 +261,7 @@ def test_the_prologue(architecture: int, folder: Path) -> None:
 @pytest.mark.parametrize("working", [FLOAT32, FLOAT64], ids=str)
 @pytest.mark.parametrize("values", FORMATS, ids=str)
 def test_the_sum_of_rows(values: Format, working: Format, architecture: int, folder: Path) -> None:
-    sass = disassemble(CoalesceKernel(values, working, 256), architecture, folder)
+    sass = disassemble(CoalesceKernel(values, working), architecture, folder)
     # The first row of a run, and eight words of the rows that follow.
     words = max(values.itemsize // working.itemsize, 1) if values.itemsize > working.itemsize else 1
     assert count(sass.operations, r"LDG\.E\.(EF\.)?128.*") == words + 8

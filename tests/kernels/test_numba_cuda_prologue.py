@@ -24,7 +24,6 @@ from tests.support.ptx import (
     ARITHMETIC,
     CONVERSIONS,
     HOPPER,
-    THREADS,
     Ptx,
     compiled,
     disassembled,
@@ -91,7 +90,7 @@ def check_machine_code(sass: str) -> None:
 
 @pytest.mark.parametrize(("values", "working"), SUMMED, ids=str)
 def test_coalesce(values: Format, working: Format) -> None:
-    ptx = compiled(CoalesceKernel(values, working, THREADS))
+    ptx = compiled(CoalesceKernel(values, working))
     number = {"float32": "f32", "float64": "f64"}[working.name]
     # Sums and nothing else, in the working format.
     assert ptx.spelled(ARITHMETIC) <= {f"add.{number}", f"add.rn.{number}"}
@@ -102,10 +101,10 @@ def test_coalesce(values: Format, working: Format) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{0[0]}{0[1]}".format)
 def test_coalesce_for_every_architecture(architecture: tuple[int, int]) -> None:
-    _, ptx = nvvm.compile_ptx(CoalesceKernel(BFLOAT16, FLOAT32, THREADS), architecture)
+    _, ptx = nvvm.compile_ptx(CoalesceKernel(BFLOAT16, FLOAT32), architecture)
     assert nvvm.link(ptx, architecture)[:4] == b"\x7fELF"
 
 
 def test_coalesce_machine_code(tmp_path: Path) -> None:
-    _, ptx = nvvm.compile_ptx(CoalesceKernel(BFLOAT16, FLOAT32, THREADS), HOPPER)
+    _, ptx = nvvm.compile_ptx(CoalesceKernel(BFLOAT16, FLOAT32), HOPPER)
     assert not spills(disassembled(ptx, tmp_path))

@@ -9,7 +9,8 @@ import pytest
 
 from gpu_adam.device import Device
 from gpu_adam.dtypes import BFLOAT16, FLOAT32, FLOAT64, FORMATS, Format
-from gpu_adam.engines.cuda.arguments import update_kernel
+from gpu_adam.engines.cuda.arguments import update_arguments, update_kernel
+from gpu_adam.kernels.abi import ROW_THREADS
 from gpu_adam.plan.launches import Task
 from gpu_adam.plan.policy import GPU_POLICY, Geometry, Policy
 from gpu_adam.plan.scheduling import launches_of
@@ -58,10 +59,16 @@ def test_a_persistent_grid_has_no_more_blocks_than_chunks(flat: bool, size: int)
     assert (update_kernel(one_shot).persistent, update_kernel(persistent).persistent) == (False, True)
 
 
-def test_rows_have_a_block_each_whatever_the_policy() -> None:
+@pytest.mark.parametrize(("width", "tile"), [(1, 1), (4, 1), (6, 2), (7, 4), (64, 16), (300, 128), (5000, 128)])
+def test_rows_have_a_tile_of_a_block_each_whatever_the_policy(width: int, tile: int) -> None:
     policy = Policy.uniform(Geometry(512, 2, "plain", blocks=1))
-    (launch,) = launches_of([task(6400, FLOAT32, width=64)], GPU, PROCESSORS, policy)
-    assert (launch.grid, launch.block) == (100, 32)
+    (launch,) = launches_of([task(100 * width, FLOAT32, width=width)], GPU, PROCESSORS, policy)
+    assert (launch.grid, launch.block, launch.chunk) == (
+        -(-100 * tile // ROW_THREADS),
+        ROW_THREADS,
+        width * ROW_THREADS // tile,
+    )
+    assert update_arguments(launch, 0, 0)[-5:-2] == (width, 100, tile.bit_length() - 1)
     kernel = update_kernel(launch)
     assert (kernel.vectors, kernel.hint, kernel.persistent) == (2, "plain", False)
 

@@ -26,7 +26,7 @@ from gpu_adam.engines.cuda.arguments import update_kernel
 from gpu_adam.engines.cuda.engine import GpuEngine
 from gpu_adam.engines.cuda.program import GpuProgram
 from gpu_adam.kernels.abi import NORMS, ROW_WORDS, WORD
-from gpu_adam.kernels.specialization import PrologueKernel, coalesce_kernel
+from gpu_adam.kernels.specialization import CoalesceKernel, PrologueKernel
 from gpu_adam.plan.cohorts import Cohort
 from gpu_adam.plan.launches import Task
 from gpu_adam.plan.policy import GPU_POLICY
@@ -122,7 +122,7 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> build.Library:
     kinds = {task.specialization for task in [*tasks_of([(0, 0)] * len(FORMATS)), row_task(0, 0, 0)]}
     updates = [replace(kind, family="flat") for kind in kinds if kind.family == "multi_tensor"] + list(kinds)
     kernels = [update_kernel(launch) for kind in updates for launch in _launches_of(kind)]
-    others = [PrologueKernel(RULE), *(coalesce_kernel(values, FLOAT32, WIDTH) for values in (BFLOAT16, FLOAT32))]
+    others = [PrologueKernel(RULE), *(CoalesceKernel(values, FLOAT32) for values in (BFLOAT16, FLOAT32))]
     return build.Library(build.build([*kernels, *others], build.FAST, folder))
 
 

@@ -56,8 +56,8 @@ def expression_of(kernel: Kernel) -> str:
     'gpu_adam::flat<gpu_adam::Kind<gpu_adam::Adam<false>, gpu_adam::bfloat16, float, true, false, 256, 1, gpu_adam::Streaming, false>>'
     >>> expression_of(PrologueKernel(AMSGRAD))
     'gpu_adam::prologue<gpu_adam::Adam<true>>'
-    >>> expression_of(CoalesceKernel(FLOAT16, FLOAT32, 128))
-    'gpu_adam::coalesce<gpu_adam::float16, float, 128>'
+    >>> expression_of(CoalesceKernel(FLOAT16, FLOAT32))
+    'gpu_adam::coalesce<gpu_adam::float16, float>'
     """
     match kernel:
         case UpdateKernel(s, threads, vectors, hint, persistent):
@@ -75,8 +75,8 @@ def expression_of(kernel: Kernel) -> str:
             return f"gpu_adam::{s.family}<gpu_adam::Kind<{', '.join(arguments)}>>"
         case PrologueKernel(rule):
             return f"gpu_adam::prologue<gpu_adam::{rule.cuda}>"
-        case CoalesceKernel(values, working, threads):
-            return f"gpu_adam::coalesce<{_C_TYPES[values.name]}, {_C_TYPES[working.name]}, {threads}>"
+        case CoalesceKernel(values, working):
+            return f"gpu_adam::coalesce<{_C_TYPES[values.name]}, {_C_TYPES[working.name]}>"
 
 
 @dataclass(frozen=True)

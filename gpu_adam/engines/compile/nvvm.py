@@ -42,7 +42,7 @@ def _function_of(kernel: Kernel) -> Callable[..., None]:
             from ...kernels.numba_cuda.prologue import make_prologue
 
             return make_prologue(rule)
-        case CoalesceKernel(values, working, _):
+        case CoalesceKernel(values, working):
             from ...kernels.numba_cuda.sparse import make_coalesce
 
             return make_coalesce(values, working)

@@ -26,5 +26,5 @@ def update_arguments(launch: Launch, table: int, coefficients: int) -> tuple[int
     (task,) = launch.tasks
     row = coefficients + task.row * ROW_WORDS * launch.specialization.working.itemsize
     if task.width:
-        return (*task.pointers, task.width, task.size // task.width, task.indices, row)
+        return (*task.pointers, task.width, task.size // task.width, task.log2_tile, task.indices, row)
     return (*task.pointers, task.size, row)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...device import Device
 from ...kernels.abi import ROLES
-from ...kernels.specialization import Kernel, PrologueKernel, coalesce_kernel
+from ...kernels.specialization import CoalesceKernel, Kernel, PrologueKernel, blocks_of_rows, log2_tile
 from ...plan.launches import Launch
 from ...plan.policy import GPU_POLICY, Policy
 from ...plan.prologue import Prologue
@@ -90,14 +90,16 @@ class GpuEngine(Generic[SomeBinding]):
         if memory is None:
             raise ValueError(f"out={sums.out:#x}: must be the address of memory that this engine has allocated")
         device = memory.device.index
-        kernel = coalesce_kernel(sums.values_format, sums.working, sums.width)
+        kernel = CoalesceKernel(sums.values_format, sums.working)
+        tile = log2_tile(sums.width, kernel.lanes)
         with self._cuda.on(device):
             stream = self._cuda.stream(stream)
             # The last step may still be reading the last sums, on another stream.
             reader = self._row_readers.get(sums.out)
             if reader is not None:
                 reader.follow(stream)
-            call = Call(self._function(kernel, device), sums.capacity, kernel.threads, sums.arguments)
+            grid = blocks_of_rows(sums.capacity, tile)
+            call = Call(self._function(kernel, device), grid, kernel.threads, (*sums.arguments, tile))
             self._cuda.launch(call, stream)
 
     def load(

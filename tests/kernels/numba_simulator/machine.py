@@ -183,7 +183,7 @@ class Simulator:
                 function = make_kernel(specialization, vectors, hint, persistent, target)
             case PrologueKernel(rule):
                 function = make_prologue(rule, target)
-            case CoalesceKernel(values, working, _):
+            case CoalesceKernel(values, working):
                 function = make_coalesce(values, working, target)
         self._kernels[symbol] = numba.cuda.jit(function)
         return symbol

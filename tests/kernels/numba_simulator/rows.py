@@ -30,7 +30,7 @@ def simulated_rows_of_every_width(engine: Any, numbers: Iterator[int], kind: Kin
     """Wide rows take several rounds of a block; where the width is no multiple of the vector, every row is aligned in its own way."""
     tensors = [
         Tensor(engine, kind, contiguous(8 * width), seed=next(numbers), row=k % 3, width=width, indices=INDICES)
-        for k, width in enumerate((1, 3, 8, 21, 131, 301))
+        for k, width in enumerate((1, 2, 3, 8, 21, 131, 301))
     ]
     _, launches = run(engine, tensors, Policy.uniform(Geometry(vectors=vectors)), rows=3)
     assert {launch.specialization.family for launch in launches} == {"rows"}
@@ -73,7 +73,7 @@ LIMIT = 50
     ],
     ids=str,
 )
-@pytest.mark.parametrize("width", [1, 7, 40])
+@pytest.mark.parametrize("width", [1, 2, 7, 40])
 def simulated_coalesce(engine: Any, numbers: Iterator[int], values_format: Format, working: Format, width: int) -> None:
     """Runs of one, of a few and of very many, numbers out of range on either side, and room that is not needed."""
     given = [3, 0, 49, 3, -1, 50, 3, 12, 0, -7, 1000, *[20] * 21, 3, 12]

@@ -16,7 +16,7 @@ from typing import Any
 import gpu_adam.kernels
 from gpu_adam.engines.compile.nvrtc import expression_of, files_of, sources
 from gpu_adam.engines.processors import usable_processors
-from gpu_adam.kernels.specialization import CoalesceKernel, Kernel, UpdateKernel
+from gpu_adam.kernels.specialization import Kernel, UpdateKernel
 
 HERE = Path(__file__).parent
 KERNELS = Path(gpu_adam.kernels.__file__).parent
@@ -49,7 +49,7 @@ def symbol(kernel: Kernel) -> str:
     if isinstance(kernel, UpdateKernel):
         grid = "_persistent" if kernel.persistent else ""
         return f"{kernel.name}_{kernel.threads}x{kernel.vectors}_{kernel.hint}{grid}"
-    return f"{kernel.name}_{kernel.threads}" if isinstance(kernel, CoalesceKernel) else kernel.name
+    return kernel.name
 
 
 def has_barriers(kernel: Kernel) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpu_adam.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS
+from gpu_adam.kernels.abi import ROW_THREADS
 from gpu_adam.kernels.specialization import CoalesceKernel, Kernel, PrologueKernel, Specialization, UpdateKernel
 from gpu_adam.plan.policy import GPU_POLICY, Geometry
 from tests.support.shipped import ADAM, AMSGRAD, OPTIMIZERS, RULES, formats_of
 
 FAMILIES = ("flat", "multi_tensor", "strided")
-ROW_THREADS = (32, 64, 128, 256)
-"""Blocks that rows are updated and summed by, depending on their width."""
 
 WITHOUT_AVERAGE = tuple(
     Specialization(family, rule, param, grad, master)  # type: ignore[arg-type]
@@ -30,19 +29,14 @@ ROWS = tuple(
 SPECIALIZATIONS = (*WITHOUT_AVERAGE, *(kind for kind in WITH_AVERAGE if kind.grad is kind.param), *ROWS)
 
 PROLOGUES = tuple(PrologueKernel(optimizer.algorithm.rules[0]) for optimizer in OPTIMIZERS.values())
-COALESCES = tuple(
-    CoalesceKernel(values, working, threads)
-    for values in FORMATS
-    for working in (FLOAT32, FLOAT64)
-    for threads in ROW_THREADS
-)
+COALESCES = tuple(CoalesceKernel(values, working) for values in FORMATS for working in (FLOAT32, FLOAT64))
 
 
 def instances(kind: Specialization) -> tuple[UpdateKernel, ...]:
     """A specialization at the geometries that the GPU engines use."""
     geometry = GPU_POLICY.geometry(kind.param)
     if kind.family == "rows":
-        return tuple(UpdateKernel(kind, threads, geometry.vectors, geometry.hint) for threads in ROW_THREADS)
+        return (UpdateKernel(kind, ROW_THREADS, geometry.vectors, geometry.hint),)
     return (UpdateKernel(kind, geometry.threads, geometry.vectors, geometry.hint, geometry.persistent),)
 
 
