@@ -41,9 +41,7 @@ def show(code: str, names: dict[str, Any], page: str) -> None:
 
 WITH_EXAMPLES = [page for page in PAGES if plain_blocks(page)]
 WITH_RANKS = [page for page in PAGES if program_of_ranks(page)]
-FOR_GPUS = [
-    pytest.param(code, id=f"{page}-{number}") for page in PAGES for number, code in enumerate(gpu_blocks(page))
-]
+FOR_GPUS = [pytest.param(code, id=f"{page}-{number}") for page in PAGES for number, code in enumerate(gpu_blocks(page))]
 
 TRAINED: dict[str, Callable[[dict[str, Any]], bool]] = {
     "index.md": lambda names: bool(abs(names["w"] - 1).max() < 0.01),

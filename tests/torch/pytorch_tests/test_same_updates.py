@@ -125,22 +125,19 @@ def test_torchs_default_format_changes_nothing(name: str, default: Any) -> None:
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_fused_refuses_parameters_without_memory_until_they_have_some(name: str) -> None:
+def test_fused_leaves_out_parameters_without_memory_until_they_have_some(name: str) -> None:
     with torch.device("meta"):
         model = torch.nn.Linear(3, 2)
-    opt = optimizer(name, model.parameters(), fused=True)
-    for p in model.parameters():
-        p.grad = torch.empty_like(p)
-    with pytest.raises(ValueError, match="device meta"):
-        opt.step()
-    opt.zero_grad()
-    model.to_empty(device="cpu")
-    for p in model.parameters():
-        torch.nn.init.ones_(p)
-        p.grad = torch.ones_like(p)
-    opt = optimizer(name, model.parameters(), fused=True)
+    weight, bias = model.parameters()
+    opt = optimizer(name, [weight, bias], fused=True)
+    weight.grad, bias.grad = torch.empty_like(weight), torch.empty_like(bias)
     opt.step()
-    assert all((p < 1).all() for p in model.parameters())
+    assert not opt.state_dict()["state"]
+    for p in (weight, bias):  # what `to_empty` does where PyTorch swaps tensors rather than replace parameters
+        torch.utils.swap_tensors(p, torch.nn.Parameter(torch.ones(p.shape)))
+        p.grad = torch.ones_like(p)
+    opt.step()
+    assert all((p < 1).all() for p in (weight, bias))
 
 
 @pytest.mark.parametrize("scale", [None, 4.0], ids=["no scale", "scale"])
