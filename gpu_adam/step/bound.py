@@ -115,6 +115,8 @@ class Bound:
                 one.ref.library.zero(one.state.flat_view("grad", one.ref))
         for placed, bound in zip(self._params, self.arrays, strict=True):
             if placed.has("grad"):
+                if placed.ref.library.holds_gradients and bound.data_ptr() != placed.address("grad"):
+                    bound.zero_()  # somebody has given it other memory
                 continue
             tensor = placed.ref.array
             if not placed.ref.library.holds_gradients:

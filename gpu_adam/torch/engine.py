@@ -33,7 +33,7 @@ class Engine:
 
     Attributes:
         core: The optimizer.
-        params: The parameters, in the groups' order. Those that hold no floats, or have no memory yet, are left out.
+        params: The parameters, in the groups' order. Those that hold no floats, or have neither memory nor a gradient yet, are left out.
 
     Raises:
         TypeError, ValueError: If the parameters cannot be updated, or not with these options.
@@ -259,8 +259,8 @@ class Engine:
 
 
 def _takes_part(param: Tensor) -> bool:
-    """Whether a parameter may have a gradient, and memory to be updated in."""
-    return (param.is_floating_point() or param.is_complex()) and not param.is_meta
+    """Whether a parameter may be updated: without memory only one with a gradient, which the engine then refuses."""
+    return (param.is_floating_point() or param.is_complex()) and (not param.is_meta or param.grad is not None)
 
 
 def _is_capturable(groups: Groups) -> bool:

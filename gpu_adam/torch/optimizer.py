@@ -106,6 +106,8 @@ class TorchOptimizer(torch.optim.Optimizer):
     ) -> None:
         _refuse_flags(foreach, fused, differentiable)
         self._refuse_unknown(options)
+        if isinstance(params, (set, frozenset)):
+            raise TypeError(f"params is {a_kind(params)}: must be a list, or another collection with an order")
         defaults = {
             **hyperparameters,
             "foreach": foreach,
@@ -167,9 +169,13 @@ class TorchOptimizer(torch.optim.Optimizer):
         engine = self._engine
         # One that is to be made anew knows other parameters.
         if self._options.get("pack") and engine is not None and engine.fits(self.param_groups):
-            engine.core.zero_grad(set_to_none)
-        else:
-            super().zero_grad(set_to_none)
+            try:
+                engine.core.zero_grad(set_to_none)
+                return
+            except ValueError:
+                # Parameters that have become others do not take the gradients that are bound to them.
+                self._forget_engine()
+        super().zero_grad(set_to_none)
 
     # A step.
 
