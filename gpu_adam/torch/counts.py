@@ -43,17 +43,19 @@ class Counts:
         """Take them for what they are: the next ones that are told count, wherever they go."""
         self._told = self._array.tobytes()
 
-    def tell(self, counts: NDArray[np.int64]) -> bool:
-        """Have them be these, but for those that were edited.
+    def are_narrow_for(self, counts: NDArray[np.int64]) -> bool:
+        """Whether their format does not hold all of these."""
+        return self._array.itemsize == 4 and bool(counts.max(initial=0) > FLOAT32_INTEGERS)
 
-        Returns:
-            Whether they are shown by other tensors from now on.
-        """
+    def widen(self) -> None:
+        """Be float64 from now on, shown by other tensors; edits stay edits."""
+        before = np.frombuffer(self._told, self._array.dtype)
+        self._array = self._array.astype(np.float64)
+        self._told = before.astype(np.float64).tobytes()
+
+    def tell(self, counts: NDArray[np.int64]) -> None:
+        """Have them be these, but for those that were edited."""
         kept = ~self.edited if self.were_edited else True
-        widens = self._array.itemsize == 4 and bool(counts.max(initial=0) > FLOAT32_INTEGERS)
-        if widens:
-            self._array = self._array.astype(np.float64)
         fresh = counts.astype(self._array.dtype)
         np.copyto(self._array, fresh, where=kept)
         self._told = fresh.tobytes()
-        return widens

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..arrays.roster import Roster
 from ..optim.base import GpuOptimizer
 from ..optim.live import Live
+from ..process.uninterrupted import uninterrupted
 from .access import PLAIN, access_of, is_flattened, is_shard, same_memory
 from .counts import Counts
 from .entries import COPIES, Found, read_entry
@@ -68,7 +69,7 @@ class Engine:
         self._shown: list[dict[str, Tensor]] = [{} for _ in range(count)]
         self._is_hidden, self._hides = np.ones(count, np.bool_), True
         self._counts = Counts(count)
-        self._is_behind = False
+        self._is_behind = self._is_unshown = False
 
     @torch.no_grad()
     def _local(self) -> list[Tensor]:
@@ -126,11 +127,12 @@ class Engine:
 
     def step(self) -> None:
         """A step with the parameters' gradients."""
+        # Before it: an exception out of a handler may come right after it.
+        self._is_behind = self._is_unshown = True
         if self._is_plain:
             self._live.step(None)
         else:
             self._live.step(self._split(self._gradients()))
-        self._is_behind = True
 
     @torch.no_grad()
     def _gradients(self) -> list[Tensor | None]:
@@ -156,16 +158,26 @@ class Engine:
         if self._hides:
             stepped = self._live.stepped
             self._show(state, stepped[self._is_hidden[stepped]].tolist())
+        self._is_unshown = False
+
+    def show_all(self, state: LiveState) -> None:
+        """Have the state show everything as it is now, for which it waits where a device counts the steps."""
+        if self._is_unshown:
+            self.show(state)
+        self.tell_counts(state)
 
     def tell_counts(self, state: LiveState) -> None:
         """Bring the step counts that the state shows up to date, for which it waits where a device counts; a user's edits stay."""
         if self._is_behind:
+            counts = self._live.counts
+            if self._counts.are_narrow_for(counts):
+                uninterrupted(self._widen_counts, state)
+            self._counts.tell(counts)
             self._is_behind = False
-            if self._counts.tell(self._live.counts):
-                self._show_counts(state)
 
-    def _show_counts(self, state: LiveState) -> None:
-        """Have the state show them where they lie now, but where somebody has put other ones there."""
+    def _widen_counts(self, state: LiveState) -> None:
+        """Have the state show the counts in a wider format, but where somebody has put other ones there."""
+        self._counts.widen()
         for index, shown in enumerate(self._shown):
             entry = state.get(self.params[index])
             if "step" in shown and isinstance(entry, dict):
@@ -212,6 +224,10 @@ class Engine:
             elif counts[index] or not self._is_hidden[index]:
                 cleared.append(index)
         # Nothing has changed up to here, and nothing is refused from here on.
+        uninterrupted(self._take_over, state, found, cleared)
+
+    @torch.no_grad()
+    def _take_over(self, state: LiveState, found: Mapping[int, Found], cleared: Sequence[int]) -> None:
         self._write(found, cleared)
         self._is_hidden[cleared] = True
         for index in cleared:
@@ -220,6 +236,7 @@ class Engine:
         self._is_behind = True
         self.tell_counts(state)
         self._show(state, list(found))
+        state.adopt(self)
 
     def _read(self, index: int, entry: Any, count: int) -> Found | None:
         label, shown = self._live.label(index), self._shown[index]

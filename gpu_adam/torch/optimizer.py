@@ -274,7 +274,6 @@ class TorchOptimizer(torch.optim.Optimizer):
             state.shown_by.tell_counts(state)
         with torch.no_grad():
             engine.take_up(state)
-        state.adopt(engine)
 
     def _forget_engine(self) -> None:
         """Go on without an engine until the next step, whose engine takes up the state that is shown.
@@ -284,9 +283,9 @@ class TorchOptimizer(torch.optim.Optimizer):
         """
         if self._engine is not None:
             self._engine.refuse_averages()
-            self._engine.tell_counts(self._state)
-            self._skipped_before += self._engine.core.steps_skipped
-            self._engine = None
+            self._engine.show_all(self._state)
+            # In one operation, as all that an exception may come in the middle of.
+            vars(self).update(_skipped_before=self.steps_skipped, _engine=None)
 
     # The state.
 
@@ -307,7 +306,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         """
         state = self._state
         if self._engine is not None:
-            self._engine.tell_counts(state)
+            self._engine.show_all(state)
         return state
 
     @state.setter
@@ -353,8 +352,8 @@ class TorchOptimizer(torch.optim.Optimizer):
             saved = saved if result is None else result
         with torch.no_grad():
             state, groups, skipped = read_state_dict(saved, self.param_groups, self.defaults, self._kind.algorithm)
-        self._skipped_before += skipped - self.steps_skipped
-        self.__setstate__({"state": LiveState(state), "param_groups": groups})
+        skipped += self._skipped_before - self.steps_skipped
+        self.__setstate__({"state": LiveState(state), "param_groups": groups, "_skipped_before": skipped})
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
