@@ -59,8 +59,8 @@ class Calls:
     entered: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
-def counted(step: Step, steps: int = COUNTED) -> Calls:
-    """The mean of some steps.
+def counted(step: Step, steps: int = COUNTED, before: Step = lambda: None) -> Calls:
+    """The mean of some steps; what comes ``before`` each is not counted.
 
     Functions in C are none of them. A generator that goes on counts as another call; a comprehension never does, since whether it is a
     function depends on Python's version.
@@ -72,13 +72,15 @@ def counted(step: Step, steps: int = COUNTED) -> Calls:
             caller = frame.f_back
             events[frame.f_code, "" if caller is None else caller.f_code.co_filename] += 1
 
-    before = sys.getprofile()
-    sys.setprofile(on_event)
+    other = sys.getprofile()
     try:
         for _ in range(steps):
+            before()
+            sys.setprofile(on_event)
             step()
+            sys.setprofile(other)
     finally:
-        sys.setprofile(before)
+        sys.setprofile(other)
     found = Calls()
     for (code, caller), times in events.items():
         name = code.co_filename

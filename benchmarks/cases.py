@@ -10,9 +10,9 @@ from typing import Literal, Protocol, TypeVar
 from .rules import RULES
 
 Shape = tuple[int, ...]
-Variant = Literal["plain", "clip", "average", "scale", "rows"]
+Variant = Literal["plain", "clip", "average", "scale", "rows", "absent"]
 
-BYTES: dict[Variant, int] = {"plain": 28, "clip": 32, "average": 36, "scale": 32, "rows": 28}
+BYTES: dict[Variant, int] = {"plain": 28, "clip": 32, "average": 36, "scale": 32, "rows": 28, "absent": 28}
 """Bytes that a step of Adam has to move for each element.
 
 p g m v are read and p m v written, or with master weights g master m v read and p master m v written. A norm, and the search for
@@ -31,9 +31,12 @@ class Case:
         format: ``"float32"`` or ``"float64"``, or ``"bfloat16"`` with float32 master weights.
         variant: What a step does: ``"plain"`` is the optimizer alone; ``"clip"`` clips the norm; ``"average"`` keeps an exponential average
             of the parameters; ``"scale"`` divides the gradients by a loss scale and skips steps that are not finite; ``"rows"`` has
-            gradients of some rows only.
+            gradients of some rows only; with ``"absent"`` some tensors have none, others in each step.
         rows: With ``"rows"``, how many rows the gradient has.
+        absent: With ``"absent"``, how many tensors of one size have no gradient.
         optimizer: Whose step it is, as `RULES` calls it. Only Adam's is measured in other formats than float32, and with additions.
+        gradients: ``"bound"`` where every step finds the same arrays, NumPy's for `GpuAdam` and torch's for torch; ``"new"`` where all
+            have torch tensors, and each step other gradients, as in a training loop: see `training`.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Case:
     variant: Variant = "plain"
     rows: int = 0
     optimizer: str = "adam"
+    absent: int = 0
+    gradients: Literal["bound", "new"] = "bound"
 
     @property
     def elements(self) -> int:
@@ -52,7 +57,9 @@ class Case:
     @property
     def updated(self) -> int:
         """Parameters that a step changes."""
-        return self.rows * prod(self.shapes[0][1:]) if self.variant == "rows" else self.elements
+        if self.variant == "rows":
+            return self.rows * prod(self.shapes[0][1:])
+        return self.elements - self.absent * prod(self.shapes[0])
 
     @property
     def ideal_bytes(self) -> int:
@@ -62,9 +69,8 @@ class Case:
         return wide * (BYTES[self.variant] - 8 * fewer) * self.updated
 
 
-def gpt2_124m() -> Iterator[Shape]:
-    """GPT-2 124M: 12 blocks of width 768, a vocabulary of 50,257, a context of 1,024; the output shares the embedding."""
-    width = 768
+def gpt2(width: int) -> Iterator[Shape]:
+    """GPT-2: 12 blocks of a width, a vocabulary of 50,257, a context of 1,024; the output shares the embedding. 124M has width 768."""
     yield (50257, width)
     yield (1024, width)
     for _ in range(12):
@@ -141,7 +147,7 @@ def of_rows(rows: int, height: int, width: int) -> Case:
     return Case(f"rows-{height}x{width}", "single", ((height, width),), variant="rows", rows=rows)
 
 
-GPT2, RESNET = Case("gpt2-124m", "list", tuple(gpt2_124m())), Case("resnet50", "list", tuple(resnet50()))
+GPT2, RESNET = Case("gpt2-124m", "list", tuple(gpt2(768))), Case("resnet50", "list", tuple(resnet50()))
 
 # ---- On a CPU -----------------------------------------------------------------------------------------------------------------------
 

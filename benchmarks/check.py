@@ -48,11 +48,14 @@ def check(contender: Contender, start: Start) -> None:
     """
     for step in contender.steps.values():
         for _ in range(CHECKED_STEPS):
+            if contender.before is not None:
+                contender.before()
             step()
             contender.taken += 1
     if contender.params is None:
         return
     tolerance = TOLERANCES[start.case.format]
+    absent = [contender.absent(t) for t in range(1, contender.taken + 1)]
     roundings = 1 if start.case.format == "bfloat16" and contender.master else contender.taken
     allowed_step = (tolerance.step + contender.slack) * LR * contender.taken
     found = {"tensor": contender.params()}
@@ -69,7 +72,8 @@ def check(contender: Contender, start: Start) -> None:
             places = np.unique(np.concatenate((ends, n - 1 - ends, rng.integers(0, n, SAMPLE // 2))))
         theta, gradient = (array.reshape(-1)[places].astype(float) for array in (param, grad))
         paper = RULES[start.case.optimizer].paper(theta, **start.hyperparameters)
-        path = [paper.step(contender.factor * gradient) for _ in range(contender.taken)]
+        # In a step without a gradient nothing moves, and none is counted.
+        path = [paper.theta if index in gone else paper.step(contender.factor * gradient) for gone in absent]
         mean = theta
         for t, theta in enumerate(path, start=1):
             mean = mean + contender.weight(t) * (theta - mean)

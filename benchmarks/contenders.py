@@ -28,6 +28,7 @@ from .plain import (
     torch_optimizer,
 )
 from .start import LIMIT, Contender, Start
+from .training import contenders as training
 
 MOST_TENSORS_JAX = 200
 """Beyond, JAX compiles for minutes: it unrolls the list."""
@@ -52,7 +53,9 @@ class Entry:
 def entries(case: Case, place: Place) -> Iterator[Entry]:
     """All that are measured in a case; the first is the limit."""
     yield Entry(LIMIT, lambda start: [Contender({LIMIT: limit(case, place)})])
-    if case.optimizer != "adam" or case.variant != "plain":
+    if case.gradients == "new":
+        yield Entry("a training loop", training.contenders)
+    elif case.optimizer != "adam" or case.variant != "plain":
         more = variants.contenders if case.optimizer == "adam" else others.contenders
         libraries = {place.engines[0]: place.native(place.engines[0])}
         yield Entry(f"steps with {case.variant}", lambda start: more(start, libraries, place.device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from .clocks import CpuClock
 from .contenders import counterpart
 from .goals import cpu_goals
 from .libraries import has_torch
-from .machine import machine, versions
+from .machine import BUSY, machine, versions
 from .measure import described, measured
 from .place import CPU
 from .record import write
@@ -28,7 +28,14 @@ OTHERS_SHARE = 0.4
 """Of a case's seconds, for other optimizers than Adam."""
 
 
-def run(cases: Sequence[Case], repeats: int, budget: float, *, quick: bool) -> dict[str, Any]:
+NAME, BESIDE = "cpu", (".png",)
+"""What the files of results are called, and how those end that lie beside the figures."""
+
+Keep = Callable[[dict[str, Any]], Any]
+"""Told of all results so far, after each case."""
+
+
+def run(cases: Sequence[Case], repeats: int, budget: float, *, quick: bool, keep: Keep) -> dict[str, Any]:
     """Measure, printing as it goes, and return all figures.
 
     Args:
@@ -36,10 +43,25 @@ def run(cases: Sequence[Case], repeats: int, budget: float, *, quick: bool) -> d
         repeats: Rounds at most.
         budget: Seconds for the rounds of a case.
         quick: Whether the other measurements are made small, too.
+        keep: Is told of the results after each case.
 
     Raises:
         WrongResult: If a contender does not compute what it should.
     """
+    results = begun()
+    measure_cases(results, cases, repeats, budget, keep)
+    results["overhead"] = overhead.measure(overhead.QUICK_COUNTS if quick else overhead.COUNTS, repeats, budget / 2)
+    results["startup"] = startup.measure(*(QUICK_STARTUP if quick else STARTUP))
+    goals = cpu_goals(results)
+    results["goals"] = [goal.as_dict() for goal in goals]
+    print("\n" + report.overhead_table(results["overhead"]))
+    print("\n" + report.startup_table(results["startup"]))
+    print("\n" + report.goals_table(goals) + "\n")
+    return results
+
+
+def begun() -> dict[str, Any]:
+    """Results that say where they are measured and with what, which is printed as well; torch gets as many threads as the engine."""
     threads = thread_count()
     if has_torch():
         import torch
@@ -49,11 +71,16 @@ def run(cases: Sequence[Case], repeats: int, budget: float, *, quick: bool) -> d
     print(", ".join(f"{name} {value}" for name, value in {**results["machine"], **results["versions"]}.items()))
     print(f"{threads} threads for each contender that takes a number of threads; NumPy has one")
     load, cores = results["machine"].get("load_at_start"), results["machine"]["cores"]
-    if load is not None and load > 0.5 * cores:
+    if load is not None and load > BUSY * cores:
         print(
             f"warning: the machine is busy (load {load:.1f} on {cores} cores), so absolute times mean little",
             file=sys.stderr,
         )
+    return results
+
+
+def measure_cases(results: dict[str, Any], cases: Sequence[Case], repeats: int, budget: float, keep: Keep) -> None:
+    """Add the figures of cases to results, and print them; the arguments are those of `run`."""
     results["cases"] = []
     for case in cases:
         with _Progress(case.name) as progress:
@@ -61,14 +88,7 @@ def run(cases: Sequence[Case], repeats: int, budget: float, *, quick: bool) -> d
             result = run_case(case, repeats, share * budget, progress)
         results["cases"].append(result)
         print("\n" + report.case_table(result), flush=True)
-    results["overhead"] = overhead.measure(overhead.QUICK_COUNTS if quick else overhead.COUNTS, repeats, budget / 2)
-    results["startup"] = startup.measure(*(QUICK_STARTUP if quick else STARTUP))
-    goals = cpu_goals(results)
-    results["goals"] = [goal.as_dict() for goal in goals]
-    print("\n" + report.overhead_table(results["overhead"]))
-    print("\n" + report.startup_table(results["startup"]))
-    print("\n" + report.goals_table(goals) + "\n")
-    return results
+        keep(results)
 
 
 def run_case(case: Case, repeats: int, budget: float, progress: Any = lambda: None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .gpu_proof.sanitizers import TOOLS
+from .markdown import table
 from .overhead import PACKED
 from .start import LIMIT
 from .variants import ADDED, PAIRS
@@ -61,6 +62,16 @@ class Goal:
         return {**asdict(self), "reached": self.reached}
 
 
+def goals_page(saved: Sequence[Mapping[str, Any]]) -> str:
+    """A table in Markdown of goals as they are saved."""
+    rows = []
+    for one in saved:
+        goal = Goal(**{name: value for name, value in one.items() if name != "reached"})
+        bound = f"{'at most' if goal.at_most else 'at least'} {goal.shown(goal.target)}"
+        rows.append((goal.what, bound, goal.shown(goal.measured), goal.verdict))
+    return table(("goal", "asked", "measured", "reached"), rows)
+
+
 # ---- On the CPU -----------------------------------------------------------------------------------------------------------------------
 
 WAYS = ("GpuAdam cpu in place", "GpuAdam cpu packed")
@@ -92,7 +103,7 @@ def _cases(cases: dict[str, Any]) -> Iterator[Goal]:
             )
         for name, spoken, target in (
             ("single-16Mi", "16 Mi elements", 1.0),
-            ("thousand", "1,000 tensors of 1,000", 20.0),
+            ("thousand", "1,000 NumPy arrays of 1,000", 20.0),
             ("gpt2-124m", "GPT-2 124M", 1.0),
             ("resnet50", "ResNet-50", 1.0),
         ):
@@ -109,7 +120,7 @@ def _variants(cases: dict[str, Any]) -> Iterator[Goal]:
             yield Goal(f"16 Mi elements, {clipping}: time over the plain step", row["to_plain"], 1.25, True, "x")
         for name, spoken, target in (
             ("clip-single-16Mi", "16 Mi elements", 1.5),
-            ("clip-thousand", "1,000 tensors of 1,000", 20.0),
+            ("clip-thousand", "1,000 NumPy arrays of 1,000", 20.0),
         ):
             if PAIRS["clip"] in cases.get(name, {}):
                 faster = 1 / cases[name][clipping]["to_torch"]

@@ -16,6 +16,9 @@ from gpu_adam.doctor import find_machine, find_packages
 
 from .runner import ROOT
 
+BUSY = 0.5
+"""The load of a processor beyond which times mean little."""
+
 
 def machine(device: str) -> dict[str, Any]:
     """Where it ran, on what, and how busy that was.

@@ -45,7 +45,7 @@ def measured(
     optimizers: dict[str, Any] = {}
     for contender in _checked(start, place, left_out):
         for label, step in contender.steps.items():
-            timed[label] = Timed(step, contender.wait, on_stream=contender.wait is None)
+            timed[label] = Timed(step, contender.wait, on_stream=contender.wait is None, before=contender.before)
             if contender.optimizer is not None:
                 optimizers[label] = contender.optimizer
     by_turns(timed, clock, rounds=rounds, seconds=seconds, progress=progress)
@@ -82,6 +82,7 @@ def described(case: Case) -> dict[str, Any]:
         "format": case.format,
         "variant": case.variant,
         "optimizer": case.optimizer,
+        "gradients": case.gradients,
         "tensors": len(case.shapes),
         "elements": case.elements,
         "updated": case.updated,

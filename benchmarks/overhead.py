@@ -49,7 +49,7 @@ def measure(counts: tuple[int, ...], repeats: int, budget: float) -> list[dict[s
     """
     rows = []
     for count in counts:
-        with _without_kernels():
+        with without_kernels():
             with patch.multiple(cpu, SERIAL=sys.maxsize, MEASURED_SERIAL=sys.maxsize):
                 steps = dict(_steps(count))
                 for step in steps.values():
@@ -67,7 +67,7 @@ def measure(counts: tuple[int, ...], repeats: int, budget: float) -> list[dict[s
     return rows
 
 
-def _without_kernels() -> Any:
+def without_kernels() -> Any:
     """A block in which the engine's programs are made of kernels that do nothing."""
     return patch.multiple(cpu, **dict.fromkeys(("compiled", "measuring", "finishing"), lambda *key: _nothing))
 

@@ -44,9 +44,11 @@ def case_table(result: dict[str, Any]) -> str:
     what = f"{result['tensors']:,} tensor{'s' if result['tensors'] > 1 else ''}, {result['elements']:,} elements of {result['format']}"
     if result["updated"] != result["elements"]:
         what += f", of which {result['updated']:,} change"
+    if result["gradients"] == "new":
+        what += ", torch tensors and new gradients each step for all"
     lines = [
         f"{result['name']}: {what}, {result['bytes'] / 1e6:,.3g} MB a step",
-        f"  {'':44}{'median':>12}  {'quartiles':^21}{'GB/s':>7}{'x limit':>10}{'x plain':>10}{'x torch':>10}",
+        f"  {'':48}{'median':>12}  {'quartiles':^21}{'GB/s':>7}{'x limit':>10}{'x plain':>10}{'x torch':>10}",
     ]
     for row in result["rows"]:
         low, high = (time_text(value) for value in row["quartiles"])
@@ -58,7 +60,7 @@ def case_table(result: dict[str, Any]) -> str:
         told = "-" if other_bytes else f"{rate:.1f}"
         plain, torch = ("-" if row[key] is None else f"{row[key]:.3g}" for key in ("to_plain", "to_torch"))
         lines.append(
-            f"  {row['label']:44}{time_text(row['median']):>12}  {low:>9} - {high:<9}{told:>7}"
+            f"  {row['label']:48}{time_text(row['median']):>12}  {low:>9} - {high:<9}{told:>7}"
             f"{row['to_limit']:>10.3g}{plain:>10}{torch:>10}"
         )
     lines.append(f"  (x plain: without what follows the comma; x torch: {result['torch']})")

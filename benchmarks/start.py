@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
@@ -16,7 +16,7 @@ from .rules import RULES
 
 LIMIT = "limit"
 
-EPS = {"plain": 1e-8, "clip": 1e-4, "average": 1e-8, "scale": 1e-4, "rows": 1e-15}
+EPS = {"plain": 1e-8, "clip": 1e-4, "average": 1e-8, "scale": 1e-4, "rows": 1e-15, "absent": 1e-8}
 """Adam's, by variant. It hardly sees how large a gradient is; so large an ε does, and shows whether it was scaled. So small a one makes
 PyTorch's SparseAdam, which adds it to the uncorrected root, the same as Adam."""
 
@@ -24,6 +24,9 @@ MAX_NORM = 1.0
 LOSS_SCALE = 1024.0
 DECAY = 0.999
 """Of the average."""
+
+WEIGHT_DECAY = {"weight_decay": 0.01, "decoupled_weight_decay": True}
+"""AdamW's, of training loops."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,25 @@ class Start:
     def hyperparameters(self) -> Mapping[str, Any]:
         """Of all contenders."""
         own = RULES[self.case.optimizer].hyperparameters
-        return {**own, "eps": self.eps} if self.case.optimizer == "adam" else own
+        if self.case.optimizer != "adam":
+            return own
+        return {**own, "eps": self.eps, **(WEIGHT_DECAY if self.case.gradients == "new" else {})}
 
     @cached_property
     def clip_factor(self) -> float:
         """What clipping the norm to ``MAX_NORM`` multiplies the gradients by."""
         norm = sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in self.grads))
         return min(1.0, MAX_NORM / (norm + 1e-6))
+
+    def absent(self, t: int) -> frozenset[int]:
+        """The tensors that have no gradient in step t = 1, 2, …: the same in every run, and others in each step.
+
+        In the first one all have theirs: in it a packed `gpu_adam.torch.AdamW` gives every parameter a gradient, of zeros if need be.
+        """
+        if t == 1:
+            return frozenset()
+        rng = np.random.default_rng((2017, t))
+        return frozenset(rng.choice(len(self.case.shapes), self.case.absent, replace=False).tolist())
 
     @cached_property
     def scaled_grads(self) -> list[Array]:
@@ -102,6 +117,8 @@ class Contender:
         slack: What a step may be off beyond the tolerance, as a share of the learning rate.
         averages: The average that it keeps of the parameters, on the host.
         weight: What the average gives to the new parameter in step t = 1, 2, ….
+        before: What comes before each step, untimed: what another makes in a training loop.
+        absent: The tensors that have no gradient in step t = 1, 2, ….
         wait: What waits for its last step, where the device's own waiting does not know of it.
         optimizer: One of ours, which knows its plan.
     """
@@ -113,6 +130,8 @@ class Contender:
     slack: float = 0.0
     averages: Callable[[], list[Array]] | None = None
     weight: Callable[[int], float] = lambda t: 1.0
+    before: Callable[[], Any] | None = None
+    absent: Callable[[int], Collection[int]] = lambda t: ()
     wait: Callable[[], Any] | None = None
     optimizer: Any = None
     taken: int = field(default=0, init=False)

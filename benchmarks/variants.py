@@ -22,6 +22,7 @@ ADDED: dict[Variant, str] = {
     "average": "averaging",
     "scale": "scaling and skipping",
     "rows": "rows",
+    "absent": "some absent",
 }
 """What our own labels add to the plain step's."""
 
@@ -31,6 +32,7 @@ PAIRS: dict[Variant, str] = {
     "average": "torch fused, AveragedModel",
     "scale": "torch fused, GradScaler",
     "rows": "torch SparseAdam",
+    "absent": "torch fused, some absent",
 }
 """PyTorch's counterparts, which all are compared with."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..goals import Goal
+from ..goals import goals_page
 from ..markdown import table
 from .parts import PARTS
 from .sections import SECTIONS
@@ -31,7 +31,7 @@ def page(results: dict[str, Any], plots: Sequence[str]) -> str:
     lines += [", ".join(f"{name} {value}" for name, value in results["versions"].items()) + ".", ""]
     lines += ["## Parts", "", _parts(results), ""]
     if results["goals"]:
-        lines += ["## Asked and reached", "", _goals(results["goals"]), ""]
+        lines += ["## Asked and reached", "", goals_page(results["goals"]), ""]
     for part in PARTS:
         found = results["parts"].get(part.name, {}).get("result")
         if found:
@@ -57,12 +57,3 @@ def _parts(results: dict[str, Any]) -> str:
         else:
             rows.append((part.name, found["status"], f"{found['seconds']:.0f} s", found.get("why", "")))
     return table(("part", "status", "took", "why"), rows)
-
-
-def _goals(saved: list[dict[str, Any]]) -> str:
-    rows = []
-    for one in saved:
-        goal = Goal(**{name: value for name, value in one.items() if name != "reached"})
-        bound = f"{'at most' if goal.at_most else 'at least'} {goal.shown(goal.target)}"
-        rows.append((goal.what, bound, goal.shown(goal.measured), goal.verdict))
-    return table(("goal", "asked", "measured", "reached"), rows)

@@ -14,6 +14,7 @@ from typing import Any
 from .. import plots
 from ..goals import Goal, gpu_goals
 from ..machine import digest
+from ..markdown import print_into
 from ..record import LeftOut, read, write
 from ..report import goals_table
 from ..runner import run_part
@@ -164,12 +165,4 @@ def save(path: Path, results: dict[str, Any], images: Sequence[str] = ()) -> lis
 
 def update_readme(folder: Path, path: Path) -> int:
     """Print README's block, and put it between its comments where these are; the exit status is 1 where they are not."""
-    figures = readme.block(folder)
-    print(figures)
-    try:
-        text = readme.updated(path.read_text(encoding="utf-8"), figures)
-    except ValueError as error:
-        print(f"{path} is left as it is: it {error}", file=sys.stderr)
-        return 1
-    path.write_text(text, encoding="utf-8")
-    return 0
+    return print_into(path, readme.BEGIN, readme.END, readme.block(folder))

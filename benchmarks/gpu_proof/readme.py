@@ -90,16 +90,3 @@ def _rows(cases: Sequence[dict[str, Any]]) -> list[str]:
         device = "-" if ours["device"] is None else time_text(ours["device"])
         lines.append(f"| {spoken} | {device} | {share} | {time_text(ours['wall'])} | {factor} |")
     return lines
-
-
-def updated(text: str, figures: str) -> str:
-    """A page with what stands between the two comments replaced.
-
-    Raises:
-        ValueError: If the comments are not there, each once and in this order.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in after:
-        raise ValueError(f"needs {BEGIN} and, after it, {END}, each once")
-    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import goals, record
+from benchmarks import goals, markdown, record
 from benchmarks.gpu_proof import (
     page,
     prove,
@@ -180,10 +180,10 @@ def test_readme_has_the_newest_figures(tmp_path: Path) -> None:
 
 def test_readmes_block_is_replaced_between_its_comments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = f"before\n\n{readme.BEGIN}\n\nold\n\n{readme.END}\n\nafter\n"
-    assert readme.updated(text, "new") == text.replace("old", "new")
+    assert markdown.replaced(text, readme.BEGIN, readme.END, "new") == text.replace("old", "new")
     for wrong in ("nothing", f"{readme.END}{readme.BEGIN}", text + text):
         with pytest.raises(ValueError, match="needs <!-- gpu figures"):
-            readme.updated(wrong, "new")
+            markdown.replaced(wrong, readme.BEGIN, readme.END, "new")
     path = tmp_path / "README.md"
     path.write_text("nothing", encoding="utf-8")
     assert prove.update_readme(tmp_path, path) == 1

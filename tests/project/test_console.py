@@ -248,8 +248,9 @@ def test_committed_results_are_written_over_only_when_that_is_asked_for(
     assert committed.is_relative_to(ROOT / program.__name__.split(".")[0])
     monkeypatch.chdir(tmp_path)
     written: list[Path] = []
-    monkeypatch.setattr(bench.cpu, "run", lambda *arguments, **keywords: {})
-    monkeypatch.setattr(bench.cpu, "save", lambda results, folder, name: written.append(folder) or [])
+    for part in (bench.cpu, bench.training):
+        monkeypatch.setattr(part, "run", lambda *arguments, **keywords: {})
+        monkeypatch.setattr(part, "save", lambda results, folder, name: written.append(folder) or [])
     if paper:
         monkeypatch.setattr(paper, "_run", lambda options, backend, prints: written.append(options.out))
     monkeypatch.setattr(ledger, "write_table", lambda jobs, path: written.append(path.parent))
