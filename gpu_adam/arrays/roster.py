@@ -14,12 +14,13 @@ class Roster:
     """
 
     def __init__(self) -> None:
-        self.lists: list[list[Any]] = []
+        self.lists: list[Sequence[Any]] = []
         self._single: list[tuple[int, int]] = []
 
     def remember(self, lists: Sequence[Sequence[Any]], first: int = 0) -> None:
         """Take these lists for those from number ``first`` on."""
-        self.lists[first:] = map(list, lists)
+        # A tuple is none of the lists that are equal to it.
+        self.lists[first:] = [one if isinstance(one, tuple) else list(one) for one in lists]
         if first == 0:
             self._single.clear()
         for index, members in enumerate(self.lists[first:], start=first):

@@ -88,6 +88,11 @@ class Engine:
             return False
         return self._is_plain or all(map(same_memory, self._local(), self._locals))
 
+    @property
+    def has_all(self) -> bool:
+        """Whether all of its parameters still have floats and memory."""
+        return all(map(_takes_part, self.params))
+
     def set_hyperparameters(self, groups: Groups) -> None:
         """Hand over what the groups say now.
 

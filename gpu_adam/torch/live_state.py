@@ -156,8 +156,12 @@ class _Kept:
         self.device = str(tensor.device)
 
     def restored(self) -> Tensor:
-        """The tensor, in memory of its own."""
-        return torch.from_numpy(self.array).to(self.device)
+        """The tensor, in memory of its own; on the host where its device is not here, until a step brings it to its parameter's."""
+        tensor = torch.from_numpy(self.array)
+        try:
+            return tensor.to(self.device)
+        except (RuntimeError, AssertionError):  # the latter of a PyTorch without CUDA
+            return tensor
 
 
 def _lasting(entry: Mapping[str, Any]) -> dict[str, Any]:

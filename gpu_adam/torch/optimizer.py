@@ -217,9 +217,8 @@ class TorchOptimizer(torch.optim.Optimizer):
             return  # nothing to update: PyTorch's optimizers say nothing of such parameters either
         try:
             self._engine_step()
-        except ParameterChangedError:
-            # Moved to another device or format, as by `module.to()`: the engine is made anew, with the state that there is.
-            self._forget_engine()
+        except (TypeError, ValueError) as error:
+            self._forget_engine_after(error)
             self._engine_step()
 
     def _engine_step(self) -> None:
@@ -254,8 +253,8 @@ class TorchOptimizer(torch.optim.Optimizer):
         try:
             engine = self._ready()
             engine.follow()
-        except ParameterChangedError:
-            self._forget_engine()
+        except (TypeError, ValueError) as error:
+            self._forget_engine_after(error)
             engine = self._ready()
         return engine
 
@@ -285,7 +284,16 @@ class TorchOptimizer(torch.optim.Optimizer):
             self._engine.refuse_averages()
             self._engine.show_all(self._state)
             # In one operation, as all that an exception may come in the middle of.
-            vars(self).update(_skipped_before=self.steps_skipped, _engine=None)
+            self.__dict__.update(_skipped_before=self.steps_skipped, _engine=None)
+
+    def _forget_engine_after(self, error: Exception) -> None:
+        """Forget the engine where it has found parameters that have become others, as by `module.to()`; raise any other error again.
+
+        It is made anew with the state that there is. Some may have lost their memory, or become integers: they are left out then.
+        """
+        if not isinstance(error, ParameterChangedError) and (self._engine is None or self._engine.has_all):
+            raise error
+        self._forget_engine()
 
     # The state.
 

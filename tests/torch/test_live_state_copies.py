@@ -12,6 +12,7 @@ from weakref import ref
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+from gpu_adam.torch.live_state import _Kept  # noqa: E402
 from tests.support.torch_classes import bits, counted, same_bits, state_bits, train, trained  # noqa: E402
 
 
@@ -42,6 +43,23 @@ def test_a_copy_goes_on_alone(way: Callable[[Any], Any], name: str, options: dic
     assert bits(shown) != before, "the sender's state is live"
     train(own, other, [4])
     assert same_bits(own, params)
+
+
+def test_a_copy_from_a_device_that_is_not_here_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, opt = trained()
+    keep = _Kept.__init__
+
+    def elsewhere(self: Any, tensor: Any) -> None:
+        keep(self, tensor)
+        self.device = "xpu:7"
+
+    monkeypatch.setattr(_Kept, "__init__", elsewhere)
+    other = deepcopy(opt)
+    own = other.param_groups[0]["params"]
+    train(params, opt, [3])
+    train(own, other, [3])
+    assert same_bits(own, params)
+    assert state_bits(other) == state_bits(opt)
 
 
 def step_elsewhere(opt: Any) -> list[bytes]:
