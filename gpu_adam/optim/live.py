@@ -41,9 +41,9 @@ class Live:
         return self._optimizer._hyper
 
     @property
-    def rules(self) -> list[Rule]:
-        """The rule of each group, as its hyperparameters were last read."""
-        return [own.rule for own in self._optimizer._hyper]
+    def rules(self) -> list[tuple[Rule, bool]]:
+        """The rule of each group, as its hyperparameters were last read, and whether these follow a schedule."""
+        return [(own.rule, own.is_scheduled) for own in self._optimizer._hyper]
 
     def rule(self, index: int) -> Rule:
         """The rule of a parameter's group."""

@@ -214,7 +214,8 @@ class Engine:
             TypeError, ValueError: If it does not fit; nothing has changed then.
         """
         self._live.prepare()
-        self._rules = self._live.rules
+        # Known since now at the latest. What other rules want beside is shown when a step has begun it.
+        self._rules = self._rules or self._live.rules
         self.tell_counts(state)
         edited, counts = self._counts.edited, self._live.counts
         found: dict[int, Found] = {}

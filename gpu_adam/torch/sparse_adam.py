@@ -57,6 +57,12 @@ class SparseAdam(Adam):
         self._refuse_unknown(options)  # before they are taken for Adam's
         super().__init__(params, lr, betas, eps, maximize=maximize, eps_hat=True, **options)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Whatever was loaded: a state of `Adam` has the other form.
+        for group in self.param_groups:
+            group["eps_hat"] = True
+
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
         params = group.get("params")

@@ -18,7 +18,6 @@ from tests.support.torch_classes import (  # noqa: E402
     ours,
     parameters,
     same_bits,
-    set_gradients,
     state_bits,
     train,
     trained,

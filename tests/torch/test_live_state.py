@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from gpu_adam.optim.live import Live  # noqa: E402
 from tests.support.torch_classes import (  # noqa: E402
     DENSE,
+    RICH,
     bits,
     core,
     counted,
@@ -246,6 +247,43 @@ def test_what_cannot_be_a_state_is_refused_before_anything_changes(
     train(twins, twin, range(3, 5))
     assert same_bits(params, twins)
     assert state_bits(opt) == state_bits(twin)
+
+
+CHANGES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
+    ("Adam", {}, {"amsgrad": True}, {"max_exp_avg_sq"}),
+    (
+        "RMSprop",
+        {"momentum": 0.0, "centered": False},
+        {"momentum": 0.9, "centered": True},
+        {"momentum_buffer", "grad_avg"},
+    ),
+    ("SGD", {"momentum": 0.0}, {"momentum": 0.9}, {"momentum_buffer"}),
+    ("SGD", {}, {"lr": lambda t: 0.1 / t}, {"step"}),
+]
+
+
+@pytest.mark.parametrize("edits", [False, True], ids=["", "edited"])
+@pytest.mark.parametrize(
+    ("name", "settings", "change", "more"), CHANGES, ids=["amsgrad", "centered", "momentum", "schedule"]
+)
+def test_what_another_rule_keeps_is_shown_when_it_is_begun(
+    name: str, settings: dict[str, Any], change: dict[str, Any], more: set[str], edits: bool
+) -> None:
+    params, opt = trained(name=name, **settings)
+    others = parameters()
+    other = core(name, others, **{"lr": 0.1, **RICH.get(name, {}), **settings})
+    train(others, other, range(3))
+    before = set(opt.state[params[0]])
+    opt.param_groups[0].update(change)
+    other.param_groups[0].update(change)
+    if edits:
+        opt.state[params[0]]["mine"] = 1
+    train(params, opt, range(3, 5))
+    train(others, other, range(3, 5))
+    assert same_bits(params, others)
+    assert set(opt.state[params[1]]) == before | more
+    own = ours(name, parameters())
+    own.load_state_dict(opt.state_dict())
 
 
 def test_thousands_of_entries_are_taken_up_in_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
