@@ -54,6 +54,9 @@ class Entry(dict[str, Any]):
         self.changes = changes
         super().__init__(items)
 
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _restored_entry, (_lasting(self),)
 
@@ -104,9 +107,15 @@ class LiveState(defaultdict[Any, Any]):
         for key, value in dict(*args, **kwargs).items():
             self[key] = value
 
-    def __ior__(self, other: Any) -> LiveState:  # type: ignore[misc]
+    def __ior__(self, other: Any) -> LiveState:
         self.update(other)
         return self
+
+    def __or__(self, other: Any) -> Any:
+        return LiveState({**self, **other}) if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> Any:
+        return LiveState({**other, **self}) if isinstance(other, dict) else NotImplemented
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
         """As of a dict."""

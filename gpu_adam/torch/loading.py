@@ -94,6 +94,10 @@ def _keys(own: Mapping[str, Any], their: Mapping[str, Any], index: int) -> Seque
         places = dict(zip(names, params, strict=True))
         if places.keys() == set(wanted):
             return [places[name] for name in wanted]
+        if named:
+            raise ValueError(
+                f"group {index} of the state dict has parameters {listed(names)}: the optimizer's are {listed(wanted)}"
+            )
     return params  # type: ignore[no-any-return]
 
 

@@ -41,7 +41,8 @@ class StateDictLayer(StepLayer):
 
         Float32 moments of 16-bit parameters stay float32, where PyTorch's optimizers round them.
 
-        Parameters are matched by name where both have the same names, and else by their place.
+        Parameters are matched by name where both have the same names, and else by their place; a state dict whose keys are names must have
+        the optimizer's own, if it has any.
 
         Args:
             state_dict: Of this class, of `torch.optim`'s of the same name, of ``gpu_adam``'s, or of a distributed checkpoint, its

@@ -83,6 +83,22 @@ def test_another_process_gets_a_copy_and_the_senders_state_stays_live() -> None:
     del twin
 
 
+def test_copies_of_the_state_alone() -> None:
+    params, opt = trained()
+    state, entry = copy(opt.state), copy(opt.state[params[0]])
+    assert state == opt.state
+    assert type(entry) is dict
+    assert entry["exp_avg"] is opt.state[params[0]]["exp_avg"] is state[params[0]]["exp_avg"]
+    kept = deepcopy(opt.state[params[0]])
+    before = bits(kept["exp_avg"])
+    train(params, opt, [3])
+    assert bits(kept["exp_avg"]) == before
+    assert ({} | opt.state) == opt.state == (opt.state | {})
+    opt.state = opt.state | {params[0]: kept}
+    train(params, opt, [3])
+    assert [int(opt.state[p]["step"]) for p in params] == [4, 5]
+
+
 @counted
 def test_a_shallow_copy_has_the_same_state(options: dict[str, Any]) -> None:
     params, opt = trained(**options)

@@ -171,6 +171,8 @@ def test_by_name_in_another_order() -> None:
         back = ours("Adam", [("a", own[0]), ("b", own[1])])
         back.load_state_dict(other.state_dict())
         assert dict(enumerate(state_bits(back).values())) == state_bits(opt)
+    with pytest.raises(ValueError, match=r"has parameters \['a', 'b'\]: the optimizer's are \['a', 'c'\]"):
+        ours("Adam", [("a", params[0]), ("c", params[1])]).load_state_dict(by_name)
     # Without names of its own it goes by place, whatever the keys are.
     own, other = fresh(like=params)
     other.load_state_dict(by_name)
