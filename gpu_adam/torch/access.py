@@ -49,7 +49,10 @@ class _Complex:
         return torch.view_as_real(tensor.detach().resolve_conj().resolve_neg())
 
     def gradient(self, param: Tensor) -> Tensor | None:
-        return None if param.grad is None else self.local(param.grad)
+        gradient = param.grad
+        if gradient is not None and not gradient.is_complex():
+            gradient = gradient.to(param.dtype)  # of a parameter that takes gradients of any dtype
+        return None if gradient is None else self.local(gradient)
 
     def shown(self, param: Tensor, view: Tensor) -> Tensor:
         return torch.view_as_complex(view)

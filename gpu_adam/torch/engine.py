@@ -46,6 +46,7 @@ class Engine:
         self._is_capturable = _is_capturable(groups)
         members = [list(filter(_takes_part, group["params"])) for group in groups]
         self.params: list[Tensor] = list(chain.from_iterable(members))
+        _refuse_lazy(members)
         self._left_out = [p for group in groups for p in group["params"] if not _takes_part(p)]
         self._access = [access_of(p) for p in self.params]
         self._is_plain = all(one is PLAIN for one in self._access)
@@ -284,6 +285,16 @@ class Engine:
 def _takes_part(param: Tensor) -> bool:
     """Whether a parameter may be updated: without memory only one with a gradient, which the engine then refuses."""
     return (param.is_floating_point() or param.is_complex()) and (not param.is_meta or param.grad is not None)
+
+
+def _refuse_lazy(members: Sequence[Sequence[Tensor]]) -> None:
+    """Raise `ValueError` for a complex parameter that is to be computed from what lies in memory: its parts there are others."""
+    for group, own in enumerate(members):
+        for k, p in enumerate(own):
+            if p.is_complex() and (p.is_conj() or p.is_neg()):
+                raise ValueError(
+                    f"parameter {k} of group {group} is a lazy conjugate of what lies in memory: use its resolve_conj()"
+                )
 
 
 def _is_capturable(groups: Groups) -> bool:

@@ -133,6 +133,30 @@ def test_packed_complex_parameters_are_refused() -> None:
     assert not opt.state
 
 
+def test_a_lazy_conjugate_is_refused_and_not_updated_as_a_copy() -> None:
+    memory = torch.tensor([1 + 2j, 3 - 1j])
+    p = torch.nn.Parameter(memory.conj())
+    assert p.is_conj()
+    opt = ours("Adam", [*parameters(), p])
+    p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match="parameter 2 of group 0 is a lazy conjugate .* resolve_conj"):
+        opt.step()
+    assert torch.equal(memory, torch.tensor([1 + 2j, 3 - 1j]))
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.Tensor, "grad_dtype"), reason="gradients have their parameter's dtype before PyTorch 2.10"
+)
+def test_a_real_gradient_of_a_complex_parameter() -> None:
+    params, others = ([torch.nn.Parameter(torch.tensor([1 + 2j, 3 - 1j]))] for _ in range(2))
+    opt, other = ours("Adam", params), ours("Adam", others)
+    params[0].grad_dtype = None
+    params[0].grad, others[0].grad = torch.tensor([1.0, 2.0]), torch.tensor([1 + 0j, 2 + 0j])
+    opt.step()
+    other.step()
+    assert same_bits(map(torch.view_as_real, params), map(torch.view_as_real, others))
+
+
 @pytest.fixture
 def mesh() -> Iterator[Any]:
     """Two ranks, of which this process is the first and the other is none."""
