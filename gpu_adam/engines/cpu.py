@@ -6,7 +6,6 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -14,17 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import Device
-from ..dtypes import FLOAT32, FLOAT64, Format
-from ..errors import CompileError, EngineUnavailable
+from ..dtypes import FLOAT32, FLOAT64
 from ..kernels.abi import ROW_WORDS
-from ..kernels.rules.rule import Rule
-from ..kernels.specialization import Specialization
 from ..plan.launches import Launch
 from ..plan.policy import CPU_POLICY, Policy
 from ..plan.prologue import Prologue
 from ..plan.tables import Table
-from ..process.uninterrupted import uninterruptedly
 from . import CoefficientRows, Memory, Replay, Stage, SumArguments, capture_errors
+from .cpu_kernels import coalescing, compiled, finishing, measuring
 from .threads import ThreadPool, thread_count
 
 SERIAL = 1 << 17
@@ -266,71 +262,3 @@ def _cuts(count: int, elements: int, serial: int, threads: int, multiple: int = 
     """
     parts = max(1, min(threads, -(-elements // serial)))
     return list(pairwise([*(count * k // parts // multiple * multiple for k in range(parts)), count]))
-
-
-@functools.cache
-@uninterruptedly
-def compiled(kind: Specialization) -> Any:
-    """The compiled kernel of a specialization, from the disk where it was compiled before."""
-    kernels = _kernels("families")
-    return _kept(kernels.make_kernel(kind), kind.name, kernels.signature(kind), kind.rule)
-
-
-@functools.cache
-@uninterruptedly
-def measuring() -> Any:
-    """The compiled kernel that measures gradients."""
-    kernels = _kernels("measure")
-    return _kept(kernels.make_measure(), "measure", kernels.MEASURE)
-
-
-@functools.cache
-@uninterruptedly
-def finishing(rule: Rule) -> Any:
-    """The compiled kernel that computes the rows, for the rules that have this one's coefficients."""
-    kernels = _kernels("prologue")
-    return _kept(kernels.make_finish(rule), f"{rule.symbol}_finish", kernels.FINISH, rule)
-
-
-@functools.cache
-@uninterruptedly
-def coalescing(values: Format, working: Format) -> Any:
-    """The compiled kernel that sums rows."""
-    kernels = _kernels("sparse")
-    return _kept(kernels.make_coalesce(values, working), f"coalesce_{values}_{working}", kernels.COALESCE)
-
-
-def _kernels(module: str) -> Any:
-    """A module of kernels, which imports Numba.
-
-    Raises:
-        EngineUnavailable: If Numba cannot be imported: it is not there, or refuses the NumPy that is.
-    """
-    # Numba takes half a second to import, so it waits for the first step.
-    try:
-        return import_module(f"gpu_adam.kernels.cpu.{module}")
-    except (ImportError, AttributeError) as error:
-        raise EngineUnavailable(
-            f"Numba cannot be imported beside NumPy {np.__version__} ({error}): pip install --upgrade gpu_adam numba"
-        ) from error
-
-
-def _kept(kernel: Any, name: str, signature: tuple[Any, ...], rule: Rule | None = None) -> Any:
-    """A kernel, compiled or from the disk.
-
-    Raises:
-        CompileError: If Numba refuses a rule from elsewhere; the message carries what it said.
-    """
-    from .compile.numba import keep_on_disk
-
-    if not hasattr(kernel, "compile"):
-        raise EngineUnavailable("NUMBA_DISABLE_JIT is set, without which the CPU engine cannot run: unset it")
-    if rule is None or rule.is_shipped:
-        keep_on_disk(kernel, name)
-        kernel.compile(signature)
-        return kernel
-    try:
-        kernel.compile(signature)
-    except Exception as error:
-        raise CompileError(f"Numba could not compile the rule {rule.name!r}: {error}") from error
-    return kernel

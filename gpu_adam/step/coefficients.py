@@ -16,8 +16,8 @@ from ..casting import store_row
 from ..checks import MOST_STEPS
 from ..engines import CoefficientRows, Program, Stage
 from ..kernels.abi import ROW_WORDS
-from ..plan.planner import StepPlan
 from ..plan.prologue import WINDOW_ENTRIES
+from ..plan.step_plan import StepPlan
 from ..rules.algorithm import Hyperparameters, coefficients, refuse_infinite
 from ..rules.hyperparameters import Asked, Averaging
 from .counts import SharedCounts

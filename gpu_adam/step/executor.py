@@ -14,7 +14,7 @@ from ..arrays import copying_stream, current_stream
 from ..device import Device
 from ..engines import Memory, Program, Stage
 from ..kernels.abi import ROLES
-from ..plan.planner import StepPlan
+from ..plan.step_plan import StepPlan
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Averaging
 from ..state.parameter import Placed, states_of

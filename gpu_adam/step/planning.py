@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ..kernels.abi import ROLES
 from ..plan.cohorts import Mode
-from ..plan.planner import StepPlan, plan_step
+from ..plan.planner import plan_step
+from ..plan.step_plan import StepPlan
 from ..plan.updates import Machine, Operand, Update
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Averaging

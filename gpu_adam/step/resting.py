@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import MOST_STEPS
 from ..kernels.abi import ROW_WORDS, SKIP
-from ..plan.planner import StepPlan
+from ..plan.step_plan import StepPlan
 from ..rules.algorithm import Hyperparameters
 from ..rules.hyperparameters import Asked, Averaging
 from ..rules.many import write_coefficients
@@ -45,19 +45,43 @@ class RestingHostCoefficients(HostCoefficients):
     def _compute(self, steps: NDArray[np.int64], factor: float, asked: Asked) -> None:
         for number, portion in enumerate(self._portions):
             counts, which = _distinct(steps[portion.members[portion.here]])
-            distinct = portion.distinct[: len(counts)]
-            if len(counts) < _MANY or counts[-1] >= MOST_STEPS or not self._write_many(number, counts + 1, factor):
-                for place, count in enumerate(counts.tolist()):
-                    self._compute_row(number, count + 1, factor, asked, distinct, place)
-            portion.distinct[len(counts)] = portion.skip
+            rows: NDArray[np.floating[Any]] = np.zeros((len(counts) + 1, ROW_WORDS), portion.rows.dtype)
+            rows[-1, SKIP] = 1
+            # Most step numbers were another parameter's in the last step.
+            missing = portion.recall(counts, rows, self._hyper, factor)
+            if len(missing) < _MANY or not self._compute_many(number, counts, missing, factor, rows):
+                for place in missing.tolist():
+                    self._compute_row(number, int(counts[place]) + 1, factor, asked, rows, place)
+            if not self._hyper[self._planned.records[number][0]].is_scheduled:
+                portion.known = _Known(counts, rows, self._hyper, factor)
             portion.which.fill(len(counts))
             portion.which[portion.here] = which
-            portion.distinct.take(portion.which, axis=0, out=portion.rows, mode="clip")
+            rows.take(portion.which, axis=0, out=portion.rows, mode="clip")
 
-    def _write_many(self, number: int, steps: NDArray[np.int64], factor: float) -> bool:
+    def _compute_many(
+        self,
+        number: int,
+        counts: NDArray[np.int64],
+        missing: NDArray[np.intp],
+        factor: float,
+        rows: NDArray[np.floating[Any]],
+    ) -> bool:
+        if counts[-1] >= MOST_STEPS:
+            return False
         hyper = self._hyper[self._planned.records[number][0]]
-        rows = self._portions[number].distinct[: len(steps)]
-        return write_coefficients(hyper, self._records[number], steps, factor, rows)
+        found = np.zeros((len(missing), ROW_WORDS), rows.dtype)
+        done = write_coefficients(hyper, self._records[number], counts[missing] + 1, factor, found)
+        rows[missing] = found
+        return done
+
+
+class _Known(NamedTuple):
+    """Rows that were computed, in the order of the step counts before them, and what else they were computed from."""
+
+    counts: NDArray[np.int64]
+    rows: NDArray[np.floating[Any]]
+    hyper: Sequence[Hyperparameters]
+    factor: float
 
 
 class _Portion:
@@ -67,9 +91,8 @@ class _Portion:
         members: Their numbers.
         here: Which of them are present.
         rows: Their rows.
-        which: For each its row's place in `distinct`.
-        distinct: The rows that differ, of the step numbers that they make, and then one that says to skip.
-        skip: That one.
+        which: For each the place of its row among those that differ.
+        known: The last ones that differ.
     """
 
     def __init__(self, planned: StepPlan, cohorts: NDArray[np.intp], rows: NDArray[np.floating[Any]]) -> None:
@@ -78,9 +101,23 @@ class _Portion:
         first = planned.cohorts[cohorts[0]].row
         self.rows = rows[first : first + len(cohorts)]
         self.which: NDArray[np.intp] = np.zeros(len(cohorts), np.intp)
-        self.distinct = np.zeros((len(cohorts) + 1, ROW_WORDS), rows.dtype)
-        self.skip = np.zeros(ROW_WORDS, rows.dtype)
-        self.skip[SKIP] = 1
+        self.known: _Known | None = None
+
+    def recall(
+        self,
+        counts: NDArray[np.int64],
+        rows: NDArray[np.floating[Any]],
+        hyper: Sequence[Hyperparameters],
+        factor: float,
+    ) -> NDArray[np.intp]:
+        """Write the rows that are known; the places of the others."""
+        known = self.known
+        if known is None or known.hyper is not hyper or known.factor != factor or not len(known.counts):
+            return np.arange(len(counts))
+        at = np.minimum(known.counts.searchsorted(counts), len(known.counts) - 1)
+        found = known.counts[at] == counts
+        rows[:-1][found] = known.rows[at[found]]
+        return np.flatnonzero(~found)
 
 
 def _distinct(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:

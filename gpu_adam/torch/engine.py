@@ -203,7 +203,8 @@ class Engine:
             for name in self._live.names(index):
                 shown[name] = access.shown(param, self._live.view(index, name))
             if shown:  # PyTorch's SGD without momentum has no entry at all
-                state.show(param, shown, stale=algorithm.scalars)
+                # A master weight of when the parameter had 16 bits, or an average that was loaded and is not kept, would grow old.
+                state.show(param, shown, stale=(*algorithm.scalars, *(COPIES - shown.keys())))
             self._shown[index] = shown
             self._is_hidden[index] = False
         self._hides = bool(self._is_hidden.any())

@@ -92,6 +92,7 @@ def _checked(value: Any, name: str, param: Tensor, label: str) -> Tensor:
     if value.is_meta or value.layout is not torch.strided:
         where = "on device meta" if value.is_meta else f"of layout {value.layout}"
         raise ValueError(f"state's {name} of {label} is {where}: must be a dense tensor with memory")
+    value = value.detach()
     _refuse_beyond(value, working_dtype(param), f"state's {name} of {label}")
     return access.taken(param, value)
 

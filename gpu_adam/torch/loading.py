@@ -20,6 +20,7 @@ from .entries import read_entry, working_dtype
 from .groups import Groups, values_of
 
 
+@torch.no_grad()
 def read_state_dict(
     saved: Any, groups: Groups, defaults: Mapping[str, Any], algorithm: Algorithm
 ) -> tuple[dict[Any, Any], list[dict[str, Any]], int]:

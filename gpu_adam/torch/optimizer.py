@@ -169,8 +169,7 @@ class TorchOptimizer(StateDictLayer):
     @property
     def plan(self) -> Plan:
         """Buckets, launches and bytes moved of the last step, or of the next one where none was yet; printable."""
-        with torch.no_grad():
-            return self._ready().core.plan
+        return self._ready().core.plan
 
     def averaged(self) -> AbstractContextManager[None]:
         """A block in which the parameters are their averages, ``state[p]["average"]``; after it they are what they were, to the bit.
@@ -178,8 +177,7 @@ class TorchOptimizer(StateDictLayer):
         Raises:
             RuntimeError: If no average is kept: make the optimizer with ``ema_decay`` or ``polyak_average``.
         """
-        with torch.no_grad():
-            return self._current().core.averaged()
+        return self._current().core.averaged()
 
     def graph(self) -> StepGraph:
         """A step with the gradients that there are as a CUDA graph, to be replayed; see `gpu_adam.GpuOptimizer.graph`.
@@ -187,8 +185,7 @@ class TorchOptimizer(StateDictLayer):
         Raises:
             RuntimeError: Without ``capturable=True``, and on a CPU, which has no graphs.
         """
-        with torch.no_grad():
-            return self._current().core.graph()
+        return self._current().core.graph()
 
     def prepare_replay(self) -> None:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step`; see `gpu_adam.GpuOptimizer`."""

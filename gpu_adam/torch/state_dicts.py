@@ -55,8 +55,7 @@ class StateDictLayer(StepLayer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             result = before(self, saved)
             saved = saved if result is None else result
-        with torch.no_grad():
-            state, groups, skipped = read_state_dict(saved, self.param_groups, self.defaults, self._kind.algorithm)
+        state, groups, skipped = read_state_dict(saved, self.param_groups, self.defaults, self._kind.algorithm)
         skipped += self._skipped_before - self.steps_skipped
         self.__setstate__({"state": LiveState(state), "param_groups": groups, "_skipped_before": skipped})
         for after in self._optimizer_load_state_dict_post_hooks.values():

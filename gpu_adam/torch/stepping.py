@@ -109,8 +109,7 @@ class StepLayer(torch.optim.Optimizer):
         return engine
 
     def _make_engine(self) -> Engine:
-        with torch.no_grad():
-            engine = Engine(self._kind, self.param_groups, self._options)
+        engine = Engine(self._kind, self.param_groups, self._options)
         self._take_up(engine)
         # Not before: where the state does not fit, nothing has changed.
         self._engine = engine
@@ -121,8 +120,7 @@ class StepLayer(torch.optim.Optimizer):
         if state.shown_by is not None:
             # That of a copy of this optimizer, which has the same state.
             state.shown_by.tell_counts(state)
-        with torch.no_grad():
-            engine.take_up(state)
+        engine.take_up(state)
 
     def _forget_engine(self) -> None:
         """Go on without an engine until the next step, whose engine takes up the state that is shown.

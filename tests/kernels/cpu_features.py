@@ -296,10 +296,10 @@ def compiled(names: list[str], triple: str) -> dict[str, Any]:
 
 def ran(cases: list[Case]) -> dict[str, Any]:
     """Programs' digests, in the thread's own mode and in one that flushes, and the symbols of the kernels that they needed."""
-    from gpu_adam.engines import cpu
+    from gpu_adam.engines import cpu_kernels
 
     symbols = {}
-    kept = cpu._kept
+    kept = cpu_kernels._kept
 
     def remembered(kernel: Any, name: str, *rest: Any) -> Any:
         found = kept(kernel, name, *rest)
@@ -307,7 +307,7 @@ def ran(cases: list[Case]) -> dict[str, Any]:
         symbols[name] = sorted(undefined(overload.library._get_compiled_object()))
         return found
 
-    cpu._kept = remembered
+    cpu_kernels._kept = remembered
     digests = [digest(case) for case in cases]
     return {"digests": digests, "flushed": [digest(case, flush=True) for case in cases], "symbols": symbols}
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gpu_adam import GpuAdam, GpuSgd, LossScaler
-from gpu_adam.plan.planner import StepPlan
+from gpu_adam.plan.step_plan import StepPlan
 from gpu_adam.step import dispatcher
 from gpu_adam.step.planning import plan_of
 from tests.support.reference import DTYPES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from gpu_adam import GpuAdam, LossScaler
 from gpu_adam.engines import cpu
 from gpu_adam.engines.threads import ThreadPool
-from gpu_adam.plan.planner import StepPlan
+from gpu_adam.plan.step_plan import StepPlan
 from gpu_adam.step import dispatcher
 from gpu_adam.step.planning import plan_of
 from tests.support.reference import DTYPES
@@ -209,6 +210,36 @@ def test_counts_that_drift_apart(name: str, options: dict[str, Any]) -> None:
             one.step(grads)
     assert_same(opt, other, name)
     assert len({entry["step"] for entry in opt.state_dict()["state"].values()}) > 40
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "pack": True}], ids=str)
+def test_scales_and_flags_that_a_grad_scaler_hands_over(options: dict[str, Any]) -> None:
+    drawn = Drawn(5, "numpy", options)
+    (opt, _), (other, _) = (drawn.optimizer(GpuAdam, options) for _ in range(2))
+    for step in range(STEPS):
+        grads = drawn.structure(drawn.gradients())
+        forgotten(other)
+        scale, found = np.array(2.0 ** (step % 5), np.float32), np.array(float(step % 3 == 1), np.float32)
+        for one in (opt, other):
+            one.grad_scale, one.found_inf = scale, found
+            one.step(grads)
+            del one.grad_scale, one.found_inf
+        assert_same(opt, other, f"step {step}")
+    assert opt.steps_skipped > 0
+
+
+def test_a_gradient_is_not_held_while_it_is_absent() -> None:
+    tensors = [torch.nn.Parameter(torch.ones(5)) for _ in range(3)]
+    opt = GpuAdam(tensors)
+    seen = []
+    for absent in (3, 0, 1, 2, 0):
+        for k, one in enumerate(tensors):
+            one.grad = None if k == absent else torch.ones(5)
+        opt.step()
+        seen += [weakref.ref(one.grad) for one in tensors if one.grad is not None]
+    for one in tensors:
+        one.grad = None
+    assert not any(one() is not None for one in seen)
 
 
 def warm(opt: Any, make: Callable[[set[int]], Any], count: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpu_adam.plan.planner import StepPlan
+from gpu_adam.plan.step_plan import StepPlan
 from gpu_adam.step import dispatcher
 from gpu_adam.step.planning import plan_of
 from tests.support import gpu_rigs, host_library, host_pairs

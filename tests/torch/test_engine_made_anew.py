@@ -238,6 +238,20 @@ def test_skipped_steps_and_averages_are_kept() -> None:
     assert opt.max_grad_norm == 2.0
 
 
+def test_a_master_weight_goes_when_the_parameter_has_more_bits() -> None:
+    params, opt = trained()
+    module(params).bfloat16()
+    train(params, opt, [3])
+    assert "master" in opt.state[params[0]]
+    module(params).double()
+    train(params, opt, [4])
+    assert list(opt.state[params[0]]) == ["step", "exp_avg", "exp_avg_sq"]
+    averaging = trained(ema_decay=0.5)[1]
+    opt.load_state_dict(averaging.state_dict())
+    train(params, opt, [5])
+    assert "average" not in opt.state[params[0]]
+
+
 def test_only_what_changes_makes_an_engine() -> None:
     params, opt = trained()
     engine = opt._engine

@@ -139,7 +139,7 @@ def test_a_lazy_conjugate_is_refused_and_not_updated_as_a_copy() -> None:
     assert p.is_conj()
     opt = ours("Adam", [*parameters(), p])
     p.grad = torch.ones_like(p)
-    with pytest.raises(ValueError, match="parameter 2 of group 0 is a lazy conjugate .* resolve_conj"):
+    with pytest.raises(ValueError, match=r"parameter 2 of group 0 is a lazy conjugate .* resolve_conj"):
         opt.step()
     assert torch.equal(memory, torch.tensor([1 + 2j, 3 - 1j]))
 

@@ -83,7 +83,7 @@ DIFFERENCES: dict[str, Difference] = {
         "every optimizer takes them, and moves the elements that have one, as PyTorch's SparseAdam does"
     ),
     "parameters without memory": Difference(
-        "a step leaves them out until they have some, where PyTorch's fused optimizers raise a RuntimeError"
+        "a step leaves them out as long as they have no gradient either; for one that has, it raises ValueError, RuntimeError in PyTorch"
     ),
 }
 """What is otherwise beside that. Tests that compare with PyTorch's look here."""
@@ -136,7 +136,7 @@ PYTORCHS_TESTS: dict[str, tuple[str | LeftOut, ...]] = {
     "test_fused_large_tensor": (_BIG,),
     "test_peak_memory_foreach": (_CHOICE, "test_lifetimes::test_steps_leave_no_tensor_behind"),
     "test_fused_error_on_params_on_meta": (
-        "test_same_updates::test_fused_leaves_out_parameters_without_memory_until_they_have_some",
+        "test_same_updates::test_fused_refuses_gradients_of_parameters_without_memory",
     ),
     "test_fused_does_not_step_if_foundinf": ("test_same_updates::test_a_scalers_found_infinity_changes_nothing",),
     "test_cpu_load_state_dict": (_GPU,),

@@ -123,7 +123,8 @@ def test_gradients_are_not_kept_alive(name: str) -> None:
 def test_steps_leave_no_tensor_behind(name: str) -> None:
     def tensors() -> int:
         gc.collect()
-        return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
+        # By their types: what stands for a deprecated name warns of every question.
+        return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
 
     for kwargs in inputs(name, flags=False):
         task = Task(name)

@@ -125,13 +125,14 @@ def test_torchs_default_format_changes_nothing(name: str, default: Any) -> None:
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_fused_leaves_out_parameters_without_memory_until_they_have_some(name: str) -> None:
+def test_fused_refuses_gradients_of_parameters_without_memory(name: str) -> None:
     with torch.device("meta"):
         model = torch.nn.Linear(3, 2)
     weight, bias = model.parameters()
     opt = optimizer(name, [weight, bias], fused=True)
     weight.grad, bias.grad = torch.empty_like(weight), torch.empty_like(bias)
-    opt.step()
+    with pytest.raises(ValueError, match="parameter 0 of group 0 lives on device meta: use the CPU or CUDA"):
+        opt.step()
     assert not opt.state_dict()["state"]
     for p in (weight, bias):  # what `to_empty` does where PyTorch swaps tensors rather than replace parameters
         torch.utils.swap_tensors(p, torch.nn.Parameter(torch.ones(p.shape)))
