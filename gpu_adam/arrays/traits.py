@@ -139,8 +139,8 @@ class Columns:
             return None
         now = list(self._addresses(arrays)) if self._moves else self._list
         if now != self._list:
-            # At the same address is the same device.
-            if list(self._device(arrays)) != self._devices:
+            # At the same address is the same device, and a guard of all of them has compared it.
+            if self._check is None and list(self._device(arrays)) != self._devices:
                 return None
             self._list, self.addresses = now, np.array(now, np.int64)
         return self.addresses

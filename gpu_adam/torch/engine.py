@@ -15,13 +15,12 @@ from ..arrays.roster import Roster
 from ..optim.base import GpuOptimizer
 from ..optim.live import Live
 from ..process.uninterrupted import uninterrupted
-from .access import PLAIN, access_of, is_flattened, is_shard, same_memory
+from .access import PLAIN, access_of, same_memory
 from .counts import Counts
 from .entries import COPIES, Found, read_entry
 from .groups import Groups, names_of, values_of
 from .live_state import LiveState
-
-_NORMS = ("max_grad_norm", "skip_nonfinite", "group_norms")
+from .parameters import refuse_lazy, refuse_unfit, takes_part
 
 
 class Engine:
@@ -44,13 +43,13 @@ class Engine:
         self._roster = Roster()
         self._roster.remember([group["params"] for group in groups])
         self._is_capturable = _is_capturable(groups)
-        members = [list(filter(_takes_part, group["params"])) for group in groups]
+        members = [list(filter(takes_part, group["params"])) for group in groups]
         self.params: list[Tensor] = list(chain.from_iterable(members))
-        _refuse_lazy(members)
-        self._left_out = [p for group in groups for p in group["params"] if not _takes_part(p)]
+        refuse_lazy(members)
+        self._left_out = [p for group in groups for p in group["params"] if not takes_part(p)]
         self._access = [access_of(p) for p in self.params]
         self._is_plain = all(one is PLAIN for one in self._access)
-        _refuse_unfit(self.params, self._is_plain, options)
+        refuse_unfit(self.params, self._is_plain, options)
         self._sizes = [len(own) for own in members]
         self._locals = self._local()
         self._autograd = [p.requires_grad or isinstance(p, torch.nn.Parameter) for p in self.params]
@@ -85,14 +84,14 @@ class Engine:
         """Whether the groups still have its parameters, in its memory where the core does not follow that, and its kind of step."""
         if not self._roster.holds([group["params"] for group in groups]):
             return False
-        if _is_capturable(groups) is not self._is_capturable or any(map(_takes_part, self._left_out)):
+        if _is_capturable(groups) is not self._is_capturable or any(map(takes_part, self._left_out)):
             return False
         return self._is_plain or all(map(same_memory, self._local(), self._locals))
 
     @property
     def has_all(self) -> bool:
         """Whether all of its parameters still have floats and memory."""
-        return all(map(_takes_part, self.params))
+        return all(map(takes_part, self.params))
 
     def set_hyperparameters(self, groups: Groups) -> None:
         """Hand over what the groups say now.
@@ -115,7 +114,7 @@ class Engine:
 
     def clip_to(self, most: float | None) -> None:
         """Have the global norm of the gradients be clipped to another number from now on."""
-        _refuse_unfit(self.params, self._is_plain, {"max_grad_norm": most})
+        refuse_unfit(self.params, self._is_plain, {"max_grad_norm": most})
         self.core.max_grad_norm = most
 
     def follow(self) -> None:
@@ -283,21 +282,6 @@ class Engine:
         }
 
 
-def _takes_part(param: Tensor) -> bool:
-    """Whether a parameter may be updated: without memory only one with a gradient, which the engine then refuses."""
-    return (param.is_floating_point() or param.is_complex()) and (not param.is_meta or param.grad is not None)
-
-
-def _refuse_lazy(members: Sequence[Sequence[Tensor]]) -> None:
-    """Raise `ValueError` for a complex parameter that is to be computed from what lies in memory: its parts there are others."""
-    for group, own in enumerate(members):
-        for k, p in enumerate(own):
-            if p.is_complex() and (p.is_conj() or p.is_neg()):
-                raise ValueError(
-                    f"parameter {k} of group {group} is a lazy conjugate of what lies in memory: use its resolve_conj()"
-                )
-
-
 def _is_capturable(groups: Groups) -> bool:
     return any(group.get("capturable") for group in groups)
 
@@ -307,17 +291,3 @@ def _holds(entry: Any, shown: Mapping[str, Tensor]) -> bool:
     if not shown:
         return not entry
     return isinstance(entry, dict) and all(entry.get(name) is tensor for name, tensor in shown.items())
-
-
-def _refuse_unfit(params: Sequence[Tensor], is_plain: bool, options: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for options that the parameters do not go with."""
-    if options.get("pack") and not (is_plain and not any(map(is_flattened, params))):
-        raise ValueError(
-            "pack=True moves the parameters' memory, which complex, distributed and FSDP's tensors do not follow: use pack=False"
-        )
-    asked = [name for name in _NORMS if options.get(name) not in (None, False)]
-    if asked and any(map(is_shard, params)):
-        raise ValueError(
-            f"{asked[0]} goes by the norm of the gradients, of which each rank has a part here: "
-            "use torch.nn.utils.clip_grad_norm_ before the step"
-        )

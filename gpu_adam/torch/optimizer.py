@@ -48,7 +48,8 @@ class TorchOptimizer(StateDictLayer):
         differentiable: Must be ``False``: autograd does not see the kernels.
         capturable: Whether step counts and coefficients live on the device, so that a step can be captured in a CUDA graph.
         pack: Whether the parameters and their gradients move into one flat array for each dtype, at the first step. They stay the same
-            tensors; `zero_grad` fills the gradients with zeros from then on. Not for complex tensors, DTensors and FSDP's.
+            tensors; from then on each has a gradient, which `zero_grad` fills with zeros: one that takes no part in a loss decays and
+            counts its steps. Not for complex tensors, DTensors and FSDP's.
         max_grad_norm: What the global norm of all gradients is clipped to within the step, at least 0; ``inf`` only measures. See
             `grad_norm`. Not for shards, of whose gradients each rank has a part.
         group_norms: Whether each group's norm is measured as well; see `group_grad_norms`. Not for shards.

@@ -125,6 +125,17 @@ def same_bits(one: Iterable[Any], other: Iterable[Any]) -> bool:
     )
 
 
+def snapshot(value: Any) -> Any:
+    """What a state dict says, with the bits of its tensors, to be compared later."""
+    import torch
+
+    if isinstance(value, dict):
+        return {key: snapshot(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [snapshot(one) for one in value]
+    return (value.dtype, bits(value)) if isinstance(value, torch.Tensor) else value
+
+
 def state_bits(opt: Any) -> dict[Any, dict[str, Any]]:
     """The state of a torch optimizer, or of one of this package, by parameters' numbers: step counts as numbers, arrays as bits."""
     return {
