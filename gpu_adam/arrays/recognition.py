@@ -36,10 +36,13 @@ class _Part:
     def among(self, present: NDArray[np.bool_]) -> _Part | None:
         """Those of them that are present; ``None`` if none is."""
         here = present[self.indices]
-        if here.all():
+        which = here.tobytes()
+        if 0 not in which:
             return replace(self, known=_UNKNOWN)
-        pick = partial(_chosen, self.pick, here.tobytes())
-        return _Part(self.library, self.indices[here], pick, self.seen.among(here), _UNKNOWN) if here.any() else None
+        if 1 not in which:
+            return None
+        pick = partial(_chosen, self.pick, which)
+        return _Part(self.library, self.indices[here], pick, self.seen.among(here), _UNKNOWN)
 
 
 _NONE = type(None)

@@ -210,6 +210,7 @@ class _Call:
         self._parts: list[tuple[Any, ...]] = []
         if launch.table is not None:
             self._indices = np.array([task.index for task in launch.tasks], np.intp)
+            self._sizes = launch.table.ends - launch.table.begins
             self._cut(launch.table, None)
             return
         (task,) = launch.tasks
@@ -230,7 +231,7 @@ class _Call:
         if table is None:
             return False
         here = present[self._indices]
-        resting = int((table.ends - table.begins)[~here].sum())
+        resting = int(self._sizes[~here].sum())
         if _SLACK * max(resting, self._resting) < self._launch.elements:
             return False
         self._resting = resting
