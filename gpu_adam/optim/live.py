@@ -91,6 +91,11 @@ class Live:
         dispatcher = self._optimizer._dispatcher
         return dispatcher.read_steps() if self.counts_on_device else dispatcher.steps
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether a graph of the caller's has captured a step."""
+        return self._optimizer._is_captured
+
     # Stepping.
 
     def step(self, grads: Any) -> None:

@@ -93,6 +93,11 @@ class Engine:
         """Whether all of its parameters still have floats and memory."""
         return all(map(takes_part, self.params))
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether a graph of the caller's has captured a step, and may be replayed at any time."""
+        return self._live.is_captured
+
     def set_hyperparameters(self, groups: Groups) -> None:
         """Hand over what the groups say now.
 
@@ -178,7 +183,20 @@ class Engine:
             if self._counts.are_narrow_for(counts):
                 uninterrupted(self._widen_counts, state)
             self._counts.tell(counts)
+            algorithm = self.core.algorithm
+            if (algorithm.uncounted or algorithm.scalars) and self._live.counts_on_device:
+                self._hide(state, np.flatnonzero((counts == 0) & ~self._is_hidden).tolist())
             self._is_behind = False
+
+    def _hide(self, state: LiveState, indices: Sequence[int]) -> None:
+        """Show nothing of parameters whose first step was skipped.
+
+        PyTorch's SGD takes what is there for the state of a step that was made, and its NAdam for one with a product of momenta.
+        """
+        for index in indices:
+            state.show(self.params[index], {}, stale=self._shown[index])
+            self._shown[index] = {}
+            self._is_hidden[index] = self._hides = True
 
     def _widen_counts(self, state: LiveState) -> None:
         """Have the state show the counts in a wider format, but where somebody has put other ones there."""
@@ -200,7 +218,11 @@ class Engine:
             if not algorithm.uncounted or self._live.goes_by_count(index):
                 shown["step"] = self._counts.view(index)
             for name in self._live.names(index):
-                shown[name] = access.shown(param, self._live.view(index, name))
+                view = self._live.view(index, name)
+                if not view.numel():
+                    # Its place is where the next parameter's begins, and PyTorch saves no two dtypes of one place.
+                    view = torch.empty_like(view)
+                shown[name] = access.shown(param, view)
             if shown:  # PyTorch's SGD without momentum has no entry at all
                 # A master weight of when the parameter had 16 bits, or an average that was loaded and is not kept, would grow old.
                 state.show(param, shown, stale=(*algorithm.scalars, *(COPIES - shown.keys())))

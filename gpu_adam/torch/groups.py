@@ -34,8 +34,8 @@ def _value(value: Any, key: str, where: str) -> Any:
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"{key} of {where} is a tensor of {value.numel()} elements: must be of one")
-        # In the same memory: a scheduler fills it, and a graph reads it there.
-        return value.detach().reshape(())
+        # In the same memory: a scheduler fills it, and a graph reads it there. The tensor itself follows an assignment to its `.data` too.
+        return value.detach().reshape(()) if value.dim() else value
     if kind is tuple:
         return tuple(_value(one, key, where) for one in value)
     return value

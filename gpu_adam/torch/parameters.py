@@ -22,8 +22,9 @@ def refuse_lazy(members: Sequence[Sequence[Tensor]]) -> None:
     for group, own in enumerate(members):
         for k, p in enumerate(own):
             if p.is_complex() and (p.is_conj() or p.is_neg()):
+                what, remedy = ("conjugate", "resolve_conj") if p.is_conj() else ("negation", "resolve_neg")
                 raise ValueError(
-                    f"parameter {k} of group {group} is a lazy conjugate of what lies in memory: use its resolve_conj()"
+                    f"parameter {k} of group {group} is a lazy {what} of what lies in memory: use its {remedy}()"
                 )
 
 

@@ -25,6 +25,8 @@ class StepLayer(torch.optim.Optimizer):
     _options: dict[str, Any]
     _engine: Engine | None
     _skipped_before: int
+    _captured: tuple[Engine, ...] = ()
+    """Engines of before that have memory in which a graph of the caller's may still write."""
 
     grad_scale: Any = HandedOver()
     found_inf: Any = HandedOver()
@@ -68,8 +70,22 @@ class StepLayer(torch.optim.Optimizer):
         try:
             self._engine_step()
         except (TypeError, ValueError) as error:
-            self._forget_engine_after(error)
+            if not self._compute_negations():
+                self._forget_engine_after(error)
             self._engine_step()
+
+    @torch.no_grad()
+    def _compute_negations(self) -> bool:
+        """Compute the gradients that autograd has left to be negated by whoever reads them; whether there were any.
+
+        It does so to real parameters of one element that become a part of a complex number. To ask each gradient before each step would
+        cost more than to be refused now and then.
+        """
+        found = False
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.grad is not None and p.grad.is_neg():
+                p.grad, found = p.grad.resolve_neg(), True
+        return found
 
     def _engine_step(self) -> None:
         engine = self._ready()
@@ -131,8 +147,9 @@ class StepLayer(torch.optim.Optimizer):
         if self._engine is not None:
             self._engine.refuse_averages()
             self._engine.show_all(self._state)
+            captured = (*self._captured, self._engine) if self._engine.is_captured else self._captured
             # In one operation, as all that an exception may come in the middle of.
-            self.__dict__.update(_skipped_before=self.steps_skipped, _engine=None)
+            self.__dict__.update(_skipped_before=self.steps_skipped, _engine=None, _captured=captured)
 
     def _forget_engine_after(self, error: Exception) -> None:
         """Forget the engine where it has found parameters that have become others, as by `module.to()`; raise any other error again.

@@ -84,6 +84,22 @@ def test_a_checkpoint_takes_no_more_than_its_tensors() -> None:
             assert state[name].untyped_storage().nbytes() == state[name].nbytes
 
 
+@pytest.mark.parametrize("dtypes", [(torch.complex64, torch.float32), (torch.float64, torch.complex128)], ids=str)
+def test_an_empty_parameter_shares_no_place_with_another_of_another_dtype(dtypes: tuple[Any, Any]) -> None:
+    # What torch.save finds at one place must be of one dtype.
+    params = [torch.nn.Parameter(torch.ones(size, dtype=dtype)) for size, dtype in zip((0, 3), dtypes, strict=True)]
+    optimizer = Adam(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    optimizer.load_state_dict(torch.load(file, weights_only=True))
+    optimizer.step()
+    assert [optimizer.state[p]["exp_avg"].shape for p in params] == [p.shape for p in params]
+
+
 def test_a_state_dict_is_not_changed_by_loading_it() -> None:
     # torch.optim's optimizers take tensors of the right format as they are, and step in the caller's checkpoint.
     model, optimizer = started()
@@ -185,4 +201,7 @@ def test_nadam_is_saved_after_a_first_step_that_was_skipped() -> None:
     other = NAdam(model.parameters(), skip_nonfinite=True)
     other.load_state_dict(optimizer.state_dict())
     assert other.steps_skipped == 1
+    theirs = torch.optim.NAdam(model.parameters())
+    theirs.load_state_dict(optimizer.state_dict())  # a state of theirs has a product of momenta
+    train(model, theirs, 1)
     train(model, other, 1)

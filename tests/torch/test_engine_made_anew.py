@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from math import inf
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+from gpu_adam.optim.base import GpuOptimizer  # noqa: E402
 from tests.support.torch_classes import (  # noqa: E402
     DENSE,
     RICH,
@@ -238,6 +241,24 @@ def test_skipped_steps_and_averages_are_kept() -> None:
     assert opt.max_grad_norm == 2.0
 
 
+def test_a_momentum_whose_first_step_was_skipped_has_not_begun() -> None:
+    # PyTorch's SGD saves no step count: a momentum that is there is that of a step, and then the gradient is dampened.
+    results = []
+    for is_saved in (False, True):
+        params, opt = trained(name="SGD", steps=0, momentum=0.5, dampening=0.5, skip_nonfinite=True)
+        for p in params:
+            p.grad = torch.full_like(p, torch.nan)
+        opt.step()
+        assert not any(opt.state.values())
+        if is_saved:
+            other = ours("SGD", params, skip_nonfinite=True)
+            other.load_state_dict(opt.state_dict())
+            opt = other
+        train(params, opt, range(2))
+        results.append(params)
+    assert same_bits(*results)
+
+
 def test_a_master_weight_goes_when_the_parameter_has_more_bits() -> None:
     params, opt = trained()
     module(params).bfloat16()
@@ -250,6 +271,23 @@ def test_a_master_weight_goes_when_the_parameter_has_more_bits() -> None:
     opt.load_state_dict(averaging.state_dict())
     train(params, opt, [5])
     assert "average" not in opt.state[params[0]]
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_what_a_graph_writes_to_lives_as_long_as_the_optimizer(
+    is_captured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GpuOptimizer, "_is_captured", is_captured)
+    params, opt = trained()
+    before = weakref.ref(opt._engine)
+    opt.add_param_group({"params": parameters(((2,),))})
+    train(params, opt, [3])
+    gc.collect()
+    assert (before() is not None) == is_captured
+    assert before() is not opt._engine
+    del opt
+    gc.collect()
+    assert before() is None
 
 
 def test_only_what_changes_makes_an_engine() -> None:

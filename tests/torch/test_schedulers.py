@@ -106,6 +106,17 @@ def test_a_tensor_of_the_users_is_what_the_scheduler_fills() -> None:
     assert float(lr) == 0.125
 
 
+def test_a_tensor_whose_data_is_assigned_counts_as_it_is() -> None:
+    lr = torch.tensor(0.5)
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = SGD([p], lr=lr)
+    p.grad = torch.ones(2)
+    optimizer.step()
+    lr.data = torch.tensor(0.25)
+    optimizer.step()
+    assert p.tolist() == [0.25, 0.25]
+
+
 def test_every_group_has_its_own_rate() -> None:
     models = []
     for cls in (Adam, torch.optim.Adam):

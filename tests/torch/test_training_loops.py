@@ -154,6 +154,22 @@ def test_a_closure_is_called_once_with_gradients_enabled() -> None:
     assert calls == [True]
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,)], ids=str)
+def test_gradients_that_autograd_has_not_negated_yet(shape: tuple[int, ...]) -> None:
+    found = []
+    for cls in (torch.optim.Adam, Adam):
+        p = torch.nn.Parameter(torch.ones(shape))
+        optimizer = cls([p], lr=0.1)
+        for k in range(3):
+            optimizer.zero_grad()
+            # Of one element autograd hands out the very view; of several ones a copy.
+            (torch.complex(torch.zeros(shape), p).conj() * torch.full(shape, 1 + (k + 2) * 1j)).real.sum().backward()
+            assert p.grad.is_neg() == (p.numel() == 1)
+            optimizer.step()
+        found.append(p.detach())
+    torch.testing.assert_close(*found)
+
+
 def test_the_profiler_has_a_range_of_every_step() -> None:
     model = network()
     optimizer = Adam(model.parameters())
