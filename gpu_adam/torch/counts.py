@@ -55,7 +55,11 @@ class Counts:
 
     def tell(self, counts: NDArray[np.int64]) -> None:
         """Have them be these, but for those that were edited."""
-        kept = ~self.edited if self.were_edited else True
-        fresh = counts.astype(self._array.dtype)
-        np.copyto(self._array, fresh, where=kept)
-        self._told = fresh.tobytes()
+        if self.were_edited:
+            fresh = counts.astype(self._array.dtype)
+            np.copyto(self._array, fresh, where=~self.edited)
+            self._told = fresh.tobytes()
+        else:
+            # In every step, so without a copy.
+            self._array[...] = counts
+            self._told = self._array.tobytes()
