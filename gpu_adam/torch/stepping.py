@@ -65,7 +65,8 @@ class StepLayer(torch.optim.Optimizer):
 
     @in_ieee_mode
     def _step(self) -> None:
-        if self._engine is None and not any(p.grad is not None for group in self.param_groups for p in group["params"]):
+        groups = self.param_groups
+        if not groups or (self._engine is None and all(p.grad is None for group in groups for p in group["params"])):
             return  # nothing to update: PyTorch's optimizers say nothing of such parameters either
         try:
             self._engine_step()

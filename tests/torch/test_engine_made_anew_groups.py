@@ -49,6 +49,17 @@ def test_a_parameter_appended_to_a_group() -> None:
     assert [int(opt.state[p]["step"]) for p in (*params, *more)] == [5, 5, 2, 2]
 
 
+def test_all_groups_may_be_taken_away_for_a_while() -> None:
+    params, opt = trained()
+    opt.param_groups.clear()
+    before = [p.detach().clone() for p in params]
+    train(params, opt, [3])
+    assert same_bits(params, before)
+    opt.add_param_group({"params": params})
+    train(params, opt, [4])
+    assert int(opt.state[params[0]]["step"]) == 4
+
+
 def test_groups_that_are_taken_away_or_moved() -> None:
     groups, twins = parameters(((3,), (4,), (5,))), parameters(((3,), (4,), (5,)))
     opt, twin = (
