@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 import gpu_adam.torch  # noqa: E402
+from tests.support.fault_injection import Injected, injected  # noqa: E402
 from tests.support.torch_classes import ours, parameters, same_bits, set_gradients, state_bits, train  # noqa: E402
 
 FOLDER = str(Path(gpu_adam.torch.__file__).parent)
 
 
-class Stopped(Exception):
-    """What a handler raises."""
-
-
 def interrupted(work: Callable[[], Any], line: int) -> bool:
     """Do some work, with an exception before the n-th line of these classes that is run; whether there are so many."""
-    left = line
-
-    def count(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal left
-        if event == "line":
-            left -= 1
-            if left == 0:
-                raise Stopped
-        return count
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        return count if frame.f_code.co_filename.startswith(FOLDER) else None
-
-    before = sys.gettrace()
-    sys.settrace(trace)
     try:
-        work()
-    except Stopped:
+        injected(work, line, folder=FOLDER)
+    except Injected:
         return True
-    finally:
-        sys.settrace(before)
     return False
 
 
