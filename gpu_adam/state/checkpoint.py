@@ -29,7 +29,7 @@ _TORCH_ONLY = {"foreach": None, "capturable": False, "differentiable": False, "f
 _NOT_KEPT = {"params", "param_names", *_TORCH_ONLY}
 """Keys of a saved group that are not the group's own."""
 
-_FLOAT32_INTEGERS = 1 << 24
+FLOAT32_INTEGERS = 1 << 24
 """Up to here float32, in which PyTorch counts steps, holds every integer."""
 
 
@@ -112,7 +112,7 @@ def _copied(algorithm: Algorithm, key: str, value: Any) -> Any:
 
 
 def _step_of(t: int, placed: Placed) -> Any:
-    format = "float32" if t <= _FLOAT32_INTEGERS else "float64"
+    format = "float32" if t <= FLOAT32_INTEGERS else "float64"
     return placed.ref.library.scalar(t, format)
 
 

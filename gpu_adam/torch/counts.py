@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FLOAT32_INTEGERS = 1 << 24
-"""Up to here float32, in which PyTorch counts steps, holds every integer."""
+from ..state.checkpoint import FLOAT32_INTEGERS
 
 
 class Counts:

@@ -14,8 +14,8 @@ from ..checks import step_count
 from ..kernels.rules.rule import Rule
 from ..messages import a_kind, listed, shown
 from ..rules.algorithm import Algorithm
+from ..state.checkpoint import FLOAT32_INTEGERS
 from .access import access_of
-from .counts import FLOAT32_INTEGERS
 from .entries import read_entry, working_dtype
 from .groups import Groups, values_of
 

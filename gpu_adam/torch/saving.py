@@ -12,6 +12,7 @@ from torch import Tensor
 from ..dtypes import FLOAT32, FLOAT64
 from ..rules.algorithm import Algorithm
 from ..state.checkpoint import scalars_of
+from .entries import working_dtype
 from .groups import Groups, values_of
 
 
@@ -48,7 +49,7 @@ def _entry(entry: Any, param: Tensor, group: Mapping[str, Any], where: str, algo
         return entry
     if not algorithm.scalars or "step" not in entry:
         return dict(entry)
-    working = FLOAT64 if param.dtype in (torch.float64, torch.complex128) else FLOAT32
+    working = FLOAT64 if working_dtype(param) is torch.float64 else FLOAT32
     computed = scalars_of(algorithm, values_of(group, algorithm.keys, where), int(entry["step"]), working, where)
     return {
         **entry,
