@@ -190,13 +190,12 @@ class TorchOptimizer(StateDictLayer):
 
     def prepare_replay(self) -> None:
         """Send what was changed in `param_groups`, before a graph is replayed that captured `step`; see `gpu_adam.GpuOptimizer`."""
-        engine = self._made()
-        self._ready()
-        engine.prepare_replay()
+        self._made()
+        self._ready().core.prepare_replay()
 
     def _made(self) -> GpuOptimizer:
         if self._engine is None:
-            raise RuntimeError("no step was made since the optimizer was made: there is no norm yet")
+            raise RuntimeError("no step was made since the optimizer was made: there is no norm yet, nor a graph")
         return self._engine.core
 
 
